@@ -1,0 +1,90 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// side is one of the programs that do the same job.
+type side struct {
+	name string
+	// job does the work once; its duration is measured.
+	job func() error
+	// skip says why the side can't be measured here. Empty: it can.
+	skip string
+}
+
+// aim is a ratio that the first side is to stay under, against a named side. 0: none is set.
+type aim struct {
+	against string
+	ratio   float64
+}
+
+// compare runs all sides in turn and prints a row for each: the median and the first side's ratio to it.
+func (b *bench) compare(what string, sides []side, aims ...aim) error {
+	fmt.Fprintf(b.out, "### %s\n\n| | median ms | min ms | berth / it | aim |\n|---|---|---|---|---|\n", what)
+	samples := make([][]time.Duration, len(sides))
+	const warmUps = 2
+	for round := range b.runs + warmUps {
+		for i, s := range sides {
+			if s.skip != "" {
+				continue
+			}
+			start := time.Now()
+			if err := s.job(); err != nil {
+				return fmt.Errorf("%s with %s: %w", what, s.name, err)
+			}
+			if round >= warmUps {
+				samples[i] = append(samples[i], time.Since(start))
+			}
+		}
+	}
+	ours := median(samples[0])
+	for i, s := range sides {
+		if s.skip != "" {
+			fmt.Fprintf(b.out, "| %s | skipped: %s | | | |\n", s.name, s.skip)
+			continue
+		}
+		theirs := median(samples[i])
+		fmt.Fprintf(b.out, "| %s | %.1f | %.1f | %.2f | %s |\n", s.name, ms(theirs), ms(slices.Min(samples[i])),
+			float64(ours)/float64(theirs), target(s.name, aims))
+	}
+	fmt.Fprintln(b.out)
+	return nil
+}
+
+func target(name string, aims []aim) string {
+	for _, a := range aims {
+		if a.against == name {
+			return fmt.Sprintf("≤ %.2f", a.ratio)
+		}
+	}
+	return ""
+}
+
+func median(samples []time.Duration) time.Duration {
+	if len(samples) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(samples))
+	return sorted[len(sorted)/2]
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// command returns a job that runs a program to its end. What it prints is kept for the error.
+func command(name string, args ...string) func() error {
+	return func() error {
+		var output bytes.Buffer
+		cmd := exec.Command(name, args...)
+		cmd.Stdout, cmd.Stderr = &output, &output
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(output.String()))
+		}
+		return nil
+	}
+}
