@@ -126,8 +126,9 @@ func (b *bench) setUpPodman() engine {
 	if err == nil {
 		err = e.do("load", "-q", "-i", archive)()
 	}
+	e.runArgs = []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"} // its default raises limits, which needs CAP_SYS_RESOURCE
 	if err == nil {
-		err = e.do("run", "--rm", e.image, "true")()
+		err = e.do(append(append([]string{"run", "--rm"}, e.runArgs...), e.image, "true")...)()
 	}
 	if err != nil {
 		e.skip = firstLine(err)
