@@ -1,0 +1,69 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Probe makes an overlay over temporary directories below dir, writes a file to it, and returns why that doesn't work,
+// or nil. The overlay is never attached to the tree of mounts, so it goes with its descriptor, also when the process is
+// killed.
+func Probe(dir string) (err error) {
+	tmp, err := os.MkdirTemp(dir, "probe-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	for _, name := range []string{"lower1", "lower2", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(tmp, name), 0o755); err != nil {
+			return err
+		}
+	}
+	top, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, top.Close()) }()
+	// Through the descriptor, because an option's value is limited to 255 bytes.
+	path := fmt.Sprintf("/proc/self/fd/%d/", top.Fd())
+	merged, err := mountDetached(append(mountOptions(),
+		"workdir="+path+"work", "upperdir="+path+"upper", "lowerdir="+path+"lower1:"+path+"lower2"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(merged)) }()
+	file, err := unix.Openat(merged, "file", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot write to an overlay: %w", err)
+	}
+	return unix.Close(file)
+}
+
+func mountDetached(options []string) (fd int, err error) {
+	context, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen overlay", err)
+	}
+	defer func() { _ = unix.Close(context) }()
+	for _, option := range options {
+		key, value, hasValue := strings.Cut(option, "=")
+		if hasValue {
+			err = unix.FsconfigSetString(context, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(context, key)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("cannot set overlay option %q: %w", option, err)
+		}
+	}
+	if err := unix.FsconfigCreate(context); err != nil {
+		return -1, os.NewSyscallError("fsconfig overlay", err)
+	}
+	fd, err = unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, 0)
+	return fd, os.NewSyscallError("fsmount overlay", err)
+}
