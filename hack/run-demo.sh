@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 bin=${BERTH_BIN:-$PWD/bin}
-work=$(mktemp -d /tmp/berth-demo.XXXXXX)
+work=$(mktemp -d "${TMPDIR:-/tmp}/berth-demo.XXXXXX")
 instance=${work##*.}
 bridge=bd$instance # an interface's name has at most 15 characters
 table=berth-demo-$instance
