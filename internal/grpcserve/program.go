@@ -1,0 +1,68 @@
+package grpcserve
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/berthd/berth/internal/version"
+)
+
+// Flags are those that every stand-alone service has. A program adds its own to Set before it calls Parse.
+type Flags struct {
+	Set           *flag.FlagSet
+	Root, Address string
+	level         slog.Level
+	version       bool
+}
+
+// NewFlags returns the flags of the program with the given name and defaults.
+func NewFlags(name, root, address string) *Flags {
+	f := &Flags{Set: flag.NewFlagSet(name, flag.ContinueOnError)}
+	f.Set.StringVar(&f.Root, "root", root, "`directory` that keeps the data")
+	f.Set.StringVar(&f.Address, "address", address, "`path` of the unix socket to serve on")
+	f.Set.TextVar(&f.level, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
+	f.Set.BoolVar(&f.version, "version", false, "print the version and exit")
+	return f
+}
+
+// Parse reads the command line. It returns flag.ErrHelp if it has printed what was asked for, and nothing is left to do.
+func (f *Flags) Parse(args []string, stdout io.Writer) error {
+	if err := f.Set.Parse(args); err != nil {
+		return err
+	}
+	if f.Set.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", f.Set.Arg(0))
+	}
+	if f.version {
+		if _, err := fmt.Fprintf(stdout, "%s version %s\n", f.Set.Name(), version.String()); err != nil {
+			return err
+		}
+		return flag.ErrHelp
+	}
+	return nil
+}
+
+// Logger returns a logger to stderr with the level that was asked for.
+func (f *Flags) Logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: f.level}))
+}
+
+// Main runs a program until it ends or is told to by SIGTERM or SIGINT, and returns its exit status.
+func Main(run func(ctx context.Context, args []string) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	switch err := run(ctx, os.Args[1:]); {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	default:
+		fmt.Fprintf(os.Stderr, "%v\n", err)
+		return 1
+	}
+}

@@ -1,0 +1,133 @@
+package grpcserve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthapi "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+)
+
+// MaxMessage is the largest message that our servers take. It is containerd's limit, so its clients stay below it.
+const MaxMessage = 16 << 20
+
+// window is how much of a stream may be under way unread. gRPC's own 64 KiB make a client wait for each bit of a blob.
+const window = 4 << 20
+
+// shutdownLimit is how long requests under way may take to end after a shutdown has begun.
+const shutdownLimit = 10 * time.Second
+
+// Options returns what every gRPC server of ours is made with.
+func Options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(window),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Minute}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	}
+}
+
+// Serve serves what register registers, health and reflection on a unix socket at address until ctx ends. Then it lets
+// requests under way end, but not for ever, and removes the socket.
+func Serve(ctx context.Context, address string, log *slog.Logger, register func(grpc.ServiceRegistrar)) error {
+	listener, err := listen(address)
+	if err != nil {
+		return fmt.Errorf("cannot listen on %q: %w", address, err)
+	}
+	server := grpc.NewServer(Options()...)
+	register(server)
+	healthy := health.NewServer()
+	for name := range server.GetServiceInfo() {
+		healthy.SetServingStatus(name, healthapi.HealthCheckResponse_SERVING)
+	}
+	healthapi.RegisterHealthServer(server, healthy)
+	reflection.Register(server)
+
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	log.Info("serving", "address", address)
+	select {
+	case err := <-served:
+		return fmt.Errorf("cannot serve on %q: %w", address, err)
+	case <-ctx.Done():
+	}
+	log.Info("shutting down")
+	healthy.Shutdown() // also ends the streams of those who watch
+	limit := time.AfterFunc(shutdownLimit, server.Stop)
+	defer limit.Stop()
+	server.GracefulStop()
+	return <-served
+}
+
+// group owns the sockets, if it exists: its members may use them.
+const group = "berth"
+
+func listen(address string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(address), 0o755); err != nil {
+		return nil, err
+	}
+	if err := removeStale(address); err != nil {
+		return nil, err
+	}
+	// Nobody else may connect before the socket has its group and mode.
+	old := syscall.Umask(0o177)
+	listener, err := net.Listen("unix", address)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, err
+	}
+	if err := share(address); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
+}
+
+// removeStale removes a socket that a killed process has left. One that answers is in use.
+func removeStale(address string) error {
+	info, err := os.Lstat(address)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("it exists and is not a socket")
+	}
+	conn, err := net.Dial("unix", address)
+	if err == nil {
+		return errors.Join(errors.New("another process serves it"), conn.Close())
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return err
+	}
+	return os.Remove(address)
+}
+
+func share(address string) error {
+	if g, err := user.LookupGroup(group); err == nil && os.Geteuid() == 0 {
+		gid, err := strconv.Atoi(g.Gid)
+		if err != nil {
+			return err
+		}
+		if err := os.Chown(address, 0, gid); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(address, 0o660)
+}
