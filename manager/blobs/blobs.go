@@ -1,0 +1,294 @@
+// Package blobs is the manager's client of a content store: ours, in this process or another, or containerd's.
+//
+// What is written or named under a Lease is kept at least until the lease is deleted. After that the store keeps what
+// can be reached, along labels, from content that carries RootLabel.
+package blobs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+// Labels that content stores know.
+const (
+	RootLabel   = "containerd.io/gc.root"
+	RefLabel    = "containerd.io/gc.ref.content"
+	SourceLabel = "containerd.io/distribution.source"
+	expireLabel = "containerd.io/gc.expire"
+)
+
+// Namespace is where the manager keeps all its content, snapshots and tasks.
+const Namespace = "berth"
+
+// leaseLifetime bounds how long a lease holds content after a crash of the manager.
+const leaseLifetime = 24 * time.Hour
+
+// Store is a content store at the other end of a gRPC connection.
+type Store struct {
+	content contentapi.ContentClient
+	leases  leasesapi.LeasesClient
+}
+
+// New makes a client.
+func New(content contentapi.ContentClient, leases leasesapi.LeasesClient) *Store {
+	return &Store{content: content, leases: leases}
+}
+
+// transfersID is the lease of all transfers into the store. It is never deleted, so that a transfer that was cut off
+// can be continued by a later pull; a blob stays in it only until the lease of its pull has it.
+const transfersID = "berth-transfers"
+
+// Start prepares the store. Call it once, before any transfer.
+func (s *Store) Start(ctx context.Context) error {
+	_, err := s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{ID: transfersID})
+	if status.Code(err) != codes.AlreadyExists {
+		return FromStatus(err)
+	}
+	list, err := s.leases.ListResources(WithNamespace(ctx), &leasesapi.ListResourcesRequest{ID: transfersID})
+	if err != nil {
+		return FromStatus(err)
+	}
+	for _, resource := range list.GetResources() {
+		if resource.GetType() != "content" {
+			continue
+		}
+		if err := s.transfers().drop(ctx, digest.Digest(resource.GetID())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) transfers() *Lease { return &Lease{store: s, id: transfersID} }
+
+// WithNamespace addresses a request to the manager's namespace, unless the request already names one.
+func WithNamespace(ctx context.Context) context.Context {
+	if md, ok := metadata.FromOutgoingContext(ctx); ok && len(md.Get("containerd-namespace")) > 0 {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, "containerd-namespace", Namespace)
+}
+
+// Lease keeps content from being collected while something is made of it.
+type Lease struct {
+	store *Store
+	id    string
+}
+
+// Lease makes a new lease. The caller deletes it.
+func (s *Store) Lease(ctx context.Context) (*Lease, error) {
+	expires := time.Now().Add(leaseLifetime).UTC().Format(time.RFC3339)
+	response, err := s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{Labels: map[string]string{expireLabel: expires}})
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a lease: %w", FromStatus(err))
+	}
+	return &Lease{store: s, id: response.GetLease().GetID()}, nil
+}
+
+// Context makes requests with ctx act under the lease.
+func (l *Lease) Context(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(WithNamespace(ctx), "containerd-lease", l.id)
+}
+
+// Add keeps a blob that is there already.
+func (l *Lease) Add(ctx context.Context, d digest.Digest) error {
+	_, err := l.store.leases.AddResource(WithNamespace(ctx), &leasesapi.AddResourceRequest{
+		ID: l.id, Resource: &leasesapi.Resource{ID: d.String(), Type: "content"},
+	})
+	if err != nil {
+		return fmt.Errorf("cannot add %s to a lease: %w", d, FromStatus(err))
+	}
+	return nil
+}
+
+func (l *Lease) drop(ctx context.Context, d digest.Digest) error {
+	_, err := l.store.leases.DeleteResource(WithNamespace(ctx), &leasesapi.DeleteResourceRequest{
+		ID: l.id, Resource: &leasesapi.Resource{ID: d.String(), Type: "content"},
+	})
+	if err != nil && status.Code(err) != codes.NotFound {
+		return fmt.Errorf("cannot drop %s from a lease: %w", d, FromStatus(err))
+	}
+	return nil
+}
+
+// Delete ends the lease, also if ctx is done. Deleting it again does nothing.
+func (l *Lease) Delete(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	_, err := l.store.leases.Delete(WithNamespace(ctx), &leasesapi.DeleteRequest{ID: l.id, Sync: true})
+	if err != nil && status.Code(err) != codes.NotFound {
+		return fmt.Errorf("cannot delete a lease: %w", FromStatus(err))
+	}
+	return nil
+}
+
+// Leased returns the digests that some lease holds.
+func (s *Store) Leased(ctx context.Context) (map[digest.Digest]bool, error) {
+	list, err := s.leases.List(WithNamespace(ctx), &leasesapi.ListRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list leases: %w", FromStatus(err))
+	}
+	held := map[digest.Digest]bool{}
+	for _, lease := range list.GetLeases() {
+		response, err := s.leases.ListResources(WithNamespace(ctx), &leasesapi.ListResourcesRequest{ID: lease.GetID()})
+		if status.Code(err) == codes.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot list what lease %q holds: %w", lease.GetID(), FromStatus(err))
+		}
+		for _, resource := range response.GetResources() {
+			if resource.GetType() == "content" {
+				held[digest.Digest(resource.GetID())] = true
+			}
+		}
+	}
+	return held, nil
+}
+
+// Info describes a blob. ErrNotFound: it is not there.
+func (s *Store) Info(ctx context.Context, d digest.Digest) (*contentapi.Info, error) {
+	response, err := s.content.Info(WithNamespace(ctx), &contentapi.InfoRequest{Digest: d.String()})
+	if err != nil {
+		return nil, fmt.Errorf("cannot find content %s: %w", d, FromStatus(err))
+	}
+	return response.GetInfo(), nil
+}
+
+// SetLabel sets a label of a blob, or removes it if value is empty.
+func (s *Store) SetLabel(ctx context.Context, d digest.Digest, key, value string) error {
+	_, err := s.content.Update(WithNamespace(ctx), &contentapi.UpdateRequest{
+		Info:       &contentapi.Info{Digest: d.String(), Labels: map[string]string{key: value}},
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + key}},
+	})
+	if err != nil {
+		return fmt.Errorf("cannot label content %s: %w", d, FromStatus(err))
+	}
+	return nil
+}
+
+// Delete removes a blob. Deleting one that is not there does nothing.
+func (s *Store) Delete(ctx context.Context, d digest.Digest) error {
+	_, err := s.content.Delete(WithNamespace(ctx), &contentapi.DeleteContentRequest{Digest: d.String()})
+	if err != nil && status.Code(err) != codes.NotFound {
+		return fmt.Errorf("cannot delete content %s: %w", d, FromStatus(err))
+	}
+	return nil
+}
+
+// List calls visit for each blob.
+func (s *Store) List(ctx context.Context, visit func(*contentapi.Info)) error {
+	stream, err := s.content.List(WithNamespace(ctx), &contentapi.ListContentRequest{})
+	if err != nil {
+		return fmt.Errorf("cannot list content: %w", FromStatus(err))
+	}
+	for {
+		response, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot list content: %w", FromStatus(err))
+		}
+		for _, info := range response.GetInfo() {
+			visit(info)
+		}
+	}
+}
+
+// AbortBefore drops transfers into the store that nobody has continued since a time.
+func (s *Store) AbortBefore(ctx context.Context, before time.Time) error {
+	response, err := s.content.ListStatuses(WithNamespace(ctx), &contentapi.ListStatusesRequest{})
+	if err != nil {
+		return fmt.Errorf("cannot list transfers: %w", FromStatus(err))
+	}
+	var errs []error
+	for _, transfer := range response.GetStatuses() {
+		if transfer.GetUpdatedAt().AsTime().Before(before) {
+			errs = append(errs, s.abort(ctx, transfer.GetRef()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) abort(ctx context.Context, ref string) error {
+	_, err := s.content.Abort(WithNamespace(ctx), &contentapi.AbortRequest{Ref: ref})
+	if err != nil && status.Code(err) != codes.NotFound {
+		return fmt.Errorf("cannot abort transfer %q: %w", ref, FromStatus(err))
+	}
+	return nil
+}
+
+// Open streams a blob from an offset.
+func (s *Store) Open(ctx context.Context, d digest.Digest, offset int64) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(WithNamespace(ctx))
+	stream, err := s.content.Read(ctx, &contentapi.ReadContentRequest{Digest: d.String(), Offset: offset})
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("cannot read content %s: %w", d, FromStatus(err))
+	}
+	return &reader{digest: d, stream: stream, cancel: cancel}, nil
+}
+
+type reader struct {
+	digest digest.Digest
+	stream contentapi.Content_ReadClient
+	cancel context.CancelFunc
+	rest   []byte
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		response, err := r.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return 0, io.EOF
+		}
+		if err != nil {
+			return 0, fmt.Errorf("cannot read content %s: %w", r.digest, FromStatus(err))
+		}
+		r.rest = response.GetData()
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+func (r *reader) Close() error {
+	r.cancel()
+	return nil
+}
+
+// ReadAll reads a small blob, as a manifest, and checks it against its descriptor.
+func (s *Store) ReadAll(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	if desc.Size > limit {
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("content %s has %d bytes, more than the %d allowed", desc.Digest, desc.Size, limit))
+	}
+	r, err := s.Open(ctx, desc.Digest, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	var buffer bytes.Buffer
+	if _, err := io.Copy(&buffer, io.LimitReader(r, limit+1)); err != nil {
+		return nil, err
+	}
+	if digest.FromBytes(buffer.Bytes()) != desc.Digest {
+		return nil, errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("content %s of the store does not match its digest", desc.Digest))
+	}
+	return buffer.Bytes(), nil
+}

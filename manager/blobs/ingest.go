@@ -1,0 +1,188 @@
+package blobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+// chunkSize is how much goes into one message: far below gRPC's limit of 4 MiB, and large against its fixed cost.
+const chunkSize = 1 << 20
+
+// Transfer is a blob on its way into the store.
+type Transfer struct {
+	Descriptor ocispec.Descriptor
+	Labels     map[string]string
+	// Open starts reading the content at an offset.
+	Open func(ctx context.Context, offset int64) (io.ReadCloser, error)
+	// Progress, if set, is told how many bytes are in the store.
+	Progress func(current int64)
+}
+
+// errShort says that a source ended before the size that its descriptor promises.
+var errShort = errors.New("the transfer was cut off")
+
+// Ingest writes a blob into the store under the lease. It goes on where an earlier transfer of the same content was
+// cut off, and leaves a cut-off transfer for a later one to continue. Content that does not match its descriptor is
+// dropped, with ErrDataLoss. A blob that is there already is only added to the lease.
+func (l *Lease) Ingest(ctx context.Context, t Transfer) error {
+	resumed, err := l.ingest(ctx, t)
+	if resumed && errors.Is(err, errdefs.ErrDataLoss) {
+		// The part that was there may be what is wrong, and it may be from another registry.
+		_, err = l.ingest(ctx, t)
+	}
+	return err
+}
+
+func (l *Lease) ingest(ctx context.Context, t Transfer) (resumed bool, err error) {
+	stream, err := l.store.content.Write(l.store.transfers().Context(ctx))
+	if err != nil {
+		return false, fmt.Errorf("cannot write content %s: %w", t.Descriptor.Digest, FromStatus(err))
+	}
+	w := &ingest{Transfer: t, ref: fmt.Sprintf("blob-%s-%d", t.Descriptor.Digest, t.Descriptor.Size), stream: stream}
+	err = w.run(ctx)
+	w.close()
+	switch {
+	case err == nil || errors.Is(err, errdefs.ErrAlreadyExists):
+		if err := l.Add(ctx, t.Descriptor.Digest); err != nil {
+			return false, err
+		}
+		return false, l.store.transfers().drop(ctx, t.Descriptor.Digest)
+	case errors.Is(err, errdefs.ErrDataLoss):
+		if abortErr := l.store.abort(context.WithoutCancel(ctx), w.ref); abortErr != nil {
+			return false, errors.Join(err, abortErr)
+		}
+	}
+	return w.start > 0, err
+}
+
+type ingest struct {
+	Transfer
+	ref    string
+	stream contentapi.Content_WriteClient
+	// start is what the store had before, offset what it has now.
+	start, offset int64
+}
+
+func (w *ingest) run(ctx context.Context) error {
+	err := w.send(&contentapi.WriteContentRequest{
+		Action: contentapi.WriteAction_STAT, Ref: w.ref, Total: w.Descriptor.Size, Expected: w.Descriptor.Digest.String(),
+	})
+	if err != nil {
+		return err
+	}
+	w.start = w.offset
+	if w.offset > w.Descriptor.Size {
+		return w.dataLoss("is longer than its descriptor says")
+	}
+	if w.offset < w.Descriptor.Size {
+		if err := w.copy(ctx); err != nil {
+			return err
+		}
+	}
+	err = w.send(&contentapi.WriteContentRequest{
+		Action: contentapi.WriteAction_COMMIT, Ref: w.ref, Total: w.Descriptor.Size,
+		Expected: w.Descriptor.Digest.String(), Offset: w.offset, Labels: w.Labels,
+	})
+	if errors.Is(err, errdefs.ErrFailedPrecondition) {
+		return w.dataLoss("does not match its digest")
+	}
+	return err
+}
+
+func (w *ingest) copy(ctx context.Context) error {
+	source, err := w.Open(ctx, w.offset)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = source.Close() }()
+	buffer := make([]byte, min(chunkSize, w.Descriptor.Size-w.offset+1))
+	for {
+		n, readErr := io.ReadFull(source, buffer)
+		if w.offset+int64(n) > w.Descriptor.Size {
+			return w.dataLoss("is longer than its descriptor says")
+		}
+		if n > 0 {
+			if err := w.send(&contentapi.WriteContentRequest{
+				Action: contentapi.WriteAction_WRITE, Ref: w.ref, Offset: w.offset, Data: buffer[:n],
+			}); err != nil {
+				return err
+			}
+			if w.Progress != nil {
+				w.Progress(w.offset)
+			}
+		}
+		switch {
+		case errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF):
+			if w.offset < w.Descriptor.Size {
+				return errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("%w after %d of %d bytes", errShort, w.offset, w.Descriptor.Size))
+			}
+			return nil
+		case readErr != nil:
+			return readErr
+		}
+	}
+}
+
+// send makes one request and takes its response, which says how much the store has.
+func (w *ingest) send(request *contentapi.WriteContentRequest) error {
+	if err := w.stream.Send(request); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("cannot write content %s: %w", w.Descriptor.Digest, FromStatus(err))
+	}
+	response, err := w.stream.Recv() // after an EOF of Send, this is what tells why
+	if err != nil {
+		return fmt.Errorf("cannot write content %s: %w", w.Descriptor.Digest, FromStatus(err))
+	}
+	w.offset = response.GetOffset()
+	return nil
+}
+
+// close returns when the store has let go of the transfer, so that it can be continued at once.
+func (w *ingest) close() {
+	_ = w.stream.CloseSend()
+	for {
+		if _, err := w.stream.Recv(); err != nil {
+			return
+		}
+	}
+}
+
+func (w *ingest) dataLoss(what string) error {
+	return errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("content %s %s", w.Descriptor.Digest, what))
+}
+
+// FromStatus turns a gRPC status into an error of its class with the status's sentence alone.
+func FromStatus(err error) error {
+	s, ok := status.FromError(err)
+	if err == nil || !ok {
+		return err
+	}
+	classes := map[codes.Code]error{
+		codes.NotFound:           errdefs.ErrNotFound,
+		codes.AlreadyExists:      errdefs.ErrAlreadyExists,
+		codes.InvalidArgument:    errdefs.ErrInvalidArgument,
+		codes.FailedPrecondition: errdefs.ErrFailedPrecondition,
+		codes.Unavailable:        errdefs.ErrUnavailable,
+		codes.Unimplemented:      errdefs.ErrUnimplemented,
+		codes.PermissionDenied:   errdefs.ErrPermissionDenied,
+		codes.Unauthenticated:    errdefs.ErrUnauthenticated,
+		codes.Aborted:            errdefs.ErrAborted,
+		codes.DataLoss:           errdefs.ErrDataLoss,
+		codes.ResourceExhausted:  errdefs.ErrResourceExhausted,
+		codes.Canceled:           context.Canceled,
+		codes.DeadlineExceeded:   context.DeadlineExceeded,
+	}
+	sentence := errors.New(s.Message())
+	if class, known := classes[s.Code()]; known {
+		return errdefs.As(class, sentence)
+	}
+	return sentence
+}

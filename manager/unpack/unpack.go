@@ -1,0 +1,184 @@
+// Package unpack makes snapshots of an image's layers.
+//
+// A layer is a tar archive from a stranger. It is applied inside the snapshot's own mount, which is visible to nobody
+// and goes with the process, every path is resolved by the kernel with that mount as its root, and what it may take
+// is bounded. The snapshot is committed only if the archive has the digest that the image's configuration promises.
+package unpack
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"strings"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/cleanup"
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/blobs"
+	"github.com/berthd/berth/manager/mounts"
+)
+
+// KeyPrefix begins the key of every snapshot that a layer is being unpacked into.
+const KeyPrefix = "extract-"
+
+// Unpacker unpacks layers out of a content store into a snapshotter.
+type Unpacker struct {
+	Content   *blobs.Store
+	Snapshots snapshotsapi.SnapshotsClient
+	// Snapshotter is the name that goes into each request.
+	Snapshotter string
+	Limits      Limits
+}
+
+// Layer is one layer to unpack, on top of those below it.
+type Layer struct {
+	// Parent is the chain ID of the layers below. Empty: none.
+	Parent     string
+	Descriptor ocispec.Descriptor
+	DiffID     digest.Digest
+	// Progress, if set, is told how many bytes of the compressed layer are done.
+	Progress func(current int64)
+}
+
+// ChainID returns the key of the snapshot that holds the layers diffIDs, lowest first. Empty: no layers.
+func ChainID(diffIDs []digest.Digest) string {
+	return identity.ChainID(diffIDs).String()
+}
+
+// Exists tells whether a chain of layers is unpacked.
+func (u *Unpacker) Exists(ctx context.Context, chainID string) (bool, error) {
+	_, err := u.Snapshots.Stat(blobs.WithNamespace(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: u.Snapshotter, Key: chainID})
+	err = blobs.FromStatus(err)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot find snapshot %s: %w", chainID, err)
+	}
+	return true, nil
+}
+
+// Unpack makes the snapshot of a layer and returns its key, the chain ID. One that is there already is left alone.
+func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err error) {
+	chainID = layer.DiffID.String()
+	if layer.Parent != "" {
+		chainID = ChainID([]digest.Digest{digest.Digest(layer.Parent), layer.DiffID})
+	}
+	if exists, err := u.Exists(ctx, chainID); err != nil || exists {
+		return chainID, err
+	}
+	var undo cleanup.Stack
+	defer func() { err = undo.Run(ctx, err) }()
+	key := KeyPrefix + rand.Text() + " " + chainID
+	prepared, err := u.Snapshots.Prepare(blobs.WithNamespace(ctx), &snapshotsapi.PrepareSnapshotRequest{
+		Snapshotter: u.Snapshotter, Key: key, Parent: layer.Parent,
+	})
+	if err != nil {
+		return "", fmt.Errorf("cannot prepare a snapshot for layer %s: %w", layer.Descriptor.Digest, blobs.FromStatus(err))
+	}
+	undo.Add(func(ctx context.Context) error { return u.remove(ctx, key) })
+	root, err := mounts.Open(prepared.GetMounts())
+	if err != nil {
+		return "", err
+	}
+	err = u.apply(ctx, root, layer)
+	if err == nil {
+		// A power failure after the commit must not leave empty files behind a snapshot that says it is complete.
+		err = os.NewSyscallError("syncfs", unix.Syncfs(int(root.Fd())))
+	}
+	if err := errors.Join(err, root.Close()); err != nil {
+		return "", fmt.Errorf("cannot unpack layer %s: %w", layer.Descriptor.Digest, err)
+	}
+	_, err = u.Snapshots.Commit(blobs.WithNamespace(ctx), &snapshotsapi.CommitSnapshotRequest{Snapshotter: u.Snapshotter, Name: chainID, Key: key})
+	err = blobs.FromStatus(err)
+	if errors.Is(err, errdefs.ErrAlreadyExists) { // somebody else was faster
+		return chainID, u.remove(ctx, key)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot commit the snapshot of layer %s: %w", layer.Descriptor.Digest, err)
+	}
+	return chainID, nil
+}
+
+func (u *Unpacker) remove(ctx context.Context, key string) error {
+	_, err := u.Snapshots.Remove(blobs.WithNamespace(ctx), &snapshotsapi.RemoveSnapshotRequest{Snapshotter: u.Snapshotter, Key: key})
+	err = blobs.FromStatus(err)
+	if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+		return fmt.Errorf("cannot remove snapshot %q: %w", key, err)
+	}
+	return nil
+}
+
+// Size returns how much the layers of a chain take on disk.
+func (u *Unpacker) Size(ctx context.Context, diffIDs []digest.Digest) (int64, error) {
+	var size int64
+	for i := range diffIDs {
+		key := ChainID(diffIDs[:i+1])
+		usage, err := u.Snapshots.Usage(blobs.WithNamespace(ctx), &snapshotsapi.UsageRequest{Snapshotter: u.Snapshotter, Key: key})
+		if err != nil {
+			return 0, fmt.Errorf("cannot measure snapshot %s: %w", key, blobs.FromStatus(err))
+		}
+		size += usage.GetSize()
+	}
+	return size, nil
+}
+
+func (u *Unpacker) apply(ctx context.Context, root *os.File, layer Layer) error {
+	compressed, err := u.Content.Open(ctx, layer.Descriptor.Digest, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = compressed.Close() }()
+	archive, err := decompress(&counter{Reader: compressed, report: layer.Progress})
+	if err != nil {
+		return err
+	}
+	ahead := newReadAhead(archive)
+	defer ahead.Close()
+	limit := u.Limits.bytes(layer.Descriptor.Size)
+	hash := layer.DiffID.Algorithm().Hash()
+	hashed := io.TeeReader(budgetReader{ahead, &budget{limit: limit}}, hash)
+	if err := Apply(ctx, root, hashed, limit); err != nil {
+		return err
+	}
+	return verify(hashed, hash, layer.DiffID)
+}
+
+// verify reads what follows the end of the archive, which its digest covers too.
+func verify(rest io.Reader, hash hash.Hash, diffID digest.Digest) error {
+	if _, err := io.Copy(io.Discard, rest); err != nil {
+		return readError(err)
+	}
+	if got := digest.NewDigest(diffID.Algorithm(), hash); got != diffID {
+		return errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("the archive has the digest %s, but the image's configuration promises %s", got, diffID))
+	}
+	return nil
+}
+
+// counter reports how much has been read.
+type counter struct {
+	io.Reader
+	n      int64
+	report func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += int64(n)
+	if c.report != nil && n > 0 {
+		c.report(c.n)
+	}
+	return n, err
+}
+
+// IsExtract tells whether a snapshot's key is one that Unpack works in.
+func IsExtract(key string) bool { return strings.HasPrefix(key, KeyPrefix) }
