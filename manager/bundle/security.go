@@ -1,0 +1,90 @@
+package bundle
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+const unconfined = "unconfined"
+
+func addSecurity(request Request, spec *specs.Spec) error {
+	security := request.Spec.GetSecurity()
+	if !security.GetPrivileged() {
+		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = maskedPaths(), readonlyPaths()
+	}
+	if list := security.GetMaskedPaths(); list != nil {
+		spec.Linux.MaskedPaths = list.GetValues()
+	}
+	if list := security.GetReadonlyPaths(); list != nil {
+		spec.Linux.ReadonlyPaths = list.GetValues()
+	}
+	spec.Linux.Sysctl = sysctls(request)
+	for _, label := range security.GetSelinuxLabels() {
+		if label != "disable" {
+			return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("not implemented: SELinux labels (%q)", label))
+		}
+	}
+	if err := addAppArmor(request, spec); err != nil {
+		return err
+	}
+	return addSeccomp(request, spec)
+}
+
+func addAppArmor(request Request, spec *specs.Spec) error {
+	profile := request.Spec.GetSecurity().GetApparmorProfile()
+	if profile == "" || profile == unconfined {
+		return nil
+	}
+	if _, err := os.Stat("/sys/kernel/security/apparmor"); err != nil {
+		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot use AppArmor profile %q: the host has no AppArmor", profile))
+	}
+	spec.Process.ApparmorProfile = profile
+	return nil
+}
+
+func addSeccomp(request Request, spec *specs.Spec) (err error) {
+	security := request.Spec.GetSecurity()
+	profile := security.GetSeccompProfile()
+	switch {
+	case profile == unconfined, profile == "" && security.GetPrivileged():
+	case profile == "":
+		spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec)
+	default:
+		spec.Linux.Seccomp, err = seccomp.LoadProfile(profile, spec)
+	}
+	if err != nil {
+		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("invalid seccomp_profile: %w", err))
+	}
+	return nil
+}
+
+// sysctls lets a container's processes use low ports and ping without privileges, in a network namespace of its own.
+func sysctls(request Request) map[string]string {
+	result := map[string]string{}
+	mode := request.Spec.GetNetwork().GetMode()
+	if !hostNamespace(mode) && !strings.HasPrefix(mode, "container:") {
+		result["net.ipv4.ip_unprivileged_port_start"] = "0"
+		result["net.ipv4.ping_group_range"] = "0 2147483647"
+	}
+	for key, value := range request.Spec.GetSecurity().GetSysctls() {
+		result[key] = value
+	}
+	return result
+}
+
+func maskedPaths() []string {
+	return []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+	}
+}
+
+func readonlyPaths() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}

@@ -1,0 +1,255 @@
+package shims
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	taskstate "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+type timestamp = timestamppb.Timestamp
+
+// Task is a container as its shim sees it.
+type Task struct {
+	ID     string
+	client *ttrpc.Client
+	api    task.TTRPCTaskService
+	gone   chan struct{}
+}
+
+// IO says where the standard streams of a process go. Each is a URI that the shim understands, or empty.
+type IO struct {
+	Stdin, Stdout, Stderr string
+	Terminal              bool
+}
+
+// Close ends the connection; the shim and its container go on.
+func (t *Task) Close() error { return t.client.Close() }
+
+// Gone is closed when the connection to the shim has ended.
+func (t *Task) Gone() <-chan struct{} { return t.gone }
+
+// Create makes the container, ready to start, and returns its first process.
+func (l *Launcher) Create(ctx context.Context, t *Task, bundle, runtime string, io IO) (pid uint32, err error) {
+	chosen, err := l.options(runtime)
+	if err != nil {
+		return 0, err
+	}
+	response, err := t.api.Create(ctx, &task.CreateTaskRequest{
+		ID: t.ID, Bundle: bundle, Terminal: io.Terminal, Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Options: chosen,
+	})
+	if err != nil {
+		return 0, commandError(err)
+	}
+	return response.GetPid(), nil
+}
+
+// Start runs the created container, or the exec that AddProcess added.
+func (t *Task) Start(ctx context.Context, execID string) (pid uint32, err error) {
+	response, err := t.api.Start(ctx, &task.StartRequest{ID: t.ID, ExecID: execID})
+	if err != nil {
+		return 0, commandError(err)
+	}
+	return response.GetPid(), nil
+}
+
+// specTypeURL is how containerd names a process of the runtime specification inside an Any.
+const specTypeURL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+
+// AddProcess defines another process of the running container.
+func (t *Task) AddProcess(ctx context.Context, execID string, process *specs.Process, io IO) error {
+	encoded, err := json.Marshal(process)
+	if err != nil {
+		return err
+	}
+	_, err = t.api.Exec(ctx, &task.ExecProcessRequest{
+		ID: t.ID, ExecID: execID, Terminal: io.Terminal, Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr,
+		Spec: &anypb.Any{TypeUrl: specTypeURL, Value: encoded},
+	})
+	return fromShim(err)
+}
+
+// Wait blocks until the process has exited. ErrUnavailable: the shim is gone.
+func (t *Task) Wait(ctx context.Context, execID string) (Exited, error) {
+	response, err := t.api.Wait(ctx, &task.WaitRequest{ID: t.ID, ExecID: execID})
+	if err != nil {
+		return Exited{}, fromShim(err)
+	}
+	return exited(response), nil
+}
+
+// Delete forgets a process that has exited: the container itself, or an exec.
+func (t *Task) Delete(ctx context.Context, execID string) (Exited, error) {
+	response, err := t.api.Delete(ctx, &task.DeleteRequest{ID: t.ID, ExecID: execID})
+	if err != nil {
+		return Exited{}, fromShim(err)
+	}
+	return exited(response), nil
+}
+
+// Shutdown ends the shim, whose container has been deleted.
+func (t *Task) Shutdown(ctx context.Context) error {
+	_, err := t.api.Shutdown(ctx, &task.ShutdownRequest{ID: t.ID})
+	err = fromShim(err)
+	if errors.Is(err, errdefs.ErrUnavailable) { // it may be gone before its answer is
+		err = nil
+	}
+	return errors.Join(err, t.Close())
+}
+
+// Kill sends a signal to the process, or with all to every process of the container.
+func (t *Task) Kill(ctx context.Context, execID string, signal syscall.Signal, all bool) error {
+	_, err := t.api.Kill(ctx, &task.KillRequest{ID: t.ID, ExecID: execID, Signal: uint32(signal), All: all})
+	return fromShim(err)
+}
+
+// Pause freezes all processes.
+func (t *Task) Pause(ctx context.Context) error {
+	_, err := t.api.Pause(ctx, &task.PauseRequest{ID: t.ID})
+	return fromShim(err)
+}
+
+// Resume thaws them.
+func (t *Task) Resume(ctx context.Context) error {
+	_, err := t.api.Resume(ctx, &task.ResumeRequest{ID: t.ID})
+	return fromShim(err)
+}
+
+// Resize sets the size of the process's terminal.
+func (t *Task) Resize(ctx context.Context, execID string, width, height uint32) error {
+	_, err := t.api.ResizePty(ctx, &task.ResizePtyRequest{ID: t.ID, ExecID: execID, Width: width, Height: height})
+	return fromShim(err)
+}
+
+// Update changes the limits of the running container.
+func (t *Task) Update(ctx context.Context, resources *specs.LinuxResources) error {
+	encoded, err := json.Marshal(resources)
+	if err != nil {
+		return err
+	}
+	const typeURL = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+	_, err = t.api.Update(ctx, &task.UpdateTaskRequest{ID: t.ID, Resources: &anypb.Any{TypeUrl: typeURL, Value: encoded}})
+	return fromShim(err)
+}
+
+// Pids returns the processes of the container, as the host numbers them.
+func (t *Task) Pids(ctx context.Context) ([]uint32, error) {
+	response, err := t.api.Pids(ctx, &task.PidsRequest{ID: t.ID})
+	if err != nil {
+		return nil, fromShim(err)
+	}
+	var pids []uint32
+	for _, process := range response.GetProcesses() {
+		pids = append(pids, process.GetPid())
+	}
+	return pids, nil
+}
+
+// Stats returns what the container uses, in the form of its cgroup version.
+func (t *Task) Stats(ctx context.Context) (*anypb.Any, error) {
+	response, err := t.api.Stats(ctx, &task.StatsRequest{ID: t.ID})
+	if err != nil {
+		return nil, fromShim(err)
+	}
+	return response.GetStats(), nil
+}
+
+// State is the state of a process.
+type State struct {
+	Pid             uint32
+	Running, Paused bool
+	Created         bool
+	Exited          Exited
+}
+
+// State asks for the state of the container or of an exec.
+func (t *Task) State(ctx context.Context, execID string) (State, error) {
+	response, err := t.api.State(ctx, &task.StateRequest{ID: t.ID, ExecID: execID})
+	if err != nil {
+		return State{}, fromShim(err)
+	}
+	return State{
+		Pid:     response.GetPid(),
+		Created: response.GetStatus() == taskstate.Status_CREATED,
+		Running: response.GetStatus() == taskstate.Status_RUNNING,
+		Paused:  response.GetStatus() == taskstate.Status_PAUSED || response.GetStatus() == taskstate.Status_PAUSING,
+		Exited:  exited(response),
+	}, nil
+}
+
+// CommandError says that a command did not start, with the exit code that a shell would give.
+type CommandError struct {
+	Code int32 // 127: not found, 126: not executable, 128: another reason
+	Err  error
+}
+
+func (e *CommandError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause, and the class that callers act on.
+func (e *CommandError) Unwrap() []error { return []error{e.Err, errdefs.ErrFailedPrecondition} }
+
+// commandError finds out from the runtime's sentence, which is all there is, why a command did not start.
+func commandError(err error) error {
+	err = fromShim(err)
+	if errors.Is(err, errdefs.ErrUnavailable) {
+		return err
+	}
+	text := err.Error()
+	result := &CommandError{Code: 128, Err: err}
+	switch {
+	case !strings.Contains(text, "exec"):
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
+		result.Code = 127
+	case strings.Contains(text, "permission denied"), strings.Contains(text, "exec format error"), strings.Contains(text, "is a directory"):
+		result.Code = 126
+	}
+	return result
+}
+
+// fromShim gives an error of the shim its class, and takes off what the transport put around its sentence.
+func fromShim(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, ttrpc.ErrServerClosed) {
+		return errdefs.As(errdefs.ErrUnavailable, errors.New("the shim is gone"))
+	}
+	answer, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	message := errors.New(answer.Message())
+	switch answer.Code() {
+	case codes.NotFound:
+		return errdefs.As(errdefs.ErrNotFound, message)
+	case codes.AlreadyExists:
+		return errdefs.As(errdefs.ErrAlreadyExists, message)
+	case codes.InvalidArgument:
+		return errdefs.As(errdefs.ErrInvalidArgument, message)
+	case codes.FailedPrecondition:
+		return errdefs.As(errdefs.ErrFailedPrecondition, message)
+	case codes.Unimplemented:
+		return errdefs.As(errdefs.ErrUnimplemented, message)
+	case codes.Unavailable:
+		return errdefs.As(errdefs.ErrUnavailable, message)
+	case codes.Canceled:
+		return fmt.Errorf("%w", context.Canceled)
+	case codes.DeadlineExceeded:
+		return fmt.Errorf("%w", context.DeadlineExceeded)
+	}
+	return message
+}
