@@ -1,0 +1,44 @@
+// Package cgroup makes, limits, freezes and removes the control groups of a container, on cgroup v1, v2 and hybrid
+// hosts. Limits are written through github.com/containerd/cgroups.
+package cgroup
+
+import "github.com/opencontainers/runtime-spec/specs-go"
+
+// Config says which cgroup a container gets.
+type Config struct {
+	ID        string                // the container's, for the default path
+	Path      string                // linux.cgroupsPath
+	Systemd   bool                  // Path is slice:prefix:name
+	Resources *specs.LinuxResources // linux.resources; may be nil
+}
+
+// Cgroup is a container's place in the hierarchy, or with v1 in all hierarchies.
+type Cgroup interface {
+	// DirFD is a descriptor of the cgroup's directory for CLONE_INTO_CGROUP, or -1 on cgroup v1.
+	DirFD() int
+	// JoinFiles are the files into which a process of one thread writes "0" to move itself into the cgroup, one a
+	// hierarchy (v1's tasks files). The kernel takes no global lock for that, unlike for Add, which makes it many times
+	// faster. Empty on cgroup v2, where DirFD does the same at no cost.
+	JoinFiles() []string
+	// Add moves a process into the cgroup.
+	Add(pid int) error
+	// Update changes the limits; what resources leaves out stays.
+	Update(resources *specs.LinuxResources) error
+	// Freeze stops all processes, and returns when they have stopped.
+	Freeze() error
+	// Thaw lets them go on.
+	Thaw() error
+	// Frozen tells whether Freeze is in effect.
+	Frozen() (bool, error)
+	// Kill sends SIGKILL to every process, forks in flight included.
+	Kill() error
+	// Pids lists the processes in the cgroup and below it.
+	Pids() ([]int, error)
+	// Delete removes the cgroup and those below it. That it is gone already is no error.
+	Delete() error
+	// Paths are the cgroup's directories by controller, as runc's state has them: one with the key "" on cgroup v2.
+	// Load opens the cgroup again from them.
+	Paths() map[string]string
+	// Close releases descriptors. The cgroup stays.
+	Close() error
+}

@@ -1,0 +1,161 @@
+package cgroup
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountRoot is where every distribution mounts its cgroup file systems.
+const mountRoot = "/sys/fs/cgroup"
+
+// hierarchy is one mounted tree of cgroups.
+type hierarchy struct {
+	controllers []string // as in /proc/self/cgroup, "name=systemd" for a named one; nil for cgroup v2
+	mount       string   // where it is mounted
+	own         string   // the calling process's cgroup as a path below mount
+}
+
+// isUnified tells whether the host has cgroup v2 alone. The answer is one cheap call, so that the v2 path never has to
+// read the mount table, which may have thousands of lines on a busy host.
+func isUnified() (bool, error) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(mountRoot, &stat); err != nil {
+		return false, fmt.Errorf("cannot look at the cgroup file system: %w", &os.PathError{Op: "statfs", Path: mountRoot, Err: err})
+	}
+	return stat.Type == unix.CGROUP2_SUPER_MAGIC, nil
+}
+
+// hierarchies lists the mounted hierarchies of the calling process.
+func hierarchies() ([]hierarchy, error) {
+	content, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the runtime's own cgroup: %w", err)
+	}
+	found := parseOwn(string(content))
+	var mounts []mountEntry
+	mounted := found[:0]
+	for _, h := range found {
+		if h.mount = conventionalMount(h); h.mount == "" {
+			if mounts == nil {
+				if mounts, err = readMounts(); err != nil {
+					return nil, err
+				}
+			}
+			if !h.locate(mounts) {
+				continue
+			}
+		}
+		mounted = append(mounted, h)
+	}
+	return mounted, nil
+}
+
+// parseOwn understands /proc/self/cgroup: lines of ID:CONTROLLERS:PATH.
+func parseOwn(content string) []hierarchy {
+	var found []hierarchy
+	for line := range strings.Lines(content) {
+		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		h := hierarchy{own: fields[2]}
+		if fields[1] != "" {
+			h.controllers = strings.Split(fields[1], ",")
+		}
+		// Another program's named hierarchy is its own business; systemd's is expected to follow the others.
+		if len(h.controllers) == 1 && strings.HasPrefix(h.controllers[0], "name=") && h.controllers[0] != "name=systemd" {
+			continue
+		}
+		found = append(found, h)
+	}
+	return found
+}
+
+// conventionalMount returns the directory that distributions use for h, if it is there and holds the runtime's own
+// cgroup. That is so unless the runtime runs in a container that has no cgroup namespace.
+func conventionalMount(h hierarchy) string {
+	name := "unified"
+	if h.controllers != nil {
+		name = strings.TrimPrefix(strings.Join(h.controllers, ","), "name=")
+	}
+	mount := filepath.Join(mountRoot, name)
+	var stat unix.Stat_t
+	if unix.Stat(filepath.Join(mount, h.own, "cgroup.procs"), &stat) != nil {
+		return ""
+	}
+	return mount
+}
+
+// mountEntry is a line of /proc/self/mountinfo about a cgroup file system.
+type mountEntry struct {
+	root, dir, fsType string
+	options           []string
+}
+
+func readMounts() ([]mountEntry, error) {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the cgroup mounts: %w", err)
+	}
+	defer file.Close()
+	var entries []mountEntry
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		mount, source := strings.Fields(before), strings.Fields(after)
+		if len(mount) < 6 || len(source) < 3 || !strings.HasPrefix(source[0], "cgroup") {
+			continue
+		}
+		entries = append(entries, mountEntry{
+			root: mount[3], dir: mount[4], fsType: source[0], options: strings.Split(source[2], ","),
+		})
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("cannot find the cgroup mounts: %w", err)
+	}
+	return entries, nil
+}
+
+// locate finds where h is mounted, and makes its own path relative to what is mounted there. A container without a
+// cgroup namespace sees its path in full but only a part of the tree.
+func (h *hierarchy) locate(mounts []mountEntry) bool {
+	for _, mount := range mounts {
+		if h.controllers == nil {
+			if mount.fsType != "cgroup2" {
+				continue
+			}
+		} else if mount.fsType != "cgroup" || !slices.Contains(mount.options, h.controllers[0]) {
+			continue
+		}
+		h.mount = mount.dir
+		if below, ok := strings.CutPrefix(h.own, mount.root); ok && mount.root != "/" {
+			h.own = "/" + strings.TrimPrefix(below, "/")
+		}
+		return true
+	}
+	return false
+}
+
+// path returns the directory of a container's cgroup: absolute paths start at the top of the hierarchy, all others
+// below the runtime's own cgroup. Cleaning it as an absolute path keeps ".." from leaving the hierarchy.
+func (h *hierarchy) path(config Config) string {
+	inner := config.Path
+	if inner == "" {
+		inner = config.ID
+	}
+	if filepath.IsAbs(inner) {
+		return filepath.Join(h.mount, filepath.Clean(inner))
+	}
+	own := h.own
+	if h.controllers == nil {
+		// A v2 cgroup with processes can't hand controllers to those below it, and ours has at least this process.
+		own = filepath.Dir(own)
+	}
+	return filepath.Join(h.mount, own, filepath.Clean("/"+inner))
+}

@@ -1,0 +1,238 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/cleanup"
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+// v1 is a cgroup in every mounted hierarchy of cgroup v1, and on hybrid hosts in the one of v2 too.
+type v1 struct {
+	paths   map[string]string // by controller; "" for the v2 hierarchy of a hybrid host
+	dirs    []string          // the same without repetition, v2's left out
+	unified int               // descriptor of the v2 directory, or -1
+}
+
+func createV1(config Config) (_ Cgroup, err error) {
+	all, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		return nil, errdefs.As(errdefs.ErrFailedPrecondition, errors.New("no cgroup hierarchy is mounted on this host"))
+	}
+	c := &v1{paths: map[string]string{}, unified: -1}
+	var undo cleanup.Stack
+	defer func() { err = undo.Run(context.Background(), err) }()
+	undo.Add(func(context.Context) error { return c.Close() })
+	for _, h := range all {
+		dir := h.path(config)
+		made, err := makeDirs(h.mount, dir)
+		undo.Add(func(context.Context) error { return removeEmpty(made) })
+		if err != nil {
+			return nil, err
+		}
+		if len(made) == 0 {
+			if err := refuseOccupied(dir); err != nil {
+				return nil, err
+			}
+		}
+		if err := c.adopt(h, dir, made); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.limit(config.Resources, true); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// adopt notes a directory that exists now as the cgroup's in h, and makes it fit for processes.
+func (c *v1) adopt(h hierarchy, dir string, made []string) error {
+	if h.controllers == nil {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("cannot open the cgroup: %w", &os.PathError{Op: "open", Path: dir, Err: err})
+		}
+		c.unified = fd
+		c.paths[""] = dir
+		return nil
+	}
+	for _, controller := range h.controllers {
+		c.paths[controller] = dir
+	}
+	c.dirs = append(c.dirs, dir)
+	if slices.Contains(h.controllers, "cpuset") {
+		return inheritCpuset(made)
+	}
+	return nil
+}
+
+func loadV1(paths map[string]string) *v1 {
+	c := &v1{paths: paths, unified: -1}
+	for controller, dir := range paths {
+		if controller == "" {
+			if fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+				c.unified = fd
+			}
+		} else if !slices.Contains(c.dirs, dir) {
+			c.dirs = append(c.dirs, dir)
+		}
+	}
+	slices.Sort(c.dirs)
+	return c
+}
+
+// inheritCpuset gives new cpuset cgroups their parents' processors and memory nodes: v1 starts with none of either,
+// and refuses processes in such a cgroup.
+func inheritCpuset(made []string) error {
+	for _, dir := range made {
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			value, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
+			if err != nil {
+				return fmt.Errorf("cannot read the parent's processors: %w", err)
+			}
+			if err := writeFile(filepath.Join(dir, file), strings.TrimSpace(string(value))); err != nil {
+				return fmt.Errorf("cannot hand the parent's processors down: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *v1) DirFD() int { return c.unified }
+
+func (c *v1) JoinFiles() []string {
+	files := make([]string, 0, len(c.dirs))
+	for _, dir := range c.dirs {
+		files = append(files, filepath.Join(dir, "tasks"))
+	}
+	return files
+}
+
+func (c *v1) Add(pid int) error {
+	dirs := c.dirs
+	if dir, ok := c.paths[""]; ok {
+		dirs = append(slices.Clone(dirs), dir)
+	}
+	for _, dir := range dirs {
+		if err := addProcess(dir, pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *v1) Update(resources *specs.LinuxResources) error { return c.limit(resources, false) }
+
+// setFreezer moves all processes to the state FROZEN or THAWED.
+func (c *v1) setFreezer(state string) error {
+	dir, ok := c.paths["freezer"]
+	if !ok {
+		return errdefs.As(errdefs.ErrFailedPrecondition, errors.New("cannot pause the container: the freezer hierarchy is not mounted"))
+	}
+	return freezeV1(filepath.Join(dir, "freezer.state"), state)
+}
+
+func (c *v1) Freeze() error { return c.setFreezer("FROZEN") }
+
+func (c *v1) Thaw() error { return c.setFreezer("THAWED") }
+
+func (c *v1) Frozen() (bool, error) {
+	dir, ok := c.paths["freezer"]
+	if !ok {
+		return false, nil
+	}
+	// FREEZING counts: whoever asks wants to know whether a thaw is due.
+	state, err := os.ReadFile(filepath.Join(dir, "freezer.state"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot read whether the container is paused: %w", err)
+	}
+	return strings.TrimSpace(string(state)) != "THAWED", nil
+}
+
+func (c *v1) Kill() error {
+	frozen := c.Freeze() == nil // so that nothing can fork while it is being killed
+	pids, err := c.Pids()
+	for _, pid := range pids {
+		if killErr := unix.Kill(pid, unix.SIGKILL); killErr != nil && killErr != unix.ESRCH {
+			err = errors.Join(err, fmt.Errorf("cannot kill process %d: %w", pid, killErr))
+		}
+	}
+	if frozen {
+		err = errors.Join(err, c.Thaw())
+	}
+	return err
+}
+
+// Pids asks one hierarchy, as all hold the same processes; the devices one if there, as runc does.
+func (c *v1) Pids() ([]int, error) {
+	for _, controller := range []string{"devices", "pids", "memory", "freezer"} {
+		if dir, ok := c.paths[controller]; ok {
+			return processes(dir)
+		}
+	}
+	if len(c.dirs) == 0 {
+		return nil, nil
+	}
+	return processes(c.dirs[0])
+}
+
+func (c *v1) Delete() error {
+	var errs []error
+	for _, dir := range c.dirs {
+		errs = append(errs, removeTree(dir))
+	}
+	if dir, ok := c.paths[""]; ok {
+		errs = append(errs, removeTree(dir))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *v1) Paths() map[string]string { return c.paths }
+
+func (c *v1) Close() error {
+	if c.unified < 0 {
+		return nil
+	}
+	fd := c.unified
+	c.unified = -1
+	return unix.Close(fd)
+}
+
+// locate splits the directory of a controller for the library, which joins root, controller and path again.
+func (c *v1) locate(controller cgroup1.Name) (root, path string, ok bool) {
+	dir, ok := c.paths[string(controller)]
+	if !ok {
+		return "", "", false
+	}
+	relative, err := filepath.Rel(mountRoot, dir)
+	if err != nil || strings.HasPrefix(relative, "..") {
+		return "", "", false
+	}
+	_, below, _ := strings.Cut(relative, "/")
+	return mountRoot, below, true
+}
+
+func addProcess(dir string, pid int) error {
+	if err := writeFile(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+		return fmt.Errorf("cannot add process %d to the cgroup: %w", pid, err)
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+// unlimited is how the spec says no limit.
+const unlimited = -1
+
+func unsupported(field, why string) error {
+	return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("%s can't be honoured: %s", field, why))
+}
+
+func format[N int64 | uint64](value *N) string {
+	if value == nil {
+		return ""
+	}
+	return fmt.Sprint(*value)
+}
+
+func readNumber(file string) (int64, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	text := strings.TrimSpace(string(content))
+	if text == "max" {
+		return unlimited, nil
+	}
+	number, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("cannot understand %s: %w", file, err)
+	}
+	return number, nil
+}
+
+// limitText is a limit as cgroup v2 files want it.
+func limitText(limit int64) string {
+	if limit == unlimited {
+		return "max"
+	}
+	return strconv.FormatInt(limit, 10)
+}
+
+// pidsMax is a limit of tasks as the kernel wants it. With 0 not even the container's first process could be born, so
+// that it stands for the least that can be.
+func pidsMax(limit int64) string {
+	if limit < 0 {
+		return "max"
+	}
+	return strconv.FormatInt(max(limit, 1), 10)
+}
+
+// writeFile writes value to a file of the cgroup file system in one write, without creating it.
+func writeFile(path, value string) error {
+	var fd int
+	var err error
+	for {
+		if fd, err = unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	for {
+		if _, err = unix.Write(fd, []byte(value)); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return &os.PathError{Op: fmt.Sprintf("write %q to", value), Path: path, Err: err}
+	}
+	return nil
+}
