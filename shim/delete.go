@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	task "github.com/containerd/containerd/api/runtime/task/v2"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/process"
+	"github.com/berthd/berth/shim/reaper"
+	"github.com/berthd/berth/shim/runtimecmd"
+)
+
+// remove cleans up behind a shim that died, or that never came as far as a container, and prints how the container
+// ended as a DeleteResponse. It may be repeated, and succeeds when there is nothing left to do.
+func remove(ctx context.Context, inv invocation, out io.Writer) error {
+	// The status first: removing the container kills it.
+	exit, err := process.ReadExit(inv.bundle)
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		exit = process.ExitRecord{
+			Pid: process.InitPid(inv.bundle), ExitStatus: 128 + int(unix.SIGKILL), ExitedAt: time.Now(),
+		}
+	}
+	runtime, err := process.LoadRuntime(inv.bundle)
+	if err == nil {
+		err = removeContainer(ctx, inv, runtime)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, errdefs.ErrNotFound) {
+		return err
+	}
+	if err := process.Unmount(filepath.Join(inv.bundle, "rootfs")); err != nil {
+		return err
+	}
+	if err := removeScratch(inv.prefix()); err != nil {
+		return err
+	}
+	response, err := proto.Marshal(&task.DeleteResponse{
+		Pid: uint32(exit.Pid), ExitStatus: uint32(exit.ExitStatus), ExitedAt: timestamppb.New(exit.ExitedAt),
+	})
+	if err != nil {
+		return fmt.Errorf("cannot encode the answer: %w", err)
+	}
+	_, err = out.Write(response)
+	return err
+}
+
+func removeContainer(ctx context.Context, inv invocation, runtime runtimecmd.Runtime) error {
+	reap, err := reaper.New()
+	if err != nil {
+		return err
+	}
+	defer reap.Close()
+	return runtime.Run(ctx, reap, runtimecmd.Call{
+		Args: []string{"delete", "--force", inv.id}, LogFile: inv.prefix() + ".delete.log",
+	})
+}
+
+// removeScratch removes the socket and the passing files of the dead shim.
+func removeScratch(prefix string) error {
+	left, err := filepath.Glob(prefix + ".*")
+	if err != nil {
+		return fmt.Errorf("cannot find the files of the shim: %w", err)
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot remove a file of the shim: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+// Package runtimecmd runs an OCI runtime (berth-runtime, runc, crun) by its command line and turns what it logged into
+// an error. The runtime is started from a read-only copy of its mount, so that a container that gets hold of the
+// runtime's executable through /proc can't write to it.
+package runtimecmd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/reaper"
+)
+
+// Runtime is one runtime with its global options. Everything in it is kept in the bundle, for the delete verb.
+type Runtime struct {
+	Binary        string `json:"binary"` // absolute path
+	Root          string `json:"root"`   // the runtime's --root
+	SystemdCgroup bool   `json:"systemd_cgroup,omitempty"`
+	NoPivotRoot   bool   `json:"no_pivot_root,omitempty"`
+	NoNewKeyring  bool   `json:"no_new_keyring,omitempty"`
+}
+
+// Find returns the absolute path of a runtime binary: as given if it has a slash, otherwise from the folder of the
+// running program or from $PATH.
+func Find(name string) (string, error) {
+	if strings.ContainsRune(name, '/') {
+		return filepath.Abs(name)
+	}
+	dirs := filepath.SplitList(os.Getenv("PATH"))
+	if self, err := os.Executable(); err == nil {
+		dirs = append([]string{filepath.Dir(self)}, dirs...)
+	}
+	for _, dir := range dirs {
+		path := filepath.Join(dir, name)
+		if filepath.IsAbs(path) && unix.Access(path, unix.X_OK) == nil {
+			return path, nil
+		}
+	}
+	return "", errdefs.As(errdefs.ErrNotFound, fmt.Errorf("cannot find runtime %q: it is neither beside the shim nor in $PATH", name))
+}
+
+// Call is one invocation.
+type Call struct {
+	Args    []string
+	Files   [3]*os.File // the runtime's, and so the container process's, stdio; nil is /dev/null
+	LogFile string      // where the runtime writes its JSON log; removed after the call
+	PidFile string      // where it writes the pid of the process it leaves behind; "" if it leaves none
+}
+
+// Start runs a call that leaves a process behind (create, exec) and returns that process.
+func (r *Runtime) Start(ctx context.Context, reap *reaper.Reaper, call Call) (*reaper.Child, error) {
+	window := reap.Open()
+	defer window.Close()
+	call.Args = append(call.Args[:1:1], append([]string{"--pid-file", call.PidFile}, call.Args[1:]...)...)
+	defer func() { _ = os.Remove(call.PidFile) }()
+	if err := r.run(ctx, window, call); err != nil {
+		return nil, err
+	}
+	content, err := os.ReadFile(call.PidFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the pid that %s wrote: %w", filepath.Base(r.Binary), err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil || pid <= 1 {
+		return nil, fmt.Errorf("cannot use the pid that %s wrote: %q is not one", filepath.Base(r.Binary), content)
+	}
+	return window.Claim(pid)
+}
+
+// Run runs a call that leaves nothing behind (start, kill, delete …).
+func (r *Runtime) Run(ctx context.Context, reap *reaper.Reaper, call Call) error {
+	window := reap.Open()
+	defer window.Close()
+	return r.run(ctx, window, call)
+}
+
+func (r *Runtime) run(ctx context.Context, window *reaper.Window, call Call) error {
+	args := []string{filepath.Base(r.Binary), "--root", r.Root, "--log", call.LogFile, "--log-format", "json"}
+	if r.SystemdCgroup {
+		args = append(args, "--systemd-cgroup")
+	}
+	defer func() { _ = os.Remove(call.LogFile) }()
+	pid, err := spawn(r.Binary, append(args, call.Args...), call.Files)
+	if err != nil {
+		return fmt.Errorf("cannot run runtime %q: %w", r.Binary, err)
+	}
+	child, err := window.Claim(pid)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-child.Exited:
+	case <-ctx.Done():
+		_ = child.Signal(unix.SIGKILL)
+		<-child.Exited
+		return fmt.Errorf("cannot wait for %s %s: %w", args[0], call.Args[0], ctx.Err())
+	}
+	if child.Exit().Status == 0 {
+		return nil
+	}
+	return failure(args[0], call, child.Exit().Status)
+}
+
+// failure is the error of a call, in the runtime's own words: the last error it logged.
+func failure(name string, call Call, status int) error {
+	content, err := os.ReadFile(call.LogFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot read the log of %s %s, which ended with status %d: %w", name, call.Args[0], status, err)
+	}
+	said := ""
+	for line := range bytes.Lines(content) {
+		var entry struct {
+			Level string `json:"level"`
+			Msg   string `json:"msg"`
+		}
+		if json.Unmarshal(line, &entry) == nil && (entry.Level == "error" || entry.Level == "fatal" || said == "") && entry.Msg != "" {
+			said = entry.Msg
+		}
+	}
+	if said == "" {
+		return fmt.Errorf("cannot %s the container: %s ended with status %d and logged nothing", call.Args[0], name, status)
+	}
+	err = errors.New(said)
+	switch {
+	case strings.Contains(said, "does not exist"):
+		return errdefs.As(errdefs.ErrNotFound, err)
+	case strings.Contains(said, "not running"), strings.Contains(said, "process already finished"):
+		return errdefs.As(errdefs.ErrNotFound, err)
+	case strings.Contains(said, "not implemented"), strings.Contains(said, "unknown command"):
+		return errdefs.As(errdefs.ErrUnimplemented, err)
+	}
+	return err
+}
+
+// spawn starts the program from a read-only detached copy of its mount.
+func spawn(binary string, args []string, stdio [3]*os.File) (int, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = null.Close() }()
+	attr := &syscall.ProcAttr{Env: os.Environ(), Files: make([]uintptr, len(stdio))}
+	for i, f := range stdio {
+		if f == nil {
+			f = null
+		}
+		attr.Files[i] = f.Fd()
+	}
+	path := binary
+	if fd, err := readOnly(binary); err == nil {
+		defer func() { _ = unix.Close(fd) }()
+		// The child still has this close-on-exec descriptor when the kernel looks the path up.
+		path = "/proc/self/fd/" + strconv.Itoa(fd)
+	} else if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSYS) {
+		return 0, err
+	}
+	pid, err := syscall.ForkExec(path, args, attr)
+	if errors.Is(err, unix.ENOENT) && path != binary {
+		// A wrapper script: its interpreter opens the path anew, when the descriptor is closed already.
+		return syscall.ForkExec(binary, args, attr)
+	}
+	return pid, err
+}
+
+// readOnly returns a descriptor of the file on a read-only mount that is in nobody's mount tree and goes away with
+// its last user.
+func readOnly(path string) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		_ = unix.Close(fd)
+		return -1, &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+	}
+	return fd, nil
+}

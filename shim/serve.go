@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/shim/events"
+	"github.com/berthd/berth/shim/reaper"
+	"github.com/berthd/berth/shim/server"
+)
+
+// serveVerb is the command of the process that start leaves behind.
+const serveVerb = "serve"
+
+// listenerFd is the descriptor that start passes on.
+const listenerFd = 3
+
+// Memory is paid for each container. A shim allocates little and seldom, so frequent collection costs next to nothing.
+const (
+	gcPercent   = 20
+	memoryLimit = 16 << 20
+)
+
+func serve(ctx context.Context, inv invocation) error {
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memoryLimit)
+	// The shim ends with its container, not with the session or service it was started in.
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
+	file := os.NewFile(listenerFd, inv.socket())
+	listener, err := net.FileListener(file)
+	if err != nil {
+		return fmt.Errorf("cannot serve on the inherited socket: %w", err)
+	}
+	_ = file.Close()
+	defer func() { _ = os.Remove(inv.socket()) }()
+	reap, err := reaper.New()
+	if err != nil {
+		return err
+	}
+	defer reap.Close()
+	publisher := events.New(events.Config{
+		Namespace: inv.namespace, TTRPC: inv.ttrpc, Binary: inv.publisher, Address: inv.address,
+		Reaper: reap, Report: report,
+	})
+	defer publisher.Close()
+	service := server.New(server.Config{
+		ID: inv.id, Namespace: inv.namespace, Bundle: inv.bundle, Scratch: inv.prefix(), Reaper: reap, Events: publisher,
+	})
+	return service.Serve(ctx, listener)
+}
+
+// report says on stderr, which is the manager's log or a file in the bundle, what could not be returned to anyone.
+func report(err error) { fmt.Fprintf(os.Stderr, "%s: %v\n", program, err) }

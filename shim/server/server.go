@@ -1,0 +1,146 @@
+// Package server offers the container over ttrpc, as containerd's Task service in its versions 2 and 3: they have the
+// same messages and differ only in the service's name.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/events"
+	"github.com/berthd/berth/shim/process"
+	"github.com/berthd/berth/shim/reaper"
+	"github.com/berthd/berth/shim/stdio"
+)
+
+// Config says which container the service is for.
+type Config struct {
+	ID        string
+	Namespace string
+	Bundle    string
+	Scratch   string // prefix of short paths, for sockets
+	Reaper    *reaper.Reaper
+	Events    *events.Publisher
+}
+
+// Service is the Task service of one container. Grouping the containers of a pod in one shim needs a map from the
+// requests' ids in place of the field container, and nothing else here.
+type Service struct {
+	config   Config
+	shutdown chan struct{}
+	once     sync.Once
+
+	mu        sync.Mutex
+	container *process.Container // nil before Create and after the init process was deleted
+	creating  bool
+}
+
+// New returns the service.
+func New(config Config) *Service {
+	return &Service{config: config, shutdown: make(chan struct{})}
+}
+
+// methods is the whole API.
+func (s *Service) methods() map[string]ttrpc.Method {
+	return map[string]ttrpc.Method{
+		"Create":     method(s.create),
+		"Start":      method(s.start),
+		"Exec":       method(s.exec),
+		"State":      method(s.state),
+		"Wait":       method(s.wait),
+		"Kill":       method(s.kill),
+		"Pids":       method(s.pids),
+		"ResizePty":  method(s.resizePty),
+		"CloseIO":    method(s.closeIO),
+		"Pause":      method(s.pause),
+		"Resume":     method(s.resume),
+		"Update":     method(s.update),
+		"Delete":     method(s.delete),
+		"Connect":    method(s.connect),
+		"Shutdown":   method(s.shutDown),
+		"Stats":      method(s.stats),
+		"Checkpoint": method(s.checkpoint),
+	}
+}
+
+// method adapts one of the service's methods to ttrpc, with its error as a status.
+func method[Request, Response any](call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
+	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
+		request := new(Request)
+		if err := unmarshal(request); err != nil {
+			return nil, err
+		}
+		response, err := call(ctx, request)
+		if err != nil {
+			return nil, status.Error(code(err), err.Error())
+		}
+		return response, nil
+	}
+}
+
+// code is the class of an error.
+func code(err error) codes.Code {
+	for _, c := range []struct {
+		class error
+		code  codes.Code
+	}{
+		{errdefs.ErrNotFound, codes.NotFound},
+		{errdefs.ErrAlreadyExists, codes.AlreadyExists},
+		{errdefs.ErrInvalidArgument, codes.InvalidArgument},
+		{errdefs.ErrFailedPrecondition, codes.FailedPrecondition},
+		{errdefs.ErrUnimplemented, codes.Unimplemented},
+		{context.Canceled, codes.Canceled},
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+	} {
+		if errors.Is(err, c.class) {
+			return c.code
+		}
+	}
+	return codes.Unknown
+}
+
+// Serve answers requests until Shutdown was called or ctx ends.
+func (s *Service) Serve(ctx context.Context, listener net.Listener) error {
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(peerCheck{}))
+	if err != nil {
+		return fmt.Errorf("cannot make the ttrpc server: %w", err)
+	}
+	for _, name := range []string{"containerd.task.v2.Task", "containerd.task.v3.Task"} {
+		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.methods()})
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(ctx, listener) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("cannot serve the task service: %w", err)
+	case <-ctx.Done():
+	case <-s.shutdown:
+	}
+	// The answer to Shutdown is still to be sent: connections without requests are closed, others awaited.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
+		_ = server.Close()
+	}
+	return nil
+}
+
+// peerCheck refuses connections of other users, should the socket's mode have been changed.
+type peerCheck struct{}
+
+// Handshake implements ttrpc.Handshaker.
+func (peerCheck) Handshake(_ context.Context, conn net.Conn) (net.Conn, any, error) {
+	c, ok := conn.(*net.UnixConn)
+	if !ok || !stdio.SamePeer(c) {
+		return nil, nil, fmt.Errorf("cannot accept a connection from a user other than %d", os.Geteuid())
+	}
+	return conn, nil, nil
+}

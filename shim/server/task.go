@@ -1,0 +1,340 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/api/events"
+	task "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/process"
+	"github.com/berthd/berth/shim/runtimecmd"
+	"github.com/berthd/berth/shim/stdio"
+)
+
+// shutdownTime bounds the wait for requests in flight when the shim ends.
+const shutdownTime = 2 * time.Second
+
+func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.CreateTaskResponse, error) {
+	if r.Checkpoint != "" {
+		return nil, unimplemented("restoring a container from a checkpoint")
+	}
+	if r.ID != s.config.ID {
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot create container %q: this shim is for %q", r.ID, s.config.ID))
+	}
+	var opts options.Options
+	if err := decodeOptions(r.Options, &opts); err != nil {
+		return nil, err
+	}
+	runtime, err := runtimeOf(&opts, s.config.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.reserve(); err != nil {
+		return nil, err
+	}
+	c, err := process.Create(context.WithoutCancel(ctx), s.config.Reaper, process.Config{
+		ID:      r.ID,
+		Bundle:  s.config.Bundle,
+		Scratch: s.config.Scratch,
+		Runtime: runtime,
+		Rootfs:  r.Rootfs,
+		Stdio: stdio.Config{
+			Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
+			UID: int(opts.IoUid), GID: int(opts.IoGid),
+		},
+		Hooks: s.hooks(r),
+	})
+	s.mu.Lock()
+	s.container, s.creating = c, false
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	_, pid, _ := c.Init.State()
+	return &task.CreateTaskResponse{Pid: uint32(pid)}, nil
+}
+
+// reserve makes sure that one container is created at most.
+func (s *Service) reserve() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.creating || s.container != nil {
+		return errdefs.As(errdefs.ErrAlreadyExists, fmt.Errorf("container %q exists already", s.config.ID))
+	}
+	s.creating = true
+	return nil
+}
+
+// decodeOptions reads containerd's options for runc, which berth-runtime's shim takes too.
+func decodeOptions(from *anypb.Any, to *options.Options) error {
+	if from.GetTypeUrl() == "" {
+		return nil
+	}
+	if name := string(from.MessageName()); name != "containerd.runc.v1.Options" {
+		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use options of type %q: containerd.runc.v1.Options is wanted", name))
+	}
+	if err := proto.Unmarshal(from.Value, to); err != nil {
+		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot decode the options: %w", err))
+	}
+	return nil
+}
+
+const (
+	defaultRuntime     = "berth-runtime"
+	defaultRuntimeRoot = "/run/berth/runtime"
+)
+
+func runtimeOf(opts *options.Options, namespace string) (runtimecmd.Runtime, error) {
+	name, root := opts.BinaryName, opts.Root
+	if name == "" {
+		name = defaultRuntime
+	}
+	if root == "" {
+		root = defaultRuntimeRoot
+	}
+	binary, err := runtimecmd.Find(name)
+	if err != nil {
+		return runtimecmd.Runtime{}, err
+	}
+	root = filepath.Join(root, namespace)
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return runtimecmd.Runtime{}, fmt.Errorf("cannot make the runtime's state directory: %w", err)
+	}
+	return runtimecmd.Runtime{
+		Binary: binary, Root: root, SystemdCgroup: opts.SystemdCgroup,
+		NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
+	}, nil
+}
+
+// find returns the container and one of its processes.
+func (s *Service) find(id, execID string) (*process.Container, *process.Process, error) {
+	s.mu.Lock()
+	c := s.container
+	s.mu.Unlock()
+	if c == nil || id != s.config.ID {
+		return nil, nil, errdefs.As(errdefs.ErrNotFound, fmt.Errorf("container %q does not exist", id))
+	}
+	p, err := c.Find(execID)
+	return c, p, err
+}
+
+func (s *Service) start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
+	c, p, err := s.find(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Start(context.WithoutCancel(ctx), p); err != nil {
+		return nil, err
+	}
+	_, pid, _ := p.State()
+	return &task.StartResponse{Pid: uint32(pid)}, nil
+}
+
+func (s *Service) exec(_ context.Context, r *task.ExecProcessRequest) (*emptypb.Empty, error) {
+	c, _, err := s.find(r.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	if r.ExecID == "" {
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot execute a process without an exec id"))
+	}
+	err = c.Exec(r.ExecID, r.Spec.GetValue(), stdio.Config{
+		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.config.Events.Publish("/tasks/exec-added", &events.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) state(_ context.Context, r *task.StateRequest) (*task.StateResponse, error) {
+	_, p, err := s.find(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	state, pid, exit := p.State()
+	response := &task.StateResponse{
+		ID: r.ID, ExecID: r.ExecID, Bundle: s.config.Bundle, Pid: uint32(pid), Status: apiStatus(state),
+		Stdin: p.Stdio.Stdin, Stdout: p.Stdio.Stdout, Stderr: p.Stdio.Stderr, Terminal: p.Stdio.Terminal,
+	}
+	if state >= process.Stopped {
+		response.ExitStatus, response.ExitedAt = uint32(exit.Status), timestamppb.New(exit.At)
+	}
+	return response, nil
+}
+
+func apiStatus(state process.State) tasktypes.Status {
+	switch state {
+	case process.Created:
+		return tasktypes.Status_CREATED
+	case process.Running:
+		return tasktypes.Status_RUNNING
+	case process.Paused:
+		return tasktypes.Status_PAUSED
+	default:
+		return tasktypes.Status_STOPPED
+	}
+}
+
+func (s *Service) wait(ctx context.Context, r *task.WaitRequest) (*task.WaitResponse, error) {
+	_, p, err := s.find(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	exit, err := p.Wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &task.WaitResponse{ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}, nil
+}
+
+func (s *Service) kill(ctx context.Context, r *task.KillRequest) (*emptypb.Empty, error) {
+	c, p, err := s.find(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Kill(ctx, p, unix.Signal(r.Signal), r.All); err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) pids(_ context.Context, r *task.PidsRequest) (*task.PidsResponse, error) {
+	c, _, err := s.find(r.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	pids, err := c.Pids()
+	if err != nil {
+		return nil, err
+	}
+	response := &task.PidsResponse{}
+	for _, pid := range pids {
+		response.Processes = append(response.Processes, &tasktypes.ProcessInfo{Pid: uint32(pid)})
+	}
+	return response, nil
+}
+
+func (s *Service) resizePty(_ context.Context, r *task.ResizePtyRequest) (*emptypb.Empty, error) {
+	_, p, err := s.find(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Resize(uint16(r.Width), uint16(r.Height)); err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) closeIO(_ context.Context, r *task.CloseIORequest) (*emptypb.Empty, error) {
+	_, p, err := s.find(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.Stdin {
+		if err := p.CloseStdin(); err != nil {
+			return nil, fmt.Errorf("cannot close stdin: %w", err)
+		}
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) pause(ctx context.Context, r *task.PauseRequest) (*emptypb.Empty, error) {
+	c, _, err := s.find(r.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Pause(ctx); err != nil {
+		return nil, err
+	}
+	s.config.Events.Publish("/tasks/paused", &events.TaskPaused{ContainerID: r.ID})
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) resume(ctx context.Context, r *task.ResumeRequest) (*emptypb.Empty, error) {
+	c, _, err := s.find(r.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Resume(ctx); err != nil {
+		return nil, err
+	}
+	s.config.Events.Publish("/tasks/resumed", &events.TaskResumed{ContainerID: r.ID})
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) update(ctx context.Context, r *task.UpdateTaskRequest) (*emptypb.Empty, error) {
+	c, _, err := s.find(r.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Update(ctx, r.Resources.GetValue()); err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) delete(ctx context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
+	c, p, err := s.find(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Delete(context.WithoutCancel(ctx), p); err != nil {
+		return nil, err
+	}
+	_, pid, exit := p.State()
+	if r.ExecID == "" {
+		s.mu.Lock()
+		s.container = nil
+		s.mu.Unlock()
+		s.config.Events.Publish("/tasks/delete", &events.TaskDelete{
+			ContainerID: r.ID, Pid: uint32(pid), ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At),
+		})
+	}
+	return &task.DeleteResponse{Pid: uint32(pid), ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}, nil
+}
+
+func (s *Service) connect(_ context.Context, r *task.ConnectRequest) (*task.ConnectResponse, error) {
+	response := &task.ConnectResponse{ShimPid: uint32(os.Getpid())}
+	if c, _, err := s.find(r.ID, ""); err == nil {
+		_, pid, _ := c.Init.State()
+		response.TaskPid = uint32(pid)
+	}
+	return response, nil
+}
+
+// shutDown ends the shim, unless it still has a container: a manager that has lost track must not orphan it.
+func (s *Service) shutDown(context.Context, *task.ShutdownRequest) (*emptypb.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.container == nil && !s.creating {
+		s.once.Do(func() { close(s.shutdown) })
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) stats(context.Context, *task.StatsRequest) (*task.StatsResponse, error) {
+	return nil, unimplemented("stats")
+}
+
+func (s *Service) checkpoint(context.Context, *task.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, unimplemented("checkpoint")
+}
+
+func unimplemented(what string) error {
+	return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("%s is not implemented", what))
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/shim/stdio"
+)
+
+// bootstrap is what containerd 2 reads from start's output. Older ones read the bare address.
+type bootstrap struct {
+	Version  int    `json:"version"` // of the task API
+	Address  string `json:"address"`
+	Protocol string `json:"protocol"`
+}
+
+// taskVersion is the newest version of the task API that the shim serves.
+const taskVersion = 3
+
+// start leaves a serving shim behind and prints where it listens. The socket is made here: it can be connected to as
+// soon as its address is printed.
+func start(inv invocation, out io.Writer) (err error) {
+	if info, err := os.Stat(inv.bundle); err != nil {
+		return fmt.Errorf("cannot use the bundle: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("cannot use bundle %q: it is no directory", inv.bundle)
+	}
+	path := inv.socket()
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return fmt.Errorf("cannot make the directory of the shim's socket: %w", err)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("cannot start a shim for container %q: one is running already", inv.id)
+	}
+	listener, err := stdio.ListenUnix(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_ = listener.Close()
+		if err != nil {
+			_ = os.Remove(path)
+		}
+	}()
+	if err := background(inv, listener); err != nil {
+		return fmt.Errorf("cannot start the shim: %w", err)
+	}
+	return printAddress(out, "unix://"+path)
+}
+
+// printAddress answers in the form that the manager understands: it says which version it knows, if it knows any
+// but the second.
+func printAddress(out io.Writer, address string) error {
+	wanted, err := strconv.Atoi(os.Getenv("MAX_SHIM_VERSION"))
+	if err != nil || wanted < taskVersion {
+		_, err := io.WriteString(out, address)
+		return err
+	}
+	return json.NewEncoder(out).Encode(bootstrap{Version: taskVersion, Address: address, Protocol: "ttrpc"})
+}
+
+// background starts the serving process, which inherits the listening socket.
+func background(inv invocation, listener *net.UnixListener) error {
+	socket, err := listener.File()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = socket.Close() }()
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: os.DevNull, Err: err}
+	}
+	defer func() { _ = unix.Close(null) }()
+	log, err := openLog(inv.bundle)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(log) }()
+	args := []string{
+		program, "-namespace", inv.namespace, "-id", inv.id, "-bundle", inv.bundle,
+		"-address", inv.address, "-publish-binary", inv.publisher, serveVerb,
+	}
+	// One processor is enough for what a shim does, and each costs memory.
+	_, err = syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   append(os.Environ(), "GOMAXPROCS=1"),
+		Files: []uintptr{uintptr(null), uintptr(null), uintptr(log), socket.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	return err
+}
+
+// openLog opens what will be the shim's stderr: the fifo that containerd reads, or a file in the bundle. The fifo is
+// opened for reading too, so that the shim never fails or waits because nobody listens.
+func openLog(bundle string) (int, error) {
+	path := filepath.Join(bundle, "log")
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err == nil && stat.Mode&unix.S_IFMT == unix.S_IFIFO {
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return -1, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return fd, nil
+	} else if err != nil && !errors.Is(err, unix.ENOENT) {
+		return -1, &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	path = filepath.Join(bundle, "shim.log")
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}

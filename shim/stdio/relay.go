@@ -1,0 +1,126 @@
+package stdio
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bufferSize is what one read takes: half a pipe, so that the process can fill one half while the other is written.
+const bufferSize = 32 << 10
+
+// A relay copies what can be read from src to dst. It holds a buffer only while there is something to copy: most
+// containers are silent most of the time, and each would pay for three buffers.
+type relay struct {
+	src       *os.File
+	dst       io.Writer
+	terminal  bool // src is a pty's master
+	waitFirst bool // src is a fifo that nobody may have opened for writing yet
+
+	buffers sync.Pool
+	drained chan struct{} // closed when what the exited process wrote was copied
+	once    sync.Once
+}
+
+func newRelay(src *os.File, dst io.Writer) *relay {
+	return &relay{
+		src: src, dst: dst, drained: make(chan struct{}),
+		buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }},
+	}
+}
+
+// run copies until the end of src, which it closes. After drain it only reads, so that nobody who still holds the
+// other end is blocked or killed.
+func (r *relay) run() {
+	defer r.finish()
+	defer func() { _ = r.src.Close() }()
+	raw, err := r.src.SyscallConn()
+	if err != nil {
+		return
+	}
+	wait := !r.waitFirst
+	for {
+		var readErr error
+		err := raw.Read(func(fd uintptr) bool {
+			if !wait { // a fifo without a writer so far reads as ended: wait for the poller to report one
+				wait = true
+				return false
+			}
+			readErr = r.copyOnce(int(fd))
+			return !errors.Is(readErr, unix.EAGAIN)
+		})
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			_ = r.src.SetReadDeadline(time.Time{})
+			r.sweep()
+			r.finish()
+			r.dst = io.Discard
+		case err != nil, readErr != nil:
+			return // closed; or the end: io.EOF, and EIO from a pty whose last slave was closed
+		}
+	}
+}
+
+// copyOnce copies one buffer, or returns EAGAIN if there is nothing to read now.
+func (r *relay) copyOnce(fd int) error {
+	buf := r.buffers.Get().(*[bufferSize]byte)
+	defer r.buffers.Put(buf)
+	n, err := unix.Read(fd, buf[:])
+	for err == unix.EINTR {
+		n, err = unix.Read(fd, buf[:])
+	}
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return io.EOF
+	}
+	if _, err := r.dst.Write(buf[:n]); err != nil {
+		r.dst = io.Discard // nobody is there any more: the process must not notice
+	}
+	return nil
+}
+
+// sweep copies what is there to read now.
+func (r *relay) sweep() {
+	raw, err := r.src.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) bool {
+		for r.copyOnce(int(fd)) == nil {
+		}
+		return true
+	})
+}
+
+func (r *relay) finish() { r.once.Do(func() { close(r.drained) }) }
+
+// hangup bounds how long the end of a terminal is awaited: it comes at once, unless processes that outlive the one
+// that owned it keep it open. Unlike a pipe's, its output may arrive a little after its writer's exit.
+const hangup = time.Second
+
+// drain returns when everything that the exited process wrote was copied.
+func (r *relay) drain() {
+	deadline := time.Now()
+	if d, ok := r.dst.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		_ = d.SetWriteDeadline(deadline.Add(slowClient))
+	}
+	if r.terminal {
+		deadline = deadline.Add(hangup)
+	}
+	_ = r.src.SetReadDeadline(deadline)
+	<-r.drained
+}
+
+// abandon releases a relay at the end of its process. One that runs goes on to read for whoever holds the other end,
+// but a terminal is hung up.
+func (r *relay) abandon(running bool) {
+	if !running || r.terminal {
+		_ = r.src.Close()
+	}
+}
