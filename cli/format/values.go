@@ -1,0 +1,164 @@
+package format
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+// shortID is how many digits of an ID people get to see.
+const shortID = 12
+
+// ID returns an ID as people see it, or all of it.
+func ID(id string, whole bool) string {
+	if whole {
+		return id
+	}
+	_, digits, isDigest := strings.Cut(id, ":")
+	if !isDigest {
+		digits = id
+	}
+	if len(digits) > shortID {
+		digits = digits[:shortID]
+	}
+	return digits
+}
+
+// Name returns the name of an image as people write it, without what Docker's rules add.
+func Name(reference string) string {
+	name := strings.TrimPrefix(reference, "docker.io/")
+	return strings.TrimPrefix(name, "library/")
+}
+
+// SplitName cuts a name into repository and tag or digest.
+func SplitName(reference string) (repository, tag, digest string) {
+	repository, digest, _ = strings.Cut(reference, "@")
+	if colon := strings.LastIndex(repository, ":"); colon > strings.LastIndex(repository, "/") {
+		repository, tag = repository[:colon], repository[colon+1:]
+	}
+	return repository, tag, digest
+}
+
+// Size returns bytes as "1.23MB".
+func Size(bytes int64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
+
+// Age returns how long ago a time was, as "3 minutes ago"; nothing for no time.
+func Age(since *timestamppb.Timestamp, now time.Time) string {
+	if !since.IsValid() || since.AsTime().Unix() <= 0 {
+		return "N/A"
+	}
+	return units.HumanDuration(now.Sub(since.AsTime())) + " ago"
+}
+
+// Time returns a time as docker's CreatedAt columns show it.
+func Time(t *timestamppb.Timestamp) string {
+	if !t.IsValid() {
+		return ""
+	}
+	return t.AsTime().Local().Format("2006-01-02 15:04:05 -0700 MST")
+}
+
+// Ellipsis cuts text to a number of characters, the last being an ellipsis.
+func Ellipsis(text string, length int) string {
+	runes := []rune(text)
+	if len(runes) <= length {
+		return text
+	}
+	return string(runes[:length-1]) + "…"
+}
+
+// Labels returns labels as "a=1,b=2", sorted.
+func Labels(labels map[string]string) string {
+	pairs := make([]string, 0, len(labels))
+	for name, value := range labels {
+		pairs = append(pairs, name+"="+value)
+	}
+	slices.Sort(pairs)
+	return strings.Join(pairs, ",")
+}
+
+// Status returns the state of a container in words, as "Up 3 minutes (healthy)" or "Exited (0) 2 hours ago".
+func Status(state *berthv1.ContainerState, now time.Time) string {
+	up := func() string { return "Up " + units.HumanDuration(now.Sub(state.GetStartedAt().AsTime())) }
+	switch state.GetStatus() {
+	case berthv1.ContainerStatus_CONTAINER_STATUS_RUNNING:
+		if health := Health(state.GetHealth()); health == "starting" {
+			return up() + " (health: starting)"
+		} else if health != "" {
+			return up() + " (" + health + ")"
+		}
+		return up()
+	case berthv1.ContainerStatus_CONTAINER_STATUS_PAUSED:
+		return up() + " (Paused)"
+	case berthv1.ContainerStatus_CONTAINER_STATUS_RESTARTING:
+		return fmt.Sprintf("Restarting (%d) %s", state.GetExitCode(), Age(state.GetFinishedAt(), now))
+	case berthv1.ContainerStatus_CONTAINER_STATUS_EXITED:
+		return fmt.Sprintf("Exited (%d) %s", state.GetExitCode(), Age(state.GetFinishedAt(), now))
+	case berthv1.ContainerStatus_CONTAINER_STATUS_REMOVING:
+		return "Removal In Progress"
+	case berthv1.ContainerStatus_CONTAINER_STATUS_DEAD:
+		return "Dead"
+	}
+	return "Created"
+}
+
+// State returns docker's word for the status of a container.
+func State(status berthv1.ContainerStatus) string {
+	return strings.ToLower(strings.TrimPrefix(status.String(), "CONTAINER_STATUS_"))
+}
+
+// Health returns docker's word for the health of a container; empty if nobody looks at it.
+func Health(health *berthv1.Health) string {
+	if health.GetStatus() == berthv1.HealthStatus_HEALTH_STATUS_UNSPECIFIED {
+		return ""
+	}
+	return strings.ToLower(strings.TrimPrefix(health.GetStatus().String(), "HEALTH_STATUS_"))
+}
+
+// Port returns one published port, as "127.0.0.1:8080->80/tcp".
+func Port(port *berthv1.PortMapping) string {
+	return fmt.Sprintf("%s->%d/%s", HostAddress(port), port.GetContainerPort(), Protocol(port))
+}
+
+// HostAddress returns the address of the host that a port is published on.
+func HostAddress(port *berthv1.PortMapping) string {
+	ip := port.GetHostIp()
+	if ip == "" {
+		ip = "0.0.0.0"
+	}
+	if strings.Contains(ip, ":") {
+		ip = "[" + ip + "]"
+	}
+	return fmt.Sprintf("%s:%d", ip, port.GetHostPort())
+}
+
+// Protocol returns the protocol of a port, tcp if none was given.
+func Protocol(port *berthv1.PortMapping) string {
+	if port.GetProtocol() == "" {
+		return "tcp"
+	}
+	return port.GetProtocol()
+}
+
+// Ports returns published ports and those that are exposed only.
+func Ports(container *berthv1.Container) string {
+	var names []string
+	published := map[string]bool{}
+	for _, port := range container.GetPorts() {
+		names = append(names, Port(port))
+		published[fmt.Sprintf("%d/%s", port.GetContainerPort(), Protocol(port))] = true
+	}
+	slices.Sort(names)
+	for _, name := range container.GetExposedPorts() {
+		if !published[name] {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+func newRestart(a *app) *cobra.Command {
+	var flags stopFlags
+	cmd := &cobra.Command{
+		Use:               "restart [OPTIONS] CONTAINER [CONTAINER...]",
+		Short:             "Stop containers and start them again",
+		Args:              atLeast(1),
+		ValidArgsFunction: a.completeContainers(0, anyState),
+	}
+	flags.register(cmd)
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		conn, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return a.each(names, func(name string) error {
+			_, err := conn.Containers.RestartContainer(cmd.Context(),
+				&berthv1.RestartContainerRequest{Container: name, Signal: flags.signal, Timeout: flags.timeout()})
+			return err
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/berthd/berth/cli/client"
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+func newRemove(a *app) *cobra.Command {
+	var force, volumes bool
+	cmd := &cobra.Command{
+		Use:               "rm [OPTIONS] CONTAINER [CONTAINER...]",
+		Short:             "Remove containers",
+		Args:              atLeast(1),
+		ValidArgsFunction: a.completeContainers(0, anyState),
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Kill a container that runs; no error for one that does not exist")
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "Remove anonymous volumes too")
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		conn, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return a.each(names, func(name string) error {
+			_, err := conn.Containers.RemoveContainer(cmd.Context(),
+				&berthv1.RemoveContainerRequest{Container: name, Force: force, Volumes: volumes})
+			if force && client.IsNotFound(err) {
+				return nil
+			}
+			return err
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,53 @@
+// Package terminal is the user's end of a container's terminal: raw mode, its size, and the keys that detach.
+package terminal
+
+import (
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// Is tells whether stream is a terminal.
+func Is(stream any) bool {
+	file, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// Size returns the columns and rows of the terminal that stream is; false if it is none.
+func Size(stream any) (width, height int, ok bool) {
+	file, isFile := stream.(*os.File)
+	if !isFile {
+		return 0, 0, false
+	}
+	width, height, err := term.GetSize(int(file.Fd()))
+	return width, height, err == nil && width > 0 && height > 0
+}
+
+// MakeRaw gives every key to the process behind the terminal, instead of to line editing and signals. The function
+// that it returns undoes this, once; a stream that is no terminal is left alone.
+func MakeRaw(stream any) (restore func(), err error) {
+	if !Is(stream) {
+		return func() {}, nil
+	}
+	fd := int(stream.(*os.File).Fd())
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, err
+	}
+	restored := false
+	return func() {
+		if !restored {
+			restored = true
+			_ = term.Restore(fd, before)
+		}
+	}, nil
+}
+
+// Resizes returns a channel that tells each time the terminal has changed its size, and a function that ends this.
+func Resizes() (resized <-chan os.Signal, stop func()) {
+	channel := make(chan os.Signal, 1)
+	signal.Notify(channel, unix.SIGWINCH)
+	return channel, func() { signal.Stop(channel) }
+}
