@@ -10,7 +10,7 @@ import (
 )
 
 // repair makes the files agree with the metadata after a crash: files that no namespace holds go, ingests that were
-// only being made or taken away go, and a blob whose file is lost is not claimed to be there.
+// only being made, committed or taken away go, and a blob whose file is lost is not claimed to be there.
 func (s *Store) repair() error {
 	files, err := s.blobFiles()
 	if err != nil {
@@ -89,8 +89,11 @@ func (s *Store) forget(lost []digest.Digest) error {
 func (s *Store) repairIngests() error {
 	dirs, err := filepath.Glob(filepath.Join(s.dir, "ingests", "*", "*"))
 	for _, dir := range dirs {
-		if _, statErr := os.Stat(filepath.Join(dir, "state")); missing(statErr) {
-			err = errors.Join(err, os.RemoveAll(dir))
+		for _, name := range []string{"state", "data"} {
+			if _, statErr := os.Stat(filepath.Join(dir, name)); missing(statErr) {
+				err = errors.Join(err, os.RemoveAll(dir))
+				break
+			}
 		}
 	}
 	return err

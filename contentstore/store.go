@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/berthd/berth/internal/errdefs"
 )
@@ -66,7 +67,7 @@ func Open(dir string, options Options) (*Store, error) {
 		NoFreelistSync: true,
 		FreelistType:   bbolt.FreelistMapType,
 	})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		err = errdefs.As(errdefs.ErrUnavailable, errors.New("another process has it open"))
 	}
 	if err != nil {
@@ -96,6 +97,18 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// ensureDir makes a directory in one that exists, durably.
+func ensureDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
 }
 
 func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -268,8 +267,9 @@ func (w *writer) settle(wanted map[string]string) (digest.Digest, error) {
 	return got, unix.Fdatasync(int(w.file.Fd()))
 }
 
-// publish links the data to its place and records the blob. If the place is taken, it is by the same content: every
-// file is complete before it gets there.
+// publish moves the data to its place and records the blob. If the place is taken, it is by the same content: every
+// file is complete before it gets there. The data is moved, not linked: after a crash an ingest that can be resumed must
+// not lead to a committed blob.
 func (w *writer) publish(d digest.Digest, wanted map[string]string) error {
 	s := w.store
 	s.files.Lock()
@@ -277,14 +277,7 @@ func (w *writer) publish(d digest.Digest, wanted map[string]string) error {
 	if w.aborted.Load() {
 		return errAborted()
 	}
-	path := s.blobPath(d)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	if err := os.Link(filepath.Join(w.dir, "data"), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := w.place(s.blobPath(d)); err != nil {
 		return err
 	}
 	existed, err := w.record(d, wanted)
@@ -294,7 +287,25 @@ func (w *writer) publish(d digest.Digest, wanted map[string]string) error {
 	if existed {
 		return errdefs.As(errdefs.ErrAlreadyExists, fmt.Errorf("content %s exists already", d))
 	}
-	return w.file.Chmod(0o444)
+	return nil
+}
+
+// place moves the data to path, durably, unless path is taken.
+func (w *writer) place(path string) error {
+	dir := filepath.Dir(path)
+	if err := ensureDir(dir); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	if err := w.file.Chmod(0o444); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(w.dir, "data"), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
 }
 
 // record makes the namespace hold the blob, and says whether it did so already.

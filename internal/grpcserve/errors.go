@@ -76,6 +76,7 @@ func code(err error) codes.Code {
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
 		{syscall.ENOSPC, codes.ResourceExhausted},
 		{syscall.EDQUOT, codes.ResourceExhausted},
+		{syscall.EFBIG, codes.ResourceExhausted},
 		{fs.ErrPermission, codes.PermissionDenied},
 	} {
 		if errors.Is(err, c.class) {

@@ -43,7 +43,8 @@ func Update(current, wanted map[string]string, mask []string) (map[string]string
 		case single:
 			result[key] = wanted[key]
 		case path == "labels":
-			result = maps.Clone(wanted)
+			clear(result)
+			maps.Copy(result, wanted)
 		default:
 			return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot change field %q: only labels can be changed", path))
 		}

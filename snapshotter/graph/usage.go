@@ -17,7 +17,7 @@ func DiskUsage(root string) (size, inodes int64, err error) {
 			var info fs.FileInfo
 			if info, err = entry.Info(); err == nil {
 				stat := info.Sys().(*syscall.Stat_t) // always, on Linux
-				if id := (inode{uint64(stat.Dev), stat.Ino}); stat.Nlink == 1 || info.IsDir() || !seen[id] {
+				if id := (inode{stat.Dev, stat.Ino}); stat.Nlink == 1 || info.IsDir() || !seen[id] {
 					seen[id] = stat.Nlink > 1 && !info.IsDir()
 					size += stat.Blocks * 512
 					inodes++

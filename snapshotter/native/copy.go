@@ -57,7 +57,7 @@ func copyTree(from, to string) error {
 func (c *copier) copy(from, to string, stat *syscall.Stat_t) error {
 	kind := stat.Mode & syscall.S_IFMT
 	if kind != syscall.S_IFDIR && stat.Nlink > 1 {
-		id := link{uint64(stat.Dev), stat.Ino}
+		id := link{stat.Dev, stat.Ino}
 		if first, ok := c.links[id]; ok {
 			return os.Link(first, to)
 		}
