@@ -6,7 +6,9 @@ package images
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
@@ -15,7 +17,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.etcd.io/bbolt"
 
-	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/blobs"
+	"github.com/berthd/berth/manager/gc"
+	"github.com/berthd/berth/manager/registry"
+	"github.com/berthd/berth/manager/unpack"
 )
 
 // Config is what a Service works with.
@@ -35,7 +40,14 @@ type Config struct {
 
 // Service is the images of one host.
 type Service struct {
-	cfg Config
+	cfg       Config
+	index     *index
+	content   *blobs.Store
+	unpacker  *unpack.Unpacker
+	collector *gc.Collector
+	registry  *registry.Client
+	// busy are the digests and chain IDs that some pull works on, so that another waits instead of doing it again.
+	busy locks
 }
 
 // Image is what containers are made from.
@@ -55,12 +67,65 @@ type Image struct {
 
 // New opens the images recorded in cfg.DB.
 func New(cfg Config) (*Service, error) {
-	return &Service{cfg: cfg}, nil
+	index, err := openIndex(cfg.DB)
+	if err != nil {
+		return nil, err
+	}
+	content := blobs.New(cfg.Content, cfg.Leases)
+	s := &Service{
+		cfg: cfg, index: index, content: content, registry: registry.NewClient(),
+		unpacker: &unpack.Unpacker{Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter},
+	}
+	s.collector = gc.New(gc.Config{
+		Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter, Logger: cfg.Logger,
+		Live: func() (gc.Live, error) { return index.live(), nil },
+	})
+	return s, nil
+}
+
+// Start prepares the stores and removes what an earlier daemon was in the middle of. Call it once, before any other
+// call that changes something.
+func (s *Service) Start(ctx context.Context) error {
+	if err := s.content.Start(ctx); err != nil {
+		return fmt.Errorf("cannot prepare the content store: %w", err)
+	}
+	_, err := s.Collect(ctx)
+	return err
+}
+
+// Collect removes content and snapshots that no image needs any more, and returns how many bytes that were. What a
+// pull or a container uses stays.
+func (s *Service) Collect(ctx context.Context) (freed int64, err error) {
+	freed, err = s.collector.Collect(ctx)
+	if err != nil {
+		return freed, fmt.Errorf("cannot collect what no image needs: %w", err)
+	}
+	return freed, nil
 }
 
 // Resolve finds a local image by name, digest, ID or prefix of an ID. ErrNotFound: there is none.
-func (s *Service) Resolve(ctx context.Context, ref string) (Image, error) {
-	return Image{}, errdefs.ErrUnimplemented
+func (s *Service) Resolve(_ context.Context, ref string) (Image, error) {
+	found, err := s.index.find(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	return found.image(), nil
+}
+
+// image makes what callers see of a record that was found under a name.
+func (f found) image() Image {
+	r := f.record
+	image := Image{ID: r.ID, Name: r.ID, Config: r.config, Target: r.Manifest}
+	if f.name != "" {
+		image.Name, image.Target = f.name, r.Names[f.name].Target
+	}
+	if len(r.config.RootFS.DiffIDs) > 0 {
+		image.ChainID = unpack.ChainID(r.config.RootFS.DiffIDs)
+	}
+	if r.config.Created != nil {
+		image.CreatedAt = *r.config.Created
+	}
+	return image
 }
 
 // Usage of all images on disk: their number, how many a container uses, bytes, and bytes of those not in use.
@@ -69,7 +134,42 @@ type Usage struct {
 	Size, Reclaimable int64
 }
 
-// Usage computes what images take.
+// Usage computes what images take: each layer once, however many images share it.
 func (s *Service) Usage(ctx context.Context) (Usage, error) {
-	return Usage{}, errdefs.ErrUnimplemented
+	var usage Usage
+	layers, needed := map[string]int64{}, map[string]bool{}
+	for _, r := range s.index.all() {
+		usage.Total++
+		containers, _ := s.inUse(ctx, r.ID)
+		if len(containers) > 0 {
+			usage.Active++
+		}
+		for i := range r.config.RootFS.DiffIDs {
+			chain := unpack.ChainID(r.config.RootFS.DiffIDs[:i+1])
+			if i < len(r.LayerSizes) {
+				layers[chain] = r.LayerSizes[i]
+			}
+			needed[chain] = needed[chain] || len(containers) > 0
+		}
+	}
+	for chain, size := range layers {
+		usage.Size += size
+		if !needed[chain] {
+			usage.Reclaimable += size
+		}
+	}
+	return usage, nil
+}
+
+func (s *Service) inUse(ctx context.Context, id string) (containers []string, running bool) {
+	if s.cfg.InUse == nil {
+		return nil, false
+	}
+	return s.cfg.InUse(ctx, id)
+}
+
+// short is how people know an image that has no name.
+func short(id string) string {
+	hex := strings.TrimPrefix(id, "sha256:")
+	return hex[:min(12, len(hex))]
 }

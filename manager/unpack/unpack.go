@@ -49,6 +49,14 @@ type Layer struct {
 	Progress func(current int64)
 }
 
+// ChainID returns the key of the snapshot that the layer becomes.
+func (l Layer) ChainID() string {
+	if l.Parent == "" {
+		return l.DiffID.String()
+	}
+	return ChainID([]digest.Digest{digest.Digest(l.Parent), l.DiffID})
+}
+
 // ChainID returns the key of the snapshot that holds the layers diffIDs, lowest first. Empty: no layers.
 func ChainID(diffIDs []digest.Digest) string {
 	return identity.ChainID(diffIDs).String()
@@ -69,10 +77,7 @@ func (u *Unpacker) Exists(ctx context.Context, chainID string) (bool, error) {
 
 // Unpack makes the snapshot of a layer and returns its key, the chain ID. One that is there already is left alone.
 func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err error) {
-	chainID = layer.DiffID.String()
-	if layer.Parent != "" {
-		chainID = ChainID([]digest.Digest{digest.Digest(layer.Parent), layer.DiffID})
-	}
+	chainID = layer.ChainID()
 	if exists, err := u.Exists(ctx, chainID); err != nil || exists {
 		return chainID, err
 	}
@@ -118,18 +123,18 @@ func (u *Unpacker) remove(ctx context.Context, key string) error {
 	return nil
 }
 
-// Size returns how much the layers of a chain take on disk.
-func (u *Unpacker) Size(ctx context.Context, diffIDs []digest.Digest) (int64, error) {
-	var size int64
+// Sizes returns how much each layer of a chain takes on disk.
+func (u *Unpacker) Sizes(ctx context.Context, diffIDs []digest.Digest) ([]int64, error) {
+	sizes := make([]int64, len(diffIDs))
 	for i := range diffIDs {
 		key := ChainID(diffIDs[:i+1])
 		usage, err := u.Snapshots.Usage(blobs.WithNamespace(ctx), &snapshotsapi.UsageRequest{Snapshotter: u.Snapshotter, Key: key})
 		if err != nil {
-			return 0, fmt.Errorf("cannot measure snapshot %s: %w", key, blobs.FromStatus(err))
+			return nil, fmt.Errorf("cannot measure snapshot %s: %w", key, blobs.FromStatus(err))
 		}
-		size += usage.GetSize()
+		sizes[i] = usage.GetSize()
 	}
-	return size, nil
+	return sizes, nil
 }
 
 func (u *Unpacker) apply(ctx context.Context, root *os.File, layer Layer) error {
