@@ -83,22 +83,55 @@ func (a *app) each(names []string, do func(name string) error) error {
 	return errors.Join(failed...)
 }
 
-const (
-	groupContainers = "containers"
-	groupImages     = "images"
-	groupSystem     = "system"
-)
+// maker makes one command. Most calls need only one: making all takes a good part of a short call's time.
+type maker struct {
+	name string
+	make func(*app) *cobra.Command
+}
 
-func newRoot(a *app) *cobra.Command {
+func containerMakers() []maker {
+	return []maker{
+		{"run", newRun}, {"create", newCreate}, {"start", newStart}, {"stop", newStop}, {"kill", newKill}, {"restart", newRestart}, {"rm", newRemove},
+		{"ps", newPs}, {"logs", newLogs}, {"exec", newExec}, {"attach", newAttach}, {"wait", newWait}, {"pause", newPause}, {"unpause", newUnpause},
+		{"rename", newRename}, {"port", newPort},
+	}
+}
+
+func imageMakers() []maker {
+	return []maker{{"pull", newPull}, {"push", newPush}, {"images", newImages}, {"rmi", newRmi}, {"tag", newTag}}
+}
+
+func systemMakers() []maker {
+	return []maker{
+		{"volume", newVolumeGroup}, {"network", newNetworkGroup}, {"system", newSystemGroup}, {"info", newInfo}, {"version", newVersion}, {"events", newEvents},
+		{"inspect", func(a *app) *cobra.Command { return newInspect(a, "") }},
+	}
+}
+
+// makeAll makes the commands of makers.
+func makeAll(a *app, makers []maker) []*cobra.Command {
+	commands := make([]*cobra.Command, len(makers))
+	for i, m := range makers {
+		commands[i] = m.make(a)
+	}
+	return commands
+}
+
+// newRoot returns the command line with the one command that args start with, or with all where they start otherwise.
+func newRoot(a *app, args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "berth",
 		Short:         "Run and manage containers",
 		Version:       version.String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		Args:          knownCommand,
+		// Within two typing errors of an unknown command lies the one that was meant.
+		SuggestionsMinimumDistance: 2,
+
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: knownCommand,
 	}
+	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(125, cmd, err) })
 	host := os.Getenv("BERTH_HOST")
 	if host == "" {
@@ -107,39 +140,34 @@ func newRoot(a *app) *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.host, "host", "H", host, "Socket of berthd ($BERTH_HOST)")
 	flags.StringVar(&a.logLevel, "log-level", "warn", "What to log on standard error: debug, info, warn or error")
-	root.AddGroup(
-		&cobra.Group{ID: groupContainers, Title: "Containers:"},
-		&cobra.Group{ID: groupImages, Title: "Images:"},
-		&cobra.Group{ID: groupSystem, Title: "Volumes, networks, system:"},
-	)
-	add := func(group string, commands ...*cobra.Command) {
-		for _, command := range commands {
-			command.GroupID = group
+	groups := []struct {
+		id, title string
+		makers    []maker
+	}{
+		{"containers", "Containers:", append(containerMakers(), maker{"container", newContainerGroup})},
+		{"images", "Images:", append(imageMakers(), maker{"image", newImageGroup})},
+		{"system", "Volumes, networks, system:", systemMakers()},
+	}
+	for _, group := range groups {
+		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
+		for _, m := range group.makers {
+			if len(args) > 0 && args[0] == m.name {
+				command := m.make(a)
+				command.GroupID = group.id
+				root.AddCommand(command)
+				return root
+			}
+		}
+	}
+	for _, group := range groups {
+		for _, command := range makeAll(a, group.makers) {
+			command.GroupID = group.id
 			root.AddCommand(command)
 		}
 	}
-	add(groupContainers, newContainerGroup(a))
-	add(groupContainers, containerCommands(a)...)
-	add(groupImages, newImageGroup(a))
-	add(groupImages, imageCommands(a)...)
-	add(groupSystem, newVolumeGroup(a), newNetworkGroup(a), newSystemGroup(a),
-		newInspect(a, ""), newInfo(a), newVersion(a), newEvents(a))
-	root.SetCompletionCommandGroupID(groupSystem)
-	root.SetHelpCommandGroupID(groupSystem)
+	root.SetCompletionCommandGroupID("system")
+	root.SetHelpCommandGroupID("system")
 	return root
-}
-
-// containerCommands are those of the top level and of "berth container".
-func containerCommands(a *app) []*cobra.Command {
-	return []*cobra.Command{
-		newRun(a), newCreate(a), newStart(a), newStop(a), newKill(a), newRestart(a), newRemove(a), newPs(a), newLogs(a),
-		newExec(a), newAttach(a), newWait(a), newPause(a), newUnpause(a), newRename(a), newPort(a),
-	}
-}
-
-// imageCommands are those of the top level and of "berth image".
-func imageCommands(a *app) []*cobra.Command {
-	return []*cobra.Command{newPull(a), newPush(a), newImages(a), newRmi(a), newTag(a)}
 }
 
 // newGroup returns a command that only holds others.
@@ -153,7 +181,7 @@ func newGroup(use, short string, commands ...*cobra.Command) *cobra.Command {
 }
 
 func newContainerGroup(a *app) *cobra.Command {
-	commands := append(containerCommands(a), newInspect(a, "container"))
+	commands := append(makeAll(a, containerMakers()), newInspect(a, "container"))
 	for _, command := range commands {
 		switch command.Name() {
 		case "ps":
@@ -166,7 +194,7 @@ func newContainerGroup(a *app) *cobra.Command {
 }
 
 func newImageGroup(a *app) *cobra.Command {
-	commands := append(imageCommands(a), newInspect(a, "image"), newHistory(a))
+	commands := append(makeAll(a, imageMakers()), newInspect(a, "image"), newHistory(a))
 	for _, command := range commands {
 		switch command.Name() {
 		case "images":
@@ -205,10 +233,13 @@ func atLeast(count int) cobra.PositionalArgs {
 
 func exactly(count int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != count {
-			return usageError(1, cmd, fmt.Errorf("%q requires exactly %s", cmd.CommandPath(), arguments(count)))
+		switch {
+		case len(args) == count:
+			return nil
+		case count == 0:
+			return usageError(1, cmd, fmt.Errorf("%q takes no arguments, but got %q", cmd.CommandPath(), args[0]))
 		}
-		return nil
+		return usageError(1, cmd, fmt.Errorf("%q requires exactly %s", cmd.CommandPath(), arguments(count)))
 	}
 }
 
@@ -222,10 +253,7 @@ func atMost(count int) cobra.PositionalArgs {
 }
 
 func arguments(count int) string {
-	switch count {
-	case 0:
-		return "no argument"
-	case 1:
+	if count == 1 {
 		return "1 argument"
 	}
 	return fmt.Sprintf("%d arguments", count)

@@ -35,8 +35,7 @@ func main() {
 // run does what args say.
 func run(ctx context.Context, a *app, args []string) error {
 	defer a.close()
-	root := newRoot(a)
-	root.SetArgs(args)
+	root := newRoot(a, args)
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
