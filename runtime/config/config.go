@@ -1,24 +1,84 @@
-// Package config reads and checks a bundle's config.json.
+// Package config reads and checks a bundle's config.json, so that every mistake in it is a sentence that names the field,
+// before anything of the container exists.
 package config
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/internal/errdefs"
 )
 
-// Load reads and checks the config.json of the bundle.
+// File is the name of the configuration in a bundle.
+const File = "config.json"
+
+// Load reads and checks the configuration of the bundle.
 func Load(bundle string) (*specs.Spec, error) {
-	content, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	spec, err := load(filepath.Join(bundle, File))
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the bundle's configuration: %w", err)
-	}
-	spec := new(specs.Spec)
-	if err := json.Unmarshal(content, spec); err != nil {
-		return nil, fmt.Errorf("config.json: %w", err)
+		return nil, fmt.Errorf("cannot read %s of bundle %q: %w", File, bundle, err)
 	}
 	return spec, nil
 }
+
+func load(file string) (*specs.Spec, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(content)
+}
+
+// Parse understands and checks the content of a config.json.
+func Parse(content []byte) (*specs.Spec, error) {
+	spec := new(specs.Spec)
+	if err := Decode(content, spec); err != nil {
+		return nil, err
+	}
+	if err := validate(spec); err != nil {
+		return nil, err
+	}
+	return spec, nil
+}
+
+// LoadProcess reads and checks a process to execute in a running container, as `exec --process` names one.
+func LoadProcess(file string) (*specs.Process, error) {
+	process := new(specs.Process)
+	content, err := os.ReadFile(file)
+	if err == nil {
+		err = Decode(content, process)
+	}
+	if err == nil {
+		err = CheckProcess(process)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read process %q: %w", file, err)
+	}
+	return process, nil
+}
+
+// CheckProcess checks a process on its own, such as one put together from flags.
+func CheckProcess(process *specs.Process) error {
+	return checkProcess("", process)
+}
+
+// invalid is the error for a field that can't be as it is.
+func invalid(field, format string, args ...any) error {
+	return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("field %s: %w", field, fmt.Errorf(format, args...)))
+}
+
+// first returns the first error of checks, which run only until then.
+func first(checks ...func() error) error {
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errRequired = errors.New("it is required")

@@ -1,0 +1,54 @@
+package config
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// isNewer tells whether a document says that it is of a version of the specification after ours.
+func isNewer(content []byte) bool {
+	var document struct {
+		Version string `json:"ociVersion"`
+	}
+	if json.Unmarshal(content, &document) != nil {
+		return false
+	}
+	major, minor, ok := parseVersion(document.Version)
+	return ok && major == specs.VersionMajor && minor > specs.VersionMinor
+}
+
+// parseVersion returns the parts of a semantic version that tell whether a configuration can be understood.
+func parseVersion(version string) (major, minor int, ok bool) {
+	core, _, _ := strings.Cut(version, "+")
+	core, _, _ = strings.Cut(core, "-")
+	parts := strings.Split(core, ".")
+	if len(parts) != 3 {
+		return 0, 0, false
+	}
+	var numbers [3]int
+	for i, part := range parts {
+		number, err := strconv.ParseUint(part, 10, 16)
+		if err != nil {
+			return 0, 0, false
+		}
+		numbers[i] = int(number)
+	}
+	return numbers[0], numbers[1], true
+}
+
+func checkVersion(version string) error {
+	if version == "" {
+		return invalid("ociVersion", "%w", errRequired)
+	}
+	major, _, ok := parseVersion(version)
+	if !ok {
+		return invalid("ociVersion", "%q is not a version such as %q", version, specs.Version)
+	}
+	if major != specs.VersionMajor {
+		return invalid("ociVersion", "%q is not supported: versions %d.x are", version, specs.VersionMajor)
+	}
+	return nil
+}
