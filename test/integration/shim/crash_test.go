@@ -1,0 +1,109 @@
+package shim_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+func optionsFor(t testing.TB, binary string) *anypb.Any {
+	t.Helper()
+	any, err := anypb.New(&options.Options{BinaryName: binary})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return any
+}
+
+func limits(memory int64) *specs.LinuxResources {
+	return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}}
+}
+
+func readJSON(t testing.TB, path string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		t.Fatalf("%s: %v", filepath.Base(path), err)
+	}
+}
+
+func (c *container) deleteVerb() *task.DeleteResponse {
+	c.t.Helper()
+	output, err := c.verb("delete")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	response := &task.DeleteResponse{}
+	if err := proto.Unmarshal(output, response); err != nil {
+		c.t.Fatal(err)
+	}
+	return response
+}
+
+func TestDeleteAfterTheShimWasKilled(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	pid := c.create(streams{})
+	c.run("")
+	c.killShim()
+	if err := syscall.Kill(pid, 0); err != nil {
+		t.Errorf("the container died with its shim: %v", err)
+	}
+	response := c.deleteVerb()
+	if response.ExitStatus != 137 || int(response.Pid) != pid {
+		t.Errorf("delete answered %v", response)
+	}
+	if !zombie(pid) {
+		t.Errorf("process %d of the container still runs", pid)
+	}
+	left, err := filepath.Glob(c.Bundle + "/shim.*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("delete left %q, %v", left, err)
+	}
+	c.deleteVerb() // again, with nothing to do
+}
+
+func TestExitStatusSurvivesTheShim(t *testing.T) {
+	c := newContainer(t, "sh", "-c", "exit 33")
+	pid := c.create(streams{})
+	c.run("")
+	c.expectExit("", 33)
+	c.killShim()
+	response := c.deleteVerb()
+	if response.ExitStatus != 33 || int(response.Pid) != pid {
+		t.Errorf("delete answered %v", response)
+	}
+}
+
+func TestDeleteBeforeThereIsAContainer(t *testing.T) {
+	c := newContainer(t, "true")
+	c.deleteVerb()
+	c.start()
+	c.killShim()
+	c.deleteVerb()
+}
+
+func TestTheManagersDeathDisturbsNobody(t *testing.T) {
+	c := newContainer(t, "sh", "-c", "read line; echo got $line")
+	out, outURI := c.file("out")
+	path, uri := c.streamURI("io.sock", nil)
+	c.create(streams{stdin: uri, stdout: outURI})
+	c.run("")
+	if err := c.client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	attach(t, path).send("x\n")
+	c.connect("unix://" + c.Bundle + "/shim.sock")
+	c.expectExit("", 0)
+	expectFile(t, out, "got x\n")
+}
