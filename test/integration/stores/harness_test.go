@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -56,9 +57,15 @@ func start(t testing.TB, program, dir string, args ...string) *service {
 	return s
 }
 
+// command returns the program's command line on the service's directories. More arguments override the earlier ones.
+func (s *service) command(more ...string) *exec.Cmd {
+	args := append([]string{"--root", s.Root, "--address", s.Address}, s.args...)
+	return exec.Command(s.program, append(args, more...)...)
+}
+
 func (s *service) start() {
 	s.t.Helper()
-	s.cmd = exec.Command(s.program, append([]string{"--root", s.Root, "--address", s.Address}, s.args...)...)
+	s.cmd = s.command()
 	s.cmd.Stderr = os.Stderr
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
@@ -95,9 +102,22 @@ func (s *service) stop() error {
 	return err
 }
 
-func (s *service) content() contentapi.ContentClient       { return contentapi.NewContentClient(s.conn) }
-func (s *service) leases() leasesapi.LeasesClient          { return leasesapi.NewLeasesClient(s.conn) }
-func (s *service) snapshots() snapshotsapi.SnapshotsClient { return snapshotsapi.NewSnapshotsClient(s.conn) }
+func (s *service) content() contentapi.ContentClient { return contentapi.NewContentClient(s.conn) }
+
+func (s *service) leases() leasesapi.LeasesClient { return leasesapi.NewLeasesClient(s.conn) }
+
+func (s *service) snapshots() snapshotsapi.SnapshotsClient {
+	return snapshotsapi.NewSnapshotsClient(s.conn)
+}
+
+func containsAll(text string, parts ...string) bool {
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			return false
+		}
+	}
+	return true
+}
 
 func namespace(t testing.TB, name string) context.Context {
 	return metadata.AppendToOutgoingContext(t.Context(), "containerd-namespace", name)
