@@ -18,6 +18,7 @@ import (
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/cgroup"
 	"github.com/berthd/berth/shim/reaper"
 	"github.com/berthd/berth/shim/runtimecmd"
 	"github.com/berthd/berth/shim/stdio"
@@ -37,6 +38,7 @@ type Config struct {
 // Hooks are called as things happen, in order for each process, and must neither wait nor call back.
 type Hooks struct {
 	Created func(pid int)
+	OOM     func() // the kernel killed a process of the container because memory was short
 	Started func(execID string, pid int)
 	Exited  func(execID string, pid int, exit reaper.Exit) // before Wait answers
 }
@@ -44,12 +46,14 @@ type Hooks struct {
 // Container is one container and its processes.
 type Container struct {
 	Config
-	Init *Process
+	Init   *Process
+	Cgroup cgroup.Cgroup
 
 	reaper *reaper.Reaper
 	count  atomic.Int64 // numbers scratch files
 
 	mu    sync.Mutex
+	kills uint64 // OOM kills that were announced
 	execs map[string]*Process
 }
 
@@ -90,6 +94,8 @@ func Create(ctx context.Context, reap *reaper.Reaper, config Config) (_ *Contain
 	if err := os.WriteFile(filepath.Join(c.Bundle, "init.pid"), pid, 0o600); err != nil {
 		return nil, errors.Join(err, c.runtime(context.WithoutCancel(ctx), "delete", "--force", c.ID))
 	}
+	// A process that is gone already was in a cgroup that nobody will ask about.
+	c.Cgroup, _ = cgroup.Of(c.Init.child.Pid)
 	c.Hooks.Created(c.Init.child.Pid)
 	go c.Init.watch()
 	return c, nil
@@ -115,11 +121,27 @@ func (c *Container) runtime(ctx context.Context, args ...string) error {
 
 // announceExit writes down how the init process ended, and tells the service.
 func (c *Container) announceExit(p *Process) {
+	killed := c.checkOOM()
 	if p.ExecID == "" {
 		// Without the file a shim that is killed now would take the status with it: no reason to stop here.
-		_ = writeExit(c.Bundle, ExitRecord{Pid: p.child.Pid, ExitStatus: p.exit.Status, ExitedAt: p.exit.At})
+		_ = writeExit(c.Bundle, ExitRecord{
+			Pid: p.child.Pid, ExitStatus: p.exit.Status, ExitedAt: p.exit.At, OOMKilled: killed,
+		})
 	}
 	c.Hooks.Exited(p.ExecID, p.child.Pid, p.exit)
+}
+
+// checkOOM reports whether the kernel has killed a process of the container for want of memory, and announces it if
+// that is new. It looks when a process has exited: an event descriptor would cost every container memory.
+func (c *Container) checkOOM() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kills := c.Cgroup.OOMKills()
+	if kills > c.kills {
+		c.kills = kills
+		c.Hooks.OOM()
+	}
+	return c.kills > 0
 }
 
 // Find returns the init process for "", otherwise the exec with that id.

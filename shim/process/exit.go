@@ -17,6 +17,7 @@ type ExitRecord struct {
 	Pid        int       `json:"pid"`
 	ExitStatus int       `json:"exit_status"`
 	ExitedAt   time.Time `json:"exited_at"`
+	OOMKilled  bool      `json:"oom_killed,omitempty"` // the kernel killed a process of it because memory was short
 }
 
 const exitFile = "exit.json"

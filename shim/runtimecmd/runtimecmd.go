@@ -34,6 +34,9 @@ type Runtime struct {
 // running program or from $PATH.
 func Find(name string) (string, error) {
 	if strings.ContainsRune(name, '/') {
+		if err := unix.Access(name, unix.X_OK); err != nil {
+			return "", errdefs.As(errdefs.ErrNotFound, fmt.Errorf("cannot use runtime %q: %w", name, err))
+		}
 		return filepath.Abs(name)
 	}
 	dirs := filepath.SplitList(os.Getenv("PATH"))

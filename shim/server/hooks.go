@@ -19,6 +19,7 @@ func (s *Service) hooks(r *task.CreateTaskRequest) process.Hooks {
 				IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 			})
 		},
+		OOM: func() { publish("/tasks/oom", &events.TaskOOM{ContainerID: r.ID}) },
 		Started: func(execID string, pid int) {
 			if execID == "" {
 				publish("/tasks/start", &events.TaskStart{ContainerID: r.ID, Pid: uint32(pid)})

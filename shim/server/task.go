@@ -218,7 +218,7 @@ func (s *Service) pids(_ context.Context, r *task.PidsRequest) (*task.PidsRespon
 	if err != nil {
 		return nil, err
 	}
-	pids, err := c.Pids()
+	pids, err := c.Cgroup.Pids()
 	if err != nil {
 		return nil, err
 	}
@@ -327,8 +327,16 @@ func (s *Service) shutDown(context.Context, *task.ShutdownRequest) (*emptypb.Emp
 	return &emptypb.Empty{}, nil
 }
 
-func (s *Service) stats(context.Context, *task.StatsRequest) (*task.StatsResponse, error) {
-	return nil, unimplemented("stats")
+func (s *Service) stats(_ context.Context, r *task.StatsRequest) (*task.StatsResponse, error) {
+	c, _, err := s.find(r.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	stats, err := c.Cgroup.Stats()
+	if err != nil {
+		return nil, err
+	}
+	return &task.StatsResponse{Stats: stats}, nil
 }
 
 func (s *Service) checkpoint(context.Context, *task.CheckpointTaskRequest) (*emptypb.Empty, error) {

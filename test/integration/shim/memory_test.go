@@ -1,0 +1,63 @@
+package shim_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/berthd/berth/test/testenv"
+)
+
+// maxPrivate is what a shim with an idle container may have for itself alone.
+const maxPrivate = 2560 << 10
+
+// private returns the memory that would be free without the process, in bytes.
+func private(t testing.TB, pid int) (sum int) {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		var kib int
+		key, rest, _ := strings.Cut(line, ":")
+		if key != "Private_Clean" && key != "Private_Dirty" {
+			continue
+		}
+		if _, err := fmt.Sscanf(strings.TrimSpace(rest), "%d kB", &kib); err != nil {
+			t.Fatal(err)
+		}
+		sum += kib << 10
+	}
+	return sum
+}
+
+func TestMemoryOfAnIdleContainer(t *testing.T) {
+	var shims []*container
+	for range 2 { // what two share, a third gets for nothing
+		c := newContainer(t, "sleep", "1000")
+		path, uri := c.streamURI("io.sock", nil)
+		c.create(streams{stdout: uri, stderr: uri})
+		a := attach(t, path)
+		c.run("")
+		c.exec("x", streams{}, "true")
+		c.run("x")
+		c.expectExit("x", 0)
+		c.delete("x")
+		if err := a.conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		shims = append(shims, c)
+	}
+	for _, c := range shims {
+		pid := c.shimPid()
+		testenv.Until(t, limit, "the shim has given back what it does not need", func() error {
+			if got := private(t, pid); got > maxPrivate {
+				return fmt.Errorf("%d KiB are private, want at most %d", got>>10, maxPrivate>>10)
+			}
+			return nil
+		})
+		t.Logf("%d KiB private", private(t, pid)>>10)
+	}
+}
