@@ -1,0 +1,133 @@
+package hostlocal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/cni-plugins/plugin"
+)
+
+// store is the directory of one network, locked against every other process:
+//
+//	lock                  held (flock) by whoever reads or changes the directory
+//	10.88.0.2             "CONTAINER\r\nINTERFACE", one file for each address in use; empty: its writer crashed, so it is free
+//	last_reserved_ip.0    the address that was given last, for each set of ranges
+//
+// It has to survive neither power failure nor reboot, so that nothing is synced: the containers are gone then.
+type store struct {
+	dir  string
+	lock *os.File
+}
+
+// leases maps addresses in use to their owners.
+type leases map[netip.Addr]string
+
+// of lists the addresses of an owner.
+func (l leases) of(owner string) []netip.Addr {
+	var list []netip.Addr
+	for address, holder := range l {
+		if holder == owner {
+			list = append(list, address)
+		}
+	}
+	return list
+}
+
+func owner(container, ifName string) string { return container + "\r\n" + ifName }
+
+func leaseOwner(r *plugin.Request) string { return owner(r.ContainerID, r.IfName) }
+
+// open locks the directory, made if create. It returns nil if there is none.
+func open(dir string, create bool) (*store, error) {
+	if create {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("cannot create the directory of reservations: %w", err)
+		}
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrNotExist) && !create {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the directory of reservations: %w", err)
+	}
+	for {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			_ = lock.Close()
+			return nil, fmt.Errorf("cannot lock the directory of reservations %q: %w", dir, err)
+		}
+		return &store{dir: dir, lock: lock}, nil
+	}
+}
+
+func (s *store) close() { _ = s.lock.Close() }
+
+func (s *store) leases() (leases, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list reservations: %w", err)
+	}
+	found := leases{}
+	for _, entry := range entries {
+		address, err := netip.ParseAddr(entry.Name())
+		if err != nil {
+			continue // the lock, or a last_reserved_ip
+		}
+		content, err := os.ReadFile(filepath.Join(s.dir, entry.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("cannot read a reservation: %w", err)
+		}
+		if len(content) > 0 {
+			found[address] = strings.TrimSpace(string(content))
+		}
+	}
+	return found, nil
+}
+
+func (s *store) path(address netip.Addr) string { return filepath.Join(s.dir, address.String()) }
+
+// reserve writes the address down for its owner, and as the last that was given of a set.
+func (s *store) reserve(address netip.Addr, owner string, set int) error {
+	if err := os.WriteFile(s.path(address), []byte(owner), 0o644); err != nil {
+		_ = os.Remove(s.path(address)) // nothing, or the empty file of a full disk
+		return fmt.Errorf("cannot reserve address %s: %w", address, err)
+	}
+	if err := os.WriteFile(s.lastPath(set), []byte(address.String()), 0o644); err != nil {
+		_ = os.Remove(s.path(address))
+		return fmt.Errorf("cannot note address %s as the last one: %w", address, err)
+	}
+	return nil
+}
+
+func (s *store) release(address netip.Addr) error {
+	if err := os.Remove(s.path(address)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot release address %s: %w", address, err)
+	}
+	return nil
+}
+
+func (s *store) lastPath(set int) string {
+	return filepath.Join(s.dir, "last_reserved_ip."+strconv.Itoa(set))
+}
+
+// last returns the address that was given last. Without one, or with a file that makes no sense, counting starts over.
+func (s *store) last(set int) netip.Addr {
+	content, err := os.ReadFile(s.lastPath(set))
+	if err != nil {
+		return netip.Addr{}
+	}
+	address, _ := netip.ParseAddr(strings.TrimSpace(string(content)))
+	return address
+}

@@ -1,0 +1,150 @@
+// Package inprocess runs berth's plugins inside the process that calls libcni, and everybody else's by executing them. A
+// plugin that needs not be executed attaches a container in a third of the time.
+//
+//	cni := libcni.NewCNIConfigWithCacheDir([]string{"/opt/cni/bin"}, cacheDir, inprocess.New())
+//	result, err := cni.AddNetworkList(ctx, list, runtimeConf)
+//
+// Every call runs on a thread of its own choosing that is locked meanwhile, so that no other goroutine ever sees a
+// container's network namespace.
+package inprocess
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/berthd/berth/cni-plugins/internal/catalog"
+	"github.com/berthd/berth/cni-plugins/internal/link"
+	"github.com/berthd/berth/cni-plugins/internal/netns"
+	"github.com/berthd/berth/cni-plugins/internal/nft"
+	"github.com/berthd/berth/cni-plugins/plugin"
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+// Exec implements invoke.Exec. It is safe for concurrent use.
+type Exec struct {
+	version.PluginDecoder
+	raw   invoke.RawExec
+	netns string
+}
+
+var _ invoke.Exec = (*Exec)(nil)
+
+// Option changes an Exec.
+type Option func(*Exec)
+
+// New returns an Exec for libcni.
+func New(options ...Option) *Exec {
+	e := &Exec{raw: invoke.RawExec{Stderr: os.Stderr}}
+	for _, option := range options {
+		option(e)
+	}
+	return e
+}
+
+// WithStderr sets where executed plugins write their logs. Without it that is os.Stderr.
+func WithStderr(w io.Writer) Option { return func(e *Exec) { e.raw.Stderr = w } }
+
+// WithNetns sets the network namespace that plugins take for the host's. Without it that is the one of the process.
+func WithNetns(path string) Option { return func(e *Exec) { e.netns = path } }
+
+// here marks the "path" of a plugin that runs in this process. No file can have it, as it ends in no path of a name.
+const here = "in-process:"
+
+// FindInPath returns what ExecPlugin takes for a plugin: ours first, or else an executable in paths.
+func (e *Exec) FindInPath(name string, paths []string) (string, error) {
+	if _, ours := catalog.Named(name); ours {
+		return here + name, nil
+	}
+	return e.raw.FindInPath(name, paths)
+}
+
+// ExecPlugin makes one call of a plugin. An error of our plugins is of CNI (types.Error) and of a class of errdefs.
+func (e *Exec) ExecPlugin(ctx context.Context, path string, config []byte, environ []string) (output []byte, err error) {
+	entered := e.onHost(func() {
+		name, ours := strings.CutPrefix(path, here)
+		if !ours {
+			output, err = e.raw.ExecPlugin(ctx, path, config, environ)
+			return
+		}
+		p, _ := catalog.Named(name)
+		var failure *types.Error
+		if output, failure = p.Run(ctx, lookup(environ), config); failure != nil {
+			err = classify(failure)
+		}
+	})
+	return output, errors.Join(entered, err)
+}
+
+// DeleteTable removes the whole nftables table `inet TABLE`. It is fine if there is none.
+func (e *Exec) DeleteTable(_ context.Context, table string) (err error) {
+	entered := e.onHost(func() {
+		var named nft.Table
+		if named, err = nft.Named(table); err == nil {
+			err = named.Delete()
+		}
+	})
+	return errors.Join(entered, err)
+}
+
+// DeleteBridge removes a bridge. It is fine if there is none.
+func (e *Exec) DeleteBridge(_ context.Context, name string) (err error) {
+	entered := e.onHost(func() { err = link.Delete(name) })
+	return errors.Join(entered, err)
+}
+
+// onHost runs f on a locked thread in the host's network namespace and waits for it. A thread that was moved is never
+// unlocked, which ends it with its goroutine.
+func (e *Exec) onHost(f func()) error {
+	if e.netns == "" {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		f()
+		return nil
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := netns.Enter(e.netns)
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// lookup returns os.Getenv for a list of NAME=VALUE.
+func lookup(environ []string) func(string) string {
+	return func(name string) string {
+		for i := len(environ) - 1; i >= 0; i-- {
+			if value, found := strings.CutPrefix(environ[i], name+"="); found {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+func classify(failure *types.Error) error {
+	switch failure.Code {
+	case plugin.ErrAlreadyAllocated:
+		return errdefs.As(errdefs.ErrAlreadyExists, failure)
+	case plugin.ErrExhausted:
+		return errdefs.As(errdefs.ErrResourceExhausted, failure)
+	case types.ErrInvalidNetworkConfig, types.ErrInvalidEnvironmentVariables, types.ErrDecodingFailure:
+		return errdefs.As(errdefs.ErrInvalidArgument, failure)
+	case types.ErrUnsupportedField:
+		return errdefs.As(errdefs.ErrUnimplemented, failure)
+	case types.ErrTryAgainLater:
+		return errdefs.As(errdefs.ErrUnavailable, failure)
+	}
+	return failure
+}

@@ -1,0 +1,173 @@
+package link
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+// EnsureBridge returns the bridge called name, made and set up if need be.
+func EnsureBridge(name string, mtu int, promisc bool) (netlink.Link, error) {
+	bridge, err := netlink.LinkByName(name)
+	if err != nil && isGone(err) {
+		if err = createBridge(name, mtu); err == nil {
+			bridge, err = netlink.LinkByName(name)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot create bridge %q: %w", name, err)
+	}
+	if bridge.Type() != "bridge" {
+		return nil, notBridge(bridge)
+	}
+	if promisc {
+		if err := netlink.SetPromiscOn(bridge); err != nil {
+			return nil, fmt.Errorf("cannot make bridge %q promiscuous: %w", name, err)
+		}
+	}
+	if bridge.Attrs().Flags&net.FlagUp == 0 {
+		if err := netlink.LinkSetUp(bridge); err != nil {
+			return nil, fmt.Errorf("cannot set bridge %q up: %w", name, err)
+		}
+	}
+	return bridge, nil
+}
+
+func notBridge(link netlink.Link) error {
+	return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("link %q exists and is a %s, not a bridge", link.Attrs().Name, link.Type()))
+}
+
+// createBridge makes the bridge with a random address of its own: a bridge without one takes that of a port, and changes it as
+// ports come and go, to the surprise of every neighbour's ARP cache.
+func createBridge(name string, mtu int) error {
+	mac := make(net.HardwareAddr, 6)
+	if _, err := rand.Read(mac); err != nil {
+		return err
+	}
+	mac[0] = mac[0]&^1 | 2 // unicast, locally administered
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr, attrs.MTU = name, mac, mtu
+	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	if errors.Is(err, unix.EEXIST) { // another attachment was quicker
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Otherwise the first router advertisement from a container would configure the host.
+	return SetSysctl("net/ipv6/conf/"+name+"/accept_ra", "0")
+}
+
+// CheckBridge fails if the bridge is missing (fs.ErrNotExist), is something else, or lacks one of the addresses.
+func CheckBridge(name string, gateways ...*net.IPNet) error {
+	bridge, err := netlink.LinkByName(name)
+	if err != nil && isGone(err) {
+		return errdefs.As(fs.ErrNotExist, fmt.Errorf("bridge %q is missing", name))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot find bridge %q: %w", name, err)
+	}
+	if bridge.Type() != "bridge" {
+		return notBridge(bridge)
+	}
+	present, err := Addresses(bridge)
+	if err != nil {
+		return fmt.Errorf("cannot list the addresses of bridge %q: %w", name, err)
+	}
+	for _, gateway := range gateways {
+		if !hasAddress(present, gateway) {
+			return failed("bridge %q has lost the gateway's address %s", name, gateway)
+		}
+	}
+	return nil
+}
+
+// CheckPort fails unless the link is up and on the bridge.
+func CheckPort(name, bridge string) error {
+	port, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("cannot find veth %q: %w", name, err)
+	}
+	master, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("cannot find bridge %q: %w", bridge, err)
+	}
+	if port.Attrs().MasterIndex != master.Attrs().Index {
+		return failed("veth %q is not on bridge %q", name, bridge)
+	}
+	if port.Attrs().Flags&net.FlagUp == 0 {
+		return failed("veth %q is down", name)
+	}
+	return nil
+}
+
+// Exists tells whether there is a link of that name.
+func Exists(name string) bool {
+	_, err := netlink.LinkByName(name)
+	return err == nil
+}
+
+// EnsureGateway gives the bridge the address of a gateway. Another address of the same family is replaced if force, and
+// an error if its network overlaps.
+func EnsureGateway(bridge netlink.Link, gateway *net.IPNet, force bool) error {
+	name := bridge.Attrs().Name
+	family := netlink.FAMILY_V4
+	if gateway.IP.To4() == nil {
+		family = netlink.FAMILY_V6
+	}
+	present, err := addresses(bridge, family)
+	if err != nil {
+		return fmt.Errorf("cannot list the addresses of bridge %q: %w", name, err)
+	}
+	for _, address := range present {
+		if address.IPNet.String() == gateway.String() {
+			return nil
+		}
+		overlaps := address.Contains(gateway.IP) || gateway.Contains(address.IP)
+		if family == netlink.FAMILY_V6 && !overlaps {
+			continue
+		}
+		if !force {
+			return errdefs.As(errdefs.ErrFailedPrecondition,
+				fmt.Errorf("bridge %q already has the address %s, not %s: remove it, or set forceAddress", name, address.IPNet, gateway))
+		}
+		if err := netlink.AddrDel(bridge, &address); err != nil && !isGone(err) {
+			return fmt.Errorf("cannot remove address %s of bridge %q: %w", address.IPNet, name, err)
+		}
+	}
+	return AddAddress(bridge, gateway, false)
+}
+
+// AddAddress adds an address. An IPv6 address skips duplicate address detection unless dad: it is ours, and waiting costs over a second.
+func AddAddress(on netlink.Link, address *net.IPNet, dad bool) error {
+	added := &netlink.Addr{IPNet: address}
+	if address.IP.To4() == nil && !dad {
+		added.Flags = unix.IFA_F_NODAD
+	}
+	if err := netlink.AddrAdd(on, added); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("cannot add address %s to link %q: %w", address, on.Attrs().Name, err)
+	}
+	return nil
+}
+
+// addresses lists the addresses of a link, again if the kernel says that the list changed under way.
+func addresses(of netlink.Link, family int) ([]netlink.Addr, error) {
+	for {
+		list, err := netlink.AddrList(of, family)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return list, err
+		}
+	}
+}
+
+// Addresses lists the addresses of a link, both families.
+func Addresses(of netlink.Link) ([]netlink.Addr, error) {
+	return addresses(of, netlink.FAMILY_ALL)
+}

@@ -1,0 +1,147 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/errdefs"
+)
+
+// get reads one element by its key.
+func (t Table) get(element Element) (Element, bool, error) {
+	question := elementMessages(getElement, 0, t.Name, element.Set, []Element{element})[0]
+	var found []Element
+	err := t.ask(question, element.Set, &found)
+	if errors.Is(err, unix.ENOENT) {
+		return Element{}, false, nil
+	}
+	if err != nil || len(found) == 0 {
+		return Element{}, false, err
+	}
+	return found[0], true, nil
+}
+
+// Check fails with errdefs.ErrFailedPrecondition unless every element is there and belongs to its owner.
+func (t Table) Check(elements []Element) error {
+	for _, element := range elements {
+		present, found, err := t.get(element)
+		if err != nil {
+			return fmt.Errorf("cannot read nftables table %q: %w", t.Name, err)
+		}
+		if !found || present.Owner != element.Owner || string(present.Data) != string(element.Data) {
+			return errdefs.As(errdefs.ErrFailedPrecondition,
+				fmt.Errorf("an entry of set %q in nftables table %q is missing", element.Set, t.Name))
+		}
+	}
+	return nil
+}
+
+// Find lists the elements of some sets, both families, whose owner is wanted.
+func (t Table) Find(wanted func(owner string) bool, sets ...string) ([]Element, error) {
+	var found []Element
+	for _, set := range sets {
+		for _, family := range []string{"4", "6"} {
+			listed, err := t.list(set + family)
+			if err != nil {
+				return nil, fmt.Errorf("cannot list set %q of nftables table %q: %w", set+family, t.Name, err)
+			}
+			for _, element := range listed {
+				if wanted(element.Owner) {
+					found = append(found, element)
+				}
+			}
+		}
+	}
+	return found, nil
+}
+
+// list reads a whole set. One that does not exist is empty.
+func (t Table) list(set string) ([]Element, error) {
+	var body []byte
+	body = attribute(body, unix.NFTA_SET_ELEM_LIST_TABLE, text(t.Name))
+	body = attribute(body, unix.NFTA_SET_ELEM_LIST_SET, text(set))
+	question := message{kind: getElement, flags: unix.NLM_F_DUMP, body: body}
+	for try := 0; ; try++ {
+		var found []Element
+		err := t.ask(question, set, &found)
+		if errors.Is(err, errInterrupted) && try < 100 {
+			continue
+		}
+		if errors.Is(err, unix.ENOENT) {
+			return nil, nil
+		}
+		return found, err
+	}
+}
+
+func (t Table) ask(question message, set string, found *[]Element) error {
+	s, err := dial()
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.ask(question, func(payload []byte) error {
+		if len(payload) < 4 {
+			return nil
+		}
+		return attributes(payload[4:], func(kind uint16, value []byte) error {
+			if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+				return nil
+			}
+			return attributes(value, func(_ uint16, value []byte) error {
+				element, err := decode(set, value)
+				*found = append(*found, element)
+				return err
+			})
+		})
+	})
+}
+
+func decode(set string, data []byte) (Element, error) {
+	element := Element{Set: set}
+	err := attributes(data, func(kind uint16, value []byte) error {
+		switch kind {
+		case unix.NFTA_SET_ELEM_KEY:
+			element.Key = dataValue(value)
+		case unix.NFTA_SET_ELEM_DATA:
+			element.Data = dataValue(value)
+		case unix.NFTA_SET_ELEM_USERDATA:
+			if len(value) > 2 && value[0] == commentKind && len(value) >= 2+int(value[1]) {
+				element.Owner = strings.TrimSuffix(string(value[2:2+int(value[1])]), "\x00")
+			}
+		}
+		return nil
+	})
+	return element, err
+}
+
+// dataValue unpacks NFTA_DATA_VALUE.
+func dataValue(data []byte) (out []byte) {
+	_ = attributes(data, func(kind uint16, value []byte) error { // what cannot be read matches nothing
+		if kind == unix.NFTA_DATA_VALUE {
+			out = append([]byte(nil), value...)
+		}
+		return nil
+	})
+	return out
+}
+
+// attributes calls handle for each netlink attribute in data.
+func attributes(data []byte, handle func(kind uint16, value []byte) error) error {
+	for len(data) >= unix.SizeofNlAttr {
+		size := int(binary.NativeEndian.Uint16(data))
+		kind := binary.NativeEndian.Uint16(data[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+		if size < unix.SizeofNlAttr || size > len(data) {
+			return errors.New("the kernel sent a malformed netlink attribute")
+		}
+		if err := handle(kind, data[unix.SizeofNlAttr:size]); err != nil {
+			return err
+		}
+		data = data[min(len(data), (size+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
+	}
+	return nil
+}

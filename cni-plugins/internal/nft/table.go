@@ -1,0 +1,107 @@
+// Package nft keeps one nftables table of berth's own, of family inet. Its chains and rules never change: all that a container
+// needs are elements of sets and maps, so that a packet costs the same with one container and with thousands, and each
+// change of a container is one small transaction.
+//
+//	raw          hook prerouting -300   what is to or from 127.0.0.0/8 and not on lo: drop
+//	prerouting   hook prerouting -100   to an address of this host: ports
+//	output       hook output -100       to an address of this host: ports
+//	ports                               address . protocol . port in port4, port6: dnat; protocol . port in anyport4, anyport6: dnat
+//	postrouting  hook postrouting 100   from a container in masq4, masq6 to elsewhere than its bridge: masquerade
+//	                                    published, and back to the bridge where it came from (hairpin4, hairpin6): masquerade
+//	                                    published, of a container in masqall4, masqall6: masquerade
+//	forward      hook forward 0         established: accept; admin; internal*, bridged*, isolated*: drop (see the firewall plugin)
+//	admin                               empty: rules of the host's administrator, kept when the layout is renewed
+//
+// Every element has its attachment as comment (plugin.Request.Owner). That is how Del and GC find what to remove.
+package nft
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The sets of the layout; each has a variant for either family (see Family).
+const (
+	SetMasquerade    = "masq"
+	SetHairpin       = "hairpin"
+	SetMasqueradeAll = "masqall"
+	SetPort          = "port"
+	SetAnyPort       = "anyport"
+	SetInternal      = "internal"
+	SetBridged       = "bridged"
+	SetIsolated      = "isolated"
+)
+
+// DefaultTable is the table that is used if the configuration names none.
+const DefaultTable = "berth"
+
+// Table is berth's table `inet NAME` in the network namespace of the calling thread.
+type Table struct {
+	Name string
+}
+
+// Named returns the table of a configuration, whose key nftTable may be empty.
+func Named(name string) (Table, error) {
+	if name == "" {
+		name = DefaultTable
+	}
+	if len(name) > 64 {
+		return Table{}, fmt.Errorf("nftTable %q is longer than 64 bytes", name)
+	}
+	for _, c := range name {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+			return Table{}, fmt.Errorf("nftTable %q has a %q in it: letters, digits, -, _ and . are allowed", name, c)
+		}
+	}
+	return Table{Name: name}, nil
+}
+
+// connect opens google/nftables with room for a whole layout: its own buffers overflow at some 200 messages, and a connection that is
+// kept hangs for ever after an error, so each transaction gets a new one.
+func connect() (*nftables.Conn, error) {
+	return nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+		if err := c.SetReadBuffer(socketBuffer); err != nil {
+			return err
+		}
+		return c.SetWriteBuffer(socketBuffer)
+	}))
+}
+
+// create makes the table with its layout. It can be repeated, also by two processes at once: chains and sets stay, rules are
+// replaced in the same transaction.
+func (t Table) create() error {
+	conn, err := connect()
+	if err != nil {
+		return fmt.Errorf("cannot open nftables: %w", err)
+	}
+	table := conn.AddTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
+	l := layout{conn: conn, table: table}
+	if err := l.addSets(); err != nil {
+		return fmt.Errorf("cannot describe nftables table %q: %w", t.Name, err)
+	}
+	l.addChains()
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("cannot create nftables table %q: %w", t.Name, err)
+	}
+	return nil
+}
+
+// Delete removes the table with all that is in it. It is fine if there is none.
+func (t Table) Delete() error {
+	conn, err := connect()
+	if err != nil {
+		return fmt.Errorf("cannot open nftables: %w", err)
+	}
+	conn.DelTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("cannot delete nftables table %q: %w", t.Name, err)
+	}
+	return nil
+}
+
+// Usable tells whether the kernel lets us change nftables at all: it makes the table if there is none.
+func (t Table) Usable() error { return t.create() }
