@@ -4,13 +4,20 @@ package networks
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
+	"sync"
 
+	"github.com/containernetworking/cni/libcni"
 	"go.etcd.io/bbolt"
 
+	"github.com/berthd/berth/cni-plugins/inprocess"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/store"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -31,7 +38,20 @@ type Config struct {
 
 // Service is the networks of one host.
 type Service struct {
-	cfg Config
+	cfg         Config
+	exec        *inprocess.Exec
+	cni         *libcni.CNIConfig
+	definitions *store.Table[definition]
+	attachments *store.Table[attachment]
+	ports       *ports
+
+	// links is held for reading while a container is attached, and for writing while bridges are removed.
+	links sync.RWMutex
+
+	mu       sync.Mutex
+	networks map[string]*definition // by name
+	attached map[string]*attachment // by container
+	busy     map[string]bool        // containers that are being attached or detached
 }
 
 // Request asks to connect a container.
@@ -74,50 +94,73 @@ func ParseMode(spec *berthv1.NetworkSpec) (mode Mode, target string, err error) 
 		return ModeHost, "", nil
 	case strings.HasPrefix(m, "container:") && len(m) > len("container:"):
 		return ModeContainer, strings.TrimPrefix(m, "container:"), nil
+	default:
+		return 0, "", invalid("the network mode %q is not known: want none, host, container:NAME, or networks by their names", m)
 	}
-	return 0, "", errdefs.ErrInvalidArgument
+}
+
+func invalid(format string, args ...any) error {
+	return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf(format, args...))
 }
 
 // New opens the networks recorded in cfg.DB.
 func New(cfg Config) (*Service, error) {
-	return &Service{cfg: cfg}, nil
+	definitions, err := store.NewTable[definition](cfg.DB, "networks", 1)
+	if err != nil {
+		return nil, err
+	}
+	attachments, err := store.NewTable[attachment](cfg.DB, "attachments", 1)
+	if err != nil {
+		return nil, err
+	}
+	exec := inprocess.New()
+	s := &Service{
+		cfg: cfg, exec: exec, definitions: definitions, attachments: attachments, ports: newPorts(), busy: map[string]bool{},
+		cni: libcni.NewCNIConfigWithCacheDir(cfg.PluginDirs, filepath.Join(cfg.StateDir, "cache"), exec),
+	}
+	if s.networks, err = definitions.All(); err != nil {
+		return nil, err
+	}
+	if s.attached, err = attachments.All(); err != nil {
+		return nil, err
+	}
+	return s, s.predefine()
 }
 
-// Validate checks what can be known of spec before a container starts: its mode, networks, ports and addresses.
-func (s *Service) Validate(spec *berthv1.NetworkSpec) error {
-	return errdefs.ErrUnimplemented
+// Close removes what is on the host of networks that no container uses. Containers that run stay connected.
+func (s *Service) Close(ctx context.Context) error {
+	s.ports.releaseAll()
+	return s.removeIdle(ctx)
 }
 
-// Attach connects a container that is not connected; for one that is, it answers how. On an error nothing is left.
-func (s *Service) Attach(ctx context.Context, request Request) (Result, error) {
-	return Result{}, errdefs.ErrUnimplemented
-}
-
-// Detach undoes Attach. It may be called again, and after the namespace is gone. The bridge of a network goes with
-// the last container.
-func (s *Service) Detach(ctx context.Context, containerID string) error {
-	return errdefs.ErrUnimplemented
-}
-
-// GC detaches every container that is not in valid, holds again the host ports of those that are, and lets the
-// plugins remove what they know of nobody. Call it once at start, before any Attach.
-func (s *Service) GC(ctx context.Context, valid []string) error {
-	return errdefs.ErrUnimplemented
-}
-
-// ResolvConf makes a container's /etc/resolv.conf from the host's and spec.
-func (s *Service) ResolvConf(spec *berthv1.NetworkSpec) ([]byte, error) {
-	return nil, errdefs.ErrUnimplemented
-}
-
-// HostsRequest is what goes into a container's /etc/hosts.
-type HostsRequest struct {
-	Hostname, Domainname string
-	Spec                 *berthv1.NetworkSpec
-	Endpoints            []*berthv1.EndpointState
-}
-
-// Hosts makes a container's /etc/hosts. It is made anew after each Attach.
-func (s *Service) Hosts(request HostsRequest) ([]byte, error) {
-	return nil, errdefs.ErrUnimplemented
+// removeIdle removes bridges without containers, and the table of rules with the last of them.
+func (s *Service) removeIdle(ctx context.Context) error {
+	s.links.Lock()
+	defer s.links.Unlock()
+	s.mu.Lock()
+	used := map[string]bool{}
+	for _, a := range s.attached {
+		for _, e := range a.Endpoints {
+			used[e.Network] = true
+		}
+	}
+	var idle []*definition
+	for _, d := range s.networks {
+		if d.Driver == driverBridge && !used[d.Name] {
+			idle = append(idle, d)
+		}
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, d := range idle {
+		if err := s.exec.DeleteBridge(ctx, d.Bridge); err != nil {
+			errs = append(errs, fmt.Errorf("cannot remove the bridge of network %q: %w", d.Name, err))
+		}
+	}
+	if len(used) == 0 {
+		if err := s.exec.DeleteTable(ctx, s.cfg.Table); err != nil {
+			errs = append(errs, fmt.Errorf("cannot remove the rules of all networks: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
