@@ -37,8 +37,8 @@
 // plugin, puts the namespace into the name and walks them all.
 // Every call is all or nothing, also when the process dies in the middle: the graph (package graph) decides what
 // exists, and directories that it doesn't know are removed by Open, by Cleanup, and behind Remove's back. The graph is on
-// disk before a call is answered; the files of a layer are written by the kernel when it sees fit, so a power failure can
-// take some of a layer that was committed within the last half minute.
+// disk before a call is answered. The files of a layer are not ours to sync: whoever writes them does that before Commit,
+// or a power failure soon after can leave some of them empty.
 //
 // How a tree lies on disk and how it is mounted is the matter of a layout: package overlay puts what a snapshot adds
 // into a directory and lets overlayfs stack them, package native copies the parent's tree.
