@@ -92,7 +92,8 @@ func (c *config) elements(r *plugin.Request, ports []published) (elements []nft.
 		if err != nil {
 			return nil, nil, err
 		}
-		elements = append(elements, nft.OnLink(nft.SetHairpin, container, towards, r.Owner()))
+		elements = append(elements,
+			nft.OnLink(nft.SetHairpin, container, towards, r.Owner()), nft.Self(nft.SetSelf, container, r.Owner()))
 		if c.MasqAll {
 			elements = append(elements, nft.Address(nft.SetMasqueradeAll, container, r.Owner()))
 		}
@@ -195,7 +196,7 @@ func remove(r *plugin.Request, wanted func(owner string) bool) error {
 	if err != nil {
 		return err
 	}
-	found, err := conf.table.Find(wanted, nft.SetPort, nft.SetAnyPort, nft.SetHairpin, nft.SetMasqueradeAll)
+	found, err := conf.table.Find(wanted, nft.SetPort, nft.SetAnyPort, nft.SetHairpin, nft.SetSelf, nft.SetMasqueradeAll)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,11 @@ func Address(set string, address netip.Addr, owner string) Element {
 	return Element{Set: Family(set, address), Key: address.AsSlice(), Owner: owner}
 }
 
+// Self is the entry of a set of pairs of addresses, for the pair of an address with itself.
+func Self(set string, address netip.Addr, owner string) Element {
+	return Element{Set: Family(set, address), Key: append(address.AsSlice(), address.AsSlice()...), Owner: owner}
+}
+
 // Port is the entry of a port map: what arrives at host (at any address of the host, if it is unspecified) goes to target.
 func Port(host netip.AddrPort, protocol byte, target netip.AddrPort, owner string) Element {
 	var key []byte

@@ -15,12 +15,13 @@ type layout struct {
 
 func (l layout) addSets() error {
 	for _, family := range []family{ipv4(), ipv6()} {
+		byPair := nftables.MustConcatSetType(family.address, family.address)
 		byLink := nftables.MustConcatSetType(family.address, nftables.TypeIFName)
 		byPort := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 		byAddressPort := nftables.MustConcatSetType(family.address, nftables.TypeInetProto, nftables.TypeInetService)
 		target := nftables.MustConcatSetType(family.address, nftables.TypeInetService)
 		for _, set := range []*nftables.Set{
-			{Name: SetMasquerade, KeyType: byLink}, {Name: SetHairpin, KeyType: byLink}, {Name: SetMasqueradeAll, KeyType: family.address},
+			{Name: SetMasquerade, KeyType: byLink}, {Name: SetHairpin, KeyType: byLink}, {Name: SetSelf, KeyType: byPair}, {Name: SetMasqueradeAll, KeyType: family.address},
 			{Name: SetInternal, KeyType: byLink}, {Name: SetBridged, KeyType: byLink}, {Name: SetIsolated, KeyType: byLink},
 			{Name: SetPort, KeyType: byAddressPort, IsMap: true, DataType: target},
 			{Name: SetAnyPort, KeyType: byPort, IsMap: true, DataType: target},
@@ -80,6 +81,8 @@ func (l layout) masqueradeRules(chain *nftables.Chain, f family) {
 		f.onLink(f.source, expr.MetaKeyOIFNAME, SetMasquerade, true), masquerade())
 	// The container would answer its neighbour, or itself, directly, and from an address that was never asked.
 	l.rule(chain, f.is(), published(), f.onLink(f.destination, expr.MetaKeyIIFNAME, SetHairpin, false), masquerade())
+	// With br_netfilter such a packet never leaves the bridge: then it has no interface here, and only the container itself is in trouble.
+	l.rule(chain, f.is(), published(), f.load(f.source, 1), f.load(f.destination, f.next), f.lookup(SetSelf, false), masquerade())
 	if f.suffix == "4" {
 		fromLoopback := []expr.Any{
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: 1},

@@ -8,6 +8,7 @@
 //	ports                               address . protocol . port in port4, port6: dnat; protocol . port in anyport4, anyport6: dnat
 //	postrouting  hook postrouting 100   from a container in masq4, masq6 to elsewhere than its bridge: masquerade
 //	                                    published, and back to the bridge where it came from (hairpin4, hairpin6): masquerade
+//	                                    published, and back to the container where it came from (self4, self6): masquerade
 //	                                    published, of a container in masqall4, masqall6: masquerade
 //	forward      hook forward 0         established: accept; admin; internal*, bridged*, isolated*: drop (see the firewall plugin)
 //	admin                               empty: rules of the host's administrator, kept when the layout is renewed
@@ -28,6 +29,7 @@ import (
 const (
 	SetMasquerade    = "masq"
 	SetHairpin       = "hairpin"
+	SetSelf          = "self"
 	SetMasqueradeAll = "masqall"
 	SetPort          = "port"
 	SetAnyPort       = "anyport"
