@@ -145,10 +145,9 @@ func (s *Service) attach(ctx context.Context, request Request, a *attachment) (e
 	defer s.links.RUnlock()
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
-	if a.Ports, err = s.ports.hold(request.ContainerID, a.Ports); err != nil {
+	if a.Ports, err = s.ports.choose(a.Ports); err != nil {
 		return err
 	}
-	undo.Add(func(context.Context) error { s.ports.release(request.ContainerID); return nil })
 	if err := s.save(request.ContainerID, a); err != nil {
 		return err
 	}
@@ -162,6 +161,10 @@ func (s *Service) attach(ctx context.Context, request Request, a *attachment) (e
 			return fmt.Errorf("cannot connect container %.12s to network %q: %w", request.ContainerID, e.Network, err)
 		}
 	}
+	if err := s.ports.hold(request.ContainerID, done.Ports); err != nil {
+		return err
+	}
+	undo.Add(func(context.Context) error { s.ports.release(request.ContainerID); return nil })
 	done.Complete = true
 	if err := s.save(request.ContainerID, &done); err != nil {
 		return err
@@ -305,7 +308,7 @@ func (s *Service) GC(ctx context.Context, valid []string) error {
 			errs = append(errs, s.Detach(ctx, id))
 			continue
 		}
-		if _, err := s.ports.hold(id, a.Ports); err != nil {
+		if err := s.ports.hold(id, a.Ports); err != nil {
 			// Its rules come first, so it goes on being reached: whoever took the port is not.
 			s.cfg.Logger.Warn("a published port was taken while berthd was away", "container", id, "error", err)
 		}

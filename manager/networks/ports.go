@@ -102,25 +102,40 @@ type ports struct {
 
 func newPorts() *ports { return &ports{held: map[string][]int{}} }
 
-// hold takes the host ports, or says which is taken. It returns them with free ones where none was asked for.
-func (p *ports) hold(containerID string, wanted []port) ([]port, error) {
+// choose says which of the host ports is taken, or returns them with free ones where none was asked for. They are not
+// held yet: the plugin that makes the rules binds them for a moment too.
+func (p *ports) choose(wanted []port) ([]port, error) {
+	sockets, chosen, err := bindAll(wanted)
+	closeAll(sockets)
+	return chosen, err
+}
+
+// hold takes the host ports.
+func (p *ports) hold(containerID string, wanted []port) error {
+	sockets, _, err := bindAll(wanted)
+	if err != nil {
+		return err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var sockets []int
-	held := slices.Clone(wanted)
-	for i := range held {
-		socket, number, err := bind(held[i])
+	p.held[containerID] = append(p.held[containerID], sockets...)
+	return nil
+}
+
+func bindAll(wanted []port) (sockets []int, bound []port, err error) {
+	bound = slices.Clone(wanted)
+	for i := range bound {
+		socket, number, err := bind(bound[i])
 		if err != nil {
 			closeAll(sockets)
-			return nil, err
+			return nil, nil, err
 		}
 		if socket >= 0 {
 			sockets = append(sockets, socket)
 		}
-		held[i].HostPort = number
+		bound[i].HostPort = number
 	}
-	p.held[containerID] = append(p.held[containerID], sockets...)
-	return held, nil
+	return sockets, bound, nil
 }
 
 func (p *ports) release(containerID string) {
@@ -146,7 +161,8 @@ func closeAll(sockets []int) {
 }
 
 // bind takes one port with a socket that does not listen. It is not opened with SO_REUSEADDR, as a server's would be:
-// such a server could then listen on the port all the same.
+// such a server could then listen on the port all the same. But then connections that ended a minute ago are in the
+// way; if nothing else is, a socket with SO_REUSEADDR that listens is as good.
 func bind(p port) (socket int, number uint32, err error) {
 	kind := map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM}[p.Protocol]
 	if kind == 0 {
@@ -155,16 +171,15 @@ func bind(p port) (socket int, number uint32, err error) {
 		}
 		return -1, p.HostPort, nil // not every kernel has the protocol
 	}
-	address := unix.SockaddrInet4{Port: int(p.HostPort)}
+	address := &unix.SockaddrInet4{Port: int(p.HostPort)}
 	if p.HostIP != "" {
 		address.Addr = netip.MustParseAddr(p.HostIP).Unmap().As4()
 	}
-	socket, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, 0, os.NewSyscallError("socket", err)
+	socket, err = bindSocket(kind, address, false)
+	if errors.Is(err, unix.EADDRINUSE) && p.Protocol == "tcp" && p.HostPort != 0 {
+		socket, err = bindSocket(kind, address, true)
 	}
-	if err = unix.Bind(socket, &address); err != nil {
-		_ = unix.Close(socket)
+	if err != nil {
 		return -1, 0, bindError(p, err)
 	}
 	bound, err := unix.Getsockname(socket)
@@ -176,6 +191,27 @@ func bind(p port) (socket int, number uint32, err error) {
 		number = uint32(inet.Port)
 	}
 	return socket, number, nil
+}
+
+func bindSocket(kind int, address unix.Sockaddr, listen bool) (socket int, err error) {
+	socket, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if listen {
+		err = unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
+	if err == nil {
+		err = unix.Bind(socket, address)
+	}
+	if err == nil && listen {
+		err = unix.Listen(socket, 0)
+	}
+	if err != nil {
+		_ = unix.Close(socket)
+		return -1, err
+	}
+	return socket, nil
 }
 
 func bindError(p port, err error) error {
