@@ -1,0 +1,255 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/atomicfile"
+	"github.com/berthd/berth/internal/cleanup"
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/config"
+	"github.com/berthd/berth/runtime/hooks"
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/namespace"
+)
+
+// CreateOptions are what create and run are told.
+type CreateOptions struct {
+	Root, ID, Bundle string
+	PidFile          string
+	Console          int // a socket to send the terminal's master over, or -1
+	PidfdSocket      string
+	PreserveFDs      int
+	NoPivot          bool
+	NoNewKeyring     bool
+	Systemd          bool
+	Attached         bool // start comes from this process, not from another over the socket
+}
+
+// Created is a container whose process waits for its start.
+type Created struct {
+	*Container
+	Spec    *specs.Spec
+	process *launch.Process
+}
+
+// Create makes the container. On failure nothing of it stays.
+func Create(o CreateOptions) (_ *Created, err error) {
+	bundle, err := filepath.Abs(o.Bundle)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the bundle: %w", err)
+	}
+	spec, err := config.Load(bundle)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Process == nil {
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
+	}
+	var undo cleanup.Stack
+	defer func() { err = undo.Run(context.Background(), err) }()
+
+	c, err := newContainer(o.Root, o.ID)
+	if err != nil {
+		return nil, err
+	}
+	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
+	c.describe(spec, bundle)
+
+	group, err := cgroup.Create(cgroup.Config{ID: c.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = group.Close() }()
+	undo.Add(func(context.Context) error { return group.Delete() })
+	c.Cgroups = group.Paths()
+
+	created := &Created{Container: c, Spec: spec}
+	if err := created.launch(o, group, &undo); err != nil {
+		return nil, err
+	}
+	return created, created.publish(o)
+}
+
+// newContainer makes and locks a container's directory.
+func newContainer(root, id string) (*Container, error) {
+	c, err := at(root, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(c.dir, 0o711); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = os.MkdirAll(root, 0o711); err == nil {
+				err = os.Mkdir(c.dir, 0o711)
+			}
+		}
+		if errors.Is(err, fs.ErrExist) {
+			return nil, errdefs.As(errdefs.ErrAlreadyExists, fmt.Errorf("cannot create container %q: a container with this ID already exists", id))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot create container %q: %w", id, err)
+		}
+	}
+	if err := c.acquire(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Container) describe(spec *specs.Spec, bundle string) {
+	c.Version, c.OCIVersion = version, specs.Version
+	c.Bundle, c.Rootfs = bundle, spec.Root.Path
+	if !filepath.IsAbs(c.Rootfs) {
+		c.Rootfs = filepath.Join(bundle, c.Rootfs)
+	}
+	c.Created, c.Owner, c.Annotations = time.Now().UTC(), os.Geteuid(), spec.Annotations
+}
+
+// launch forks the container's process and takes it to where it waits for its start.
+func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Stack) error {
+	plan, err := namespace.New(c.Spec.Linux)
+	if err != nil {
+		return err
+	}
+	defer plan.Close()
+	setup := &setup{options: o, container: c, group: group, plan: plan, listener: -1}
+	defer setup.close()
+	program, err := setup.program()
+	if err != nil {
+		return err
+	}
+	birth := plan.Birth()
+	birth.CgroupFD = group.DirFD()
+	if c.process, err = launch.Fork(program, birth); err != nil {
+		return err
+	}
+	undo.Add(func(context.Context) error {
+		c.process.Kill()
+		c.process.Close()
+		return group.Kill()
+	})
+	if plan.Mapped() {
+		if err := c.process.Unless(namespace.WriteMappings(c.process.Pid, c.Spec.Linux)); err != nil {
+			return err
+		}
+		if err := c.process.Release(); err != nil {
+			return err
+		}
+	}
+	if plan.ForksAgain() {
+		if err := c.process.Follow(); err != nil {
+			return err
+		}
+	}
+	return c.settle(setup)
+}
+
+// settle does for the new process what is done from outside, and waits until it has done the rest.
+func (c *Created) settle(s *setup) error {
+	if score := c.Spec.Process.OOMScoreAdj; score != nil {
+		if err := c.process.Unless(writeOOMScore(c.process.Pid, *score)); err != nil {
+			return err
+		}
+	}
+	start, _, err := processTimes(c.process.Pid)
+	if err := c.process.Unless(err); err != nil {
+		return fmt.Errorf("cannot find the container's process: %w", err)
+	}
+	c.Pid, c.StartTime = c.process.Pid, start
+	if err := copyFile(filepath.Join(c.Bundle, config.File), filepath.Join(c.dir, config.File)); err != nil {
+		return err
+	}
+	if err := c.save(); err != nil {
+		return err
+	}
+	if s.pausesForHooks() {
+		if err := c.createHooks(); err != nil {
+			return err
+		}
+	}
+	_, err = c.process.Expect(launch.Ready)
+	return err
+}
+
+// createHooks runs the hooks that come when the namespaces are there and the root is not yet entered.
+func (c *Created) createHooks() error {
+	if _, err := c.process.Expect(launch.Ready); err != nil {
+		return err
+	}
+	state := c.OCIState(specs.StateCreating)
+	list := c.Spec.Hooks
+	//nolint:staticcheck // prestart hooks are deprecated, and still what people have
+	if err := hooks.Run("prestart", list.Prestart, state); err != nil {
+		return err
+	}
+	if err := hooks.Run("createRuntime", list.CreateRuntime, state); err != nil {
+		return err
+	}
+	if err := hooks.RunInside("createContainer", list.CreateContainer, c.inside(state, false)); err != nil {
+		return err
+	}
+	return c.process.Release()
+}
+
+func (c *Container) inside(state specs.State, entered bool) hooks.Inside {
+	return hooks.Inside{State: state, Pid: c.Pid, Entered: entered}
+}
+
+func writeOOMScore(pid, score int) error {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(score)), 0); err != nil {
+		return fmt.Errorf("cannot set process.oomScoreAdj to %d: %w", score, err)
+	}
+	return nil
+}
+
+// publish tells those who asked for it where the process is.
+func (c *Created) publish(o CreateOptions) error {
+	return publish(c.process, o.PidFile, o.PidfdSocket)
+}
+
+func publish(process *launch.Process, pidFile, pidfdSocket string) error {
+	if pidfdSocket != "" {
+		if err := sendPidfd(process.PidFD, pidfdSocket); err != nil {
+			return err
+		}
+	}
+	if pidFile != "" {
+		if err := atomicfile.WriteVolatile(pidFile, []byte(strconv.Itoa(process.Pid)), 0o644); err != nil {
+			return fmt.Errorf("cannot write the pid file: %w", err)
+		}
+	}
+	return nil
+}
+
+func sendPidfd(pidfd int, path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot send the pidfd: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return fmt.Errorf("cannot connect to pidfd socket %q: %w", path, err)
+	}
+	if err := unix.Sendmsg(fd, []byte("pidfd"), unix.UnixRights(pidfd), nil, 0); err != nil {
+		return fmt.Errorf("cannot send the pidfd to %q: %w", path, err)
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, content, 0o600)
+}

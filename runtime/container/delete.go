@@ -1,0 +1,128 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/hooks"
+)
+
+// Signal sends a signal to the container's first process.
+func (c *Container) Signal(signal unix.Signal) error {
+	if err := c.require("kill", specs.StateCreated, specs.StateRunning, Paused); err != nil {
+		return err
+	}
+	pidfd, err := unix.PidfdOpen(c.Pid, 0)
+	if err != nil {
+		return fmt.Errorf("cannot kill container %q: %w", c.ID, err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if !c.alive() { // and the descriptor may be of another process with its pid
+		return c.require("kill")
+	}
+	if err := unix.PidfdSendSignal(pidfd, signal, nil, 0); err != nil {
+		return fmt.Errorf("cannot kill container %q: %w", c.ID, err)
+	}
+	return nil
+}
+
+// SignalAll sends a signal to every process of the container.
+func (c *Container) SignalAll(signal unix.Signal) error {
+	group, err := cgroup.Load(c.Cgroups)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = group.Close() }()
+	if signal == unix.SIGKILL {
+		return group.Kill()
+	}
+	pids, err := group.Pids()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("cannot kill process %d of container %q: %w", pid, c.ID, err)
+		}
+	}
+	return nil
+}
+
+// Delete removes a container that has stopped, or with force one in any state.
+func (c *Container) Delete(force bool) error {
+	if status := c.Status(); status != specs.StateStopped {
+		if !force && status != specs.StateCreated {
+			return fmt.Errorf("cannot delete container %q that is not stopped: it is %s", c.ID, status)
+		}
+		if err := c.end(); err != nil {
+			return err
+		}
+	}
+	return c.Remove()
+}
+
+// end kills the first process and waits until it has gone.
+func (c *Container) end() error {
+	pidfd, err := unix.PidfdOpen(c.Pid, 0)
+	if err != nil {
+		return nil // it has just gone
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if !c.alive() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cannot kill container %q: %w", c.ID, err)
+	}
+	if group, err := cgroup.Load(c.Cgroups); err == nil {
+		_ = group.Thaw() // a frozen process doesn't die on cgroup v1
+		_ = group.Close()
+	}
+	const patience = 10 * time.Second
+	for limit := time.Now().Add(patience); ; {
+		ready := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(ready, int(time.Until(limit).Milliseconds()))
+		if n > 0 {
+			return nil
+		}
+		if !errors.Is(err, unix.EINTR) || time.Now().After(limit) {
+			return fmt.Errorf("cannot kill container %q: its process %d does not end", c.ID, c.Pid)
+		}
+	}
+}
+
+// Remove takes away what is left of a container whose first process has ended.
+func (c *Container) Remove() error {
+	var errs []error
+	if group, err := cgroup.Load(c.Cgroups); err == nil {
+		// Without a pid namespace of its own the container's other processes live on.
+		errs = append(errs, group.Kill(), group.Delete(), group.Close())
+	}
+	if spec, err := c.Spec(); err == nil && spec.Hooks != nil {
+		errs = append(errs, hooks.RunAll("poststop", spec.Hooks.Poststop, c.OCIState(specs.StateStopped)))
+	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		errs = append(errs, fmt.Errorf("cannot remove the state of container %q: %w", c.ID, err))
+	}
+	c.Close()
+	return errors.Join(errs...)
+}
+
+// Purge removes a directory that has no readable state: what a create that was killed has left.
+func Purge(root, id string) error {
+	c, err := at(root, id)
+	if err != nil {
+		return err
+	}
+	if err := c.acquire(); err != nil {
+		return err
+	}
+	defer c.Close()
+	return os.RemoveAll(c.dir)
+}

@@ -1,0 +1,133 @@
+package container
+
+import (
+	"fmt"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/namespace"
+	"github.com/berthd/berth/runtime/process"
+	"github.com/berthd/berth/runtime/terminal"
+)
+
+// ExecOptions are what exec is told.
+type ExecOptions struct {
+	Process              *specs.Process
+	Console              int // a socket to send the terminal's master over, or -1
+	PidFile, PidfdSocket string
+	PreserveFDs          int
+	IgnorePaused         bool
+}
+
+// Executed is a process that exec has started.
+type Executed struct{ process *launch.Process }
+
+// Wait waits for the process to end and returns its status.
+func (e *Executed) Wait() (unix.WaitStatus, error) { return e.process.Reap() }
+
+// Process is the process itself.
+func (e *Executed) Process() *launch.Process { return e.process }
+
+// Kill ends the process.
+func (e *Executed) Kill() { e.process.Kill() }
+
+// Exec starts another process in the container.
+func (c *Container) Exec(o ExecOptions) (*Executed, error) {
+	states := []specs.ContainerState{specs.StateCreated, specs.StateRunning}
+	if o.IgnorePaused {
+		states = append(states, Paused)
+	}
+	if err := c.require("exec in", states...); err != nil {
+		return nil, err
+	}
+	spec, err := c.Spec()
+	if err != nil {
+		return nil, err
+	}
+	group, err := cgroup.Load(c.Cgroups)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = group.Close() }()
+	pidfd, err := unix.PidfdOpen(c.Pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the container's process: %w", err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	birth, flags, err := namespace.BirthIn(c.Pid)
+	if err != nil {
+		return nil, err
+	}
+	defer birth.Close()
+	if !c.alive() { // and so was the process of all these descriptors
+		return nil, c.require("exec in", states...)
+	}
+	program, err := c.execProgram(spec, o, group, entry{pidfd, flags})
+	if err != nil {
+		return nil, err
+	}
+	birth.CgroupFD = group.DirFD()
+	forked, err := launch.Fork(program, birth.Birth)
+	if err != nil {
+		return nil, err
+	}
+	return execute(forked, o)
+}
+
+// entry is the way into a container's namespaces.
+type entry struct{ pidfd, flags int }
+
+func (c *Container) execProgram(spec *specs.Spec, o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Program, error) {
+	p := launch.New()
+	p.Call("create", "a session", unix.SYS_SETSID)
+	joinCgroup(p, group)
+	attributes := addAttributes(p, o.Process)
+	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
+	namespace.AddSetns(p, into.pidfd, into.flags)
+	conf, err := processConfig(spec, o.Process)
+	if err != nil {
+		return nil, err
+	}
+	if o.Process.Terminal {
+		slave := terminal.Terminal{Socket: o.Console, Size: o.Process.ConsoleSize}.Add(p, terminal.OpenPtmx(p))
+		conf.Terminal = &slave
+	}
+	conf.Preserve, conf.Attributes = o.PreserveFDs, attributes
+	conf.Home = home(fmt.Sprintf("/proc/%d/root", c.Pid), o.Process)
+	conf.Wait = func(p *launch.Program) {
+		p.Report(launch.Ready)
+		p.Wait()
+	}
+	return p, process.Add(p, conf)
+}
+
+// execute does for the process what is done from outside, and lets it execute its program.
+func execute(forked *launch.Process, o ExecOptions) (_ *Executed, err error) {
+	defer func() {
+		if err != nil {
+			forked.Kill()
+			forked.Close()
+		}
+	}()
+	if score := o.Process.OOMScoreAdj; score != nil {
+		if err := forked.Unless(writeOOMScore(forked.Pid, *score)); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := forked.Expect(launch.Ready); err != nil {
+		return nil, err
+	}
+	if err := publish(forked, o.PidFile, o.PidfdSocket); err != nil {
+		return nil, err
+	}
+	if err := forked.Release(); err != nil {
+		return nil, err
+	}
+	if err := forked.Executed(); err != nil {
+		return nil, err
+	}
+	return &Executed{process: forked}, nil
+}

@@ -1,0 +1,49 @@
+package container
+
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/runtime/cgroup"
+)
+
+// Pause stops all processes of the container until Resume.
+func (c *Container) Pause() error {
+	if err := c.require("pause", specs.StateCreated, specs.StateRunning); err != nil {
+		return err
+	}
+	return c.withCgroup(cgroup.Cgroup.Freeze)
+}
+
+// Resume lets all processes of the container go on.
+func (c *Container) Resume() error {
+	if err := c.require("resume", Paused); err != nil {
+		return err
+	}
+	return c.withCgroup(cgroup.Cgroup.Thaw)
+}
+
+// Update changes the limits of the container. What resources leaves out stays.
+func (c *Container) Update(resources *specs.LinuxResources) error {
+	if err := c.require("update", specs.StateCreated, specs.StateRunning, Paused); err != nil {
+		return err
+	}
+	return c.withCgroup(func(group cgroup.Cgroup) error { return group.Update(resources) })
+}
+
+// Pids lists the container's processes.
+func (c *Container) Pids() (pids []int, err error) {
+	err = c.withCgroup(func(group cgroup.Cgroup) error {
+		pids, err = group.Pids()
+		return err
+	})
+	return pids, err
+}
+
+func (c *Container) withCgroup(act func(cgroup.Cgroup) error) error {
+	group, err := cgroup.Load(c.Cgroups)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = group.Close() }()
+	return act(group)
+}

@@ -1,0 +1,203 @@
+package container
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/capability"
+	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/namespace"
+	"github.com/berthd/berth/runtime/process"
+	"github.com/berthd/berth/runtime/rootfs"
+	"github.com/berthd/berth/runtime/seccomp"
+	"github.com/berthd/berth/runtime/terminal"
+)
+
+// setup is the writing of a container's setup program.
+type setup struct {
+	options   CreateOptions
+	container *Created
+	group     cgroup.Cgroup
+	plan      *namespace.Plan
+	listener  int // of the socket at which the process waits, or -1
+	terminal  *launch.Arg
+}
+
+func (s *setup) close() {
+	if s.listener >= 0 {
+		_ = unix.Close(s.listener)
+	}
+}
+
+// program writes down the child's life: every line of it is one step of what a container is.
+func (s *setup) program() (*launch.Program, error) {
+	p := launch.New()
+	spec := s.container.Spec
+	p.Call("create", "a session", unix.SYS_SETSID)
+	p.Call("clear", "the umask", unix.SYS_UMASK, launch.Int(0)) // modes of devices and directories are as asked for
+	joinCgroup(p, s.group)
+	s.plan.Add(p)
+	s.addKeyring(p)
+	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
+	if s.pausesForHooks() {
+		p.Report(launch.Ready)
+		p.Wait()
+	}
+	s.addNames(p)
+	attributes := addAttributes(p, spec.Process)
+	addSysctls(p, spec.Linux.Sysctl)
+	if err := rootfs.Add(p, s.rootfs()); err != nil {
+		return nil, err
+	}
+	if spec.Linux.Personality != nil {
+		number, err := process.Personality(spec.Linux.Personality)
+		if err != nil {
+			return nil, err
+		}
+		p.Call("set", "linux.personality", unix.SYS_PERSONALITY, launch.Int(number))
+	}
+	c, err := processConfig(spec, spec.Process)
+	if err != nil {
+		return nil, err
+	}
+	c.Preserve, c.Attributes, c.Terminal = s.options.PreserveFDs, attributes, s.terminal
+	c.Home = home(s.container.Rootfs, spec.Process)
+	if c.Wait, err = s.wait(); err != nil {
+		return nil, err
+	}
+	return p, process.Add(p, c)
+}
+
+// joinCgroup makes the child enter its cgroup where it was not born in it.
+func joinCgroup(p *launch.Program, group cgroup.Cgroup) {
+	if group == nil {
+		return
+	}
+	for _, file := range group.JoinFiles() {
+		p.WriteFile("join", fmt.Sprintf("cgroup %q", strings.TrimSuffix(file, "/tasks")), file, "0")
+	}
+}
+
+func (s *setup) addKeyring(p *launch.Program) {
+	if s.options.NoNewKeyring {
+		return
+	}
+	// The keys of who started the container are none of its business.
+	p.Call("create", "a session keyring", unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), p.String("_ses."+s.container.ID)).
+		Tolerate(unix.ENOSYS, unix.EPERM)
+}
+
+func (s *setup) addNames(p *launch.Program) {
+	if name := s.container.Spec.Hostname; name != "" {
+		p.Call("set", fmt.Sprintf("hostname %q", name), unix.SYS_SETHOSTNAME, p.String(name), launch.Int(len(name)))
+	}
+	if name := s.container.Spec.Domainname; name != "" {
+		p.Call("set", fmt.Sprintf("domainname %q", name), unix.SYS_SETDOMAINNAME, p.String(name), launch.Int(len(name)))
+	}
+}
+
+// addSysctls writes through the host's /proc, which nothing in the container can have replaced. What a file there
+// means depends on the namespaces of who opens it.
+func addSysctls(p *launch.Program, sysctls map[string]string) {
+	for name, value := range sysctls {
+		file := name
+		if slash, dot := strings.IndexByte(name, '/'), strings.IndexByte(name, '.'); slash < 0 || dot >= 0 && dot < slash {
+			swap := strings.NewReplacer(".", "/", "/", ".") // an interface's name may have a dot, written as a slash
+			file = swap.Replace(name)
+		}
+		p.WriteFile("set", fmt.Sprintf("linux.sysctl %q to %q", name, value), "/proc/sys/"+file, value)
+	}
+}
+
+// addAttributes opens the files for the labels while the host's /proc is still in sight.
+func addAttributes(p *launch.Program, wanted *specs.Process) []process.Attribute {
+	var attributes []process.Attribute
+	open := func(field, file, value string) {
+		fd := p.Call("set", field, unix.SYS_OPENAT, launch.Cwd, p.String(file), launch.Int(unix.O_WRONLY|unix.O_CLOEXEC), launch.Int(0)).Result()
+		attributes = append(attributes, process.Attribute{Field: field, FD: fd, Value: value})
+	}
+	if wanted.ApparmorProfile != "" {
+		file := "/proc/thread-self/attr/apparmor/exec"
+		if _, err := os.Stat(file); err != nil {
+			file = "/proc/thread-self/attr/exec"
+		}
+		open("process.apparmorProfile", file, "exec "+wanted.ApparmorProfile)
+	}
+	if wanted.SelinuxLabel != "" {
+		open("process.selinuxLabel", "/proc/thread-self/attr/exec", wanted.SelinuxLabel)
+	}
+	return attributes
+}
+
+func (s *setup) rootfs() rootfs.Config {
+	c := rootfs.Config{
+		Spec: s.container.Spec, Bundle: s.container.Bundle, Root: s.container.Rootfs,
+		NoPivot: s.options.NoPivot, OwnUser: s.plan.OwnUser(), CgroupPaths: s.container.Cgroups,
+		CgroupNamespace: (s.plan.New|s.plan.Joined)&unix.CLONE_NEWCGROUP != 0,
+	}
+	if s.container.Spec.Process.Terminal {
+		made := terminal.Terminal{Socket: s.options.Console, Size: s.container.Spec.Process.ConsoleSize}
+		c.Console = func(p *launch.Program, openPtmx func(flags int) launch.Op) launch.Arg {
+			slave := made.Add(p, openPtmx(unix.O_RDWR|unix.O_NOCTTY).Result())
+			s.terminal = &slave
+			return slave
+		}
+	}
+	return c
+}
+
+// processConfig is what create and exec have in common.
+func processConfig(spec *specs.Spec, wanted *specs.Process) (process.Config, error) {
+	c := process.Config{Process: wanted}
+	if wanted.Scheduler != nil || wanted.ExecCPUAffinity != nil {
+		if wanted.ExecCPUAffinity != nil {
+			return c, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("process.execCPUAffinity is not implemented"))
+		}
+	}
+	var err error
+	if c.LastCap, err = capability.KernelLast(); err != nil {
+		return c, err
+	}
+	masks, _ := capability.Sets(wanted.Capabilities)
+	c.Masks = masks.Limit(c.LastCap)
+	if spec.Linux.Seccomp != nil {
+		if c.Filter, err = seccomp.Compile(spec.Linux.Seccomp); err != nil {
+			return c, err
+		}
+		if c.Filter != nil && c.Filter.Notify {
+			return c, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("linux.seccomp.listenerPath is not implemented"))
+		}
+	}
+	if !wanted.Terminal {
+		c.Chown = ownable(wanted.User.UID)
+	}
+	return c, nil
+}
+
+// ownable returns which standard descriptors the user is given: not those that are the user's already, and not
+// /dev/null, which is the whole host's.
+func ownable(uid uint32) []int {
+	null := unix.Mkdev(1, 3)
+	var fds []int
+	for fd := range 3 {
+		var stat unix.Stat_t
+		if unix.Fstat(fd, &stat) != nil || stat.Uid == uid || stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == null {
+			continue
+		}
+		fds = append(fds, fd)
+	}
+	return fds
+}
+
+// pausesForHooks tells whether hooks come between the namespaces and the root.
+func (s *setup) pausesForHooks() bool {
+	h := s.container.Spec.Hooks
+	//nolint:staticcheck // prestart hooks are deprecated, and still what people have
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
+}

@@ -1,0 +1,64 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/hooks"
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/process"
+)
+
+// Start lets the process of a created container execute its program.
+func (c *Container) Start() error {
+	if err := c.require("start", specs.StateCreated); err != nil {
+		return err
+	}
+	spec, err := c.Spec()
+	if err != nil {
+		return err
+	}
+	return c.startWith(spec, c.release)
+}
+
+// Start lets the process execute its program: the process of a container that this call of the runtime has made.
+func (c *Created) Start() error {
+	return c.startWith(c.Spec, func() error {
+		if err := c.process.Release(); err != nil {
+			return err
+		}
+		return c.process.Executed()
+	})
+}
+
+func (c *Container) startWith(spec *specs.Spec, release func() error) error {
+	if spec.Hooks == nil {
+		return release()
+	}
+	if err := hooks.RunInside("startContainer", spec.Hooks.StartContainer, c.inside(c.OCIState(specs.StateCreated), true)); err != nil {
+		return err
+	}
+	if err := release(); err != nil {
+		return err
+	}
+	return hooks.Run("poststart", spec.Hooks.Poststart, c.OCIState(specs.StateRunning))
+}
+
+// executionError turns what the process says of its last operations into a sentence: the program they belong to was
+// written by another process, and only their error has come across.
+func (c *Container) executionError(errno unix.Errno) error {
+	spec, err := c.Spec()
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot start container %q: %w", c.ID, errno), err)
+	}
+	return process.ExecutionFailed(spec.Process.Args[0], errno)
+}
+
+// Process is the container's first process.
+func (c *Created) Process() *launch.Process { return c.process }
+
+// Wait waits for the process of an attached container to end and returns its status.
+func (c *Created) Wait() (unix.WaitStatus, error) { return c.process.Reap() }

@@ -1,0 +1,203 @@
+// Package container is the life of a container, told by what the runtime's commands do to it. Between two commands it
+// is a directory below the runtime's --root:
+//
+//	ROOT/ID/            locked by whoever changes the container
+//	  state.json        State
+//	  config.json       the bundle's, as it was when the container was created
+//	  start             the socket at which the container's process waits for start; gone when it has started
+//
+//	           create              start              the process ends
+//	(nothing) ───────► created ───────────► running ──────────────► stopped ──► delete
+//	                                         ▲   │ pause
+//	                                  resume │   ▼
+//	                                         paused
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/atomicfile"
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/config"
+)
+
+const (
+	stateFile   = "state.json"
+	startSocket = "start"
+	version     = 1
+)
+
+// State is what is kept of a container.
+type State struct {
+	Version     int               `json:"version"`
+	OCIVersion  string            `json:"ociVersion"`
+	ID          string            `json:"id"`
+	Pid         int               `json:"pid"`
+	StartTime   uint64            `json:"startTime"` // of the process in ticks, to know it from a later one with its pid
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Created     time.Time         `json:"created"`
+	Owner       int               `json:"owner"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Cgroups     map[string]string `json:"cgroups,omitempty"`
+}
+
+// Container is a container that is there.
+type Container struct {
+	State
+	dir  string
+	lock *os.File
+}
+
+var errNoContainer = errors.New("container does not exist")
+
+// Load finds the container with the ID.
+func Load(root, id string) (*Container, error) {
+	c, err := at(root, id)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.load()
+}
+
+// Lock is Load for those who change the container: it keeps others from it until Close.
+func Lock(root, id string) (*Container, error) {
+	c, err := at(root, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.acquire(); err != nil {
+		return nil, err
+	}
+	if err := c.load(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func at(root, id string) (*Container, error) {
+	if err := CheckID(id); err != nil {
+		return nil, err
+	}
+	return &Container{State: State{ID: id}, dir: filepath.Join(root, id)}, nil
+}
+
+// CheckID refuses what can't be the name of a directory.
+func CheckID(id string) error {
+	if id == "" {
+		return errdefs.As(errdefs.ErrInvalidArgument, errors.New("the container's ID must not be empty"))
+	}
+	const longest = 255 // of a directory's name
+	if id == "." || id == ".." || len(id) > longest || strings.ContainsFunc(id, unfit) {
+		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("invalid container ID %q: up to %d letters, digits, and _ + - . are allowed", id, longest))
+	}
+	return nil
+}
+
+func unfit(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_+-.", r))
+}
+
+func (c *Container) absent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errdefs.As(errdefs.ErrNotFound, fmt.Errorf("cannot find container %q: %w", c.ID, errNoContainer))
+	}
+	return fmt.Errorf("cannot read the state of container %q: %w", c.ID, err)
+}
+
+func (c *Container) acquire() error {
+	for {
+		dir, err := os.Open(c.dir)
+		if err != nil {
+			return c.absent(err)
+		}
+		if err := flock(dir); err != nil {
+			_ = dir.Close()
+			return fmt.Errorf("cannot lock container %q: %w", c.ID, err)
+		}
+		// Who had the lock before may have deleted the container, and another may have made it again.
+		var locked, there unix.Stat_t
+		if err := unix.Fstat(int(dir.Fd()), &locked); err == nil && unix.Stat(c.dir, &there) == nil && locked.Ino == there.Ino {
+			c.lock = dir
+			return nil
+		}
+		_ = dir.Close()
+	}
+}
+
+func flock(dir *os.File) error {
+	for {
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func (c *Container) load() error {
+	content, err := os.ReadFile(filepath.Join(c.dir, stateFile))
+	if err != nil {
+		return c.absent(err)
+	}
+	if err := json.Unmarshal(content, &c.State); err != nil {
+		return fmt.Errorf("cannot understand the state of container %q: %w", c.ID, err)
+	}
+	if c.Version != version {
+		return fmt.Errorf("cannot use container %q: its state has version %d and this runtime knows %d", c.ID, c.Version, version)
+	}
+	return nil
+}
+
+func (c *Container) save() error {
+	content, err := json.Marshal(c.State)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteVolatile(filepath.Join(c.dir, stateFile), content, 0o600)
+}
+
+// Close lets others change the container.
+func (c *Container) Close() {
+	if c.lock != nil {
+		_ = c.lock.Close()
+		c.lock = nil
+	}
+}
+
+// Spec returns the configuration that the container was created with.
+func (c *Container) Spec() (*specs.Spec, error) {
+	return config.Load(c.dir)
+}
+
+// List returns all containers below root, by ID.
+func List(root string) ([]*Container, error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list containers: %w", err)
+	}
+	var all []*Container
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		c, err := Load(root, entry.Name())
+		if err != nil {
+			continue // it is being made or deleted
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}

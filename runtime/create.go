@@ -1,0 +1,122 @@
+package main
+
+import (
+	"errors"
+	"flag"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/container"
+	"github.com/berthd/berth/runtime/terminal"
+)
+
+// creation holds the flags that create and run share.
+type creation struct {
+	options       container.CreateOptions
+	consoleSocket string
+}
+
+func (c *creation) define(g *globals, flags *flag.FlagSet) {
+	c.options = container.CreateOptions{Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1}
+	both(flags.StringVar, &c.options.Bundle, "bundle,b", "`directory` with config.json")
+	flags.StringVar(&c.consoleSocket, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
+	flags.StringVar(&c.options.PidFile, "pid-file", "", "`file` to write the process's pid to")
+	flags.StringVar(&c.options.PidfdSocket, "pidfd-socket", "", "`path` of a unix socket to send a pidfd of the process to")
+	flags.IntVar(&c.options.PreserveFDs, "preserve-fds", 0, "pass `n` more descriptors to the container, from 3 on")
+	flags.BoolVar(&c.options.NoPivot, "no-pivot", false, "move the root instead of pivot_root, for a host on a ramdisk")
+	flags.BoolVar(&c.options.NoNewKeyring, "no-new-keyring", false, "let the container use the caller's session keyring")
+}
+
+// connect opens the console socket, if there is one.
+func (c *creation) connect() error {
+	if c.consoleSocket == "" {
+		return nil
+	}
+	fd, err := terminal.Connect(c.consoleSocket)
+	c.options.Console = fd
+	return err
+}
+
+func (g *globals) create(args []string) (int, error) {
+	flags := newFlags("create", "[options] ID")
+	var c creation
+	c.define(g, flags)
+	id, err := parseID(flags, args)
+	if err != nil {
+		return 1, err
+	}
+	c.options.ID = id
+	if err := c.connect(); err != nil {
+		return 1, err
+	}
+	created, err := container.Create(c.options)
+	if err != nil {
+		return 1, err
+	}
+	created.Close()
+	return 0, nil
+}
+
+func (g *globals) start(args []string) (int, error) {
+	id, err := parseID(newFlags("start", "ID"), args)
+	if err != nil {
+		return 1, err
+	}
+	c, err := container.Lock(g.root, id)
+	if err != nil {
+		return 1, err
+	}
+	defer c.Close()
+	return 0, c.Start()
+}
+
+func (g *globals) run(args []string) (_ int, err error) {
+	flags := newFlags("run", "[options] ID")
+	var c creation
+	var detach, keep bool
+	c.define(g, flags)
+	both(flags.BoolVar, &detach, "detach,d", "don't wait for the process to end")
+	flags.BoolVar(&keep, "keep", false, "don't delete the container after its process has ended")
+	flags.Bool("no-subreaper", false, "accepted for runc's sake: this runtime is none")
+	id, err := parseID(flags, args)
+	if err != nil {
+		return 1, err
+	}
+	c.options.ID, c.options.Attached = id, true
+	if err := c.connect(); err != nil {
+		return 1, err
+	}
+	front, err := newForeground(detach, c.consoleSocket)
+	if err != nil {
+		return 1, err
+	}
+	defer front.close()
+	if front.terminal != nil {
+		c.options.Console = front.terminal.Socket()
+	}
+	created, err := container.Create(c.options)
+	if err != nil {
+		return 1, err
+	}
+	if err := errors.Join(front.connect(created.Spec.Process.Terminal), created.Start()); err != nil {
+		return 1, errors.Join(err, created.Remove())
+	}
+	created.Close()
+	if detach {
+		return 0, nil
+	}
+	status, err := front.wait(created)
+	if !keep {
+		err = errors.Join(err, created.Remove())
+	}
+	return status, err
+}
+
+// exitStatus is a process's status as a shell has it.
+func exitStatus(status unix.WaitStatus) int {
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
+

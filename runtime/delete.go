@@ -1,0 +1,30 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/container"
+)
+
+func (g *globals) delete(args []string) (int, error) {
+	flags := newFlags("delete", "[options] ID")
+	var force bool
+	both(flags.BoolVar, &force, "force,f", "kill the container if it runs, and don't mind if it is gone")
+	id, err := parseID(flags, args)
+	if err != nil {
+		return 1, err
+	}
+	c, err := container.Lock(g.root, id)
+	switch {
+	case force && errors.Is(err, errdefs.ErrNotFound):
+		if err := container.Purge(g.root, id); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+			return 1, err
+		}
+		return 0, nil
+	case err != nil:
+		return 1, err
+	}
+	defer c.Close()
+	return 0, c.Delete(force)
+}

@@ -1,0 +1,113 @@
+package hooks
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/namespace"
+)
+
+// Inside says where hooks of the container's namespaces run.
+type Inside struct {
+	State   specs.State
+	Pid     int
+	Entered bool // the container's root is its root: paths are the container's
+}
+
+// RunInside runs hooks, one after the other, in the container's namespaces.
+func RunInside(kind string, list []specs.Hook, inside Inside) error {
+	for i, hook := range list {
+		if err := runInside(hook, inside); err != nil {
+			return fmt.Errorf("cannot run hook %s[%d] %q: %w", kind, i, hook.Path, err)
+		}
+	}
+	return nil
+}
+
+func runInside(hook specs.Hook, inside Inside) error {
+	pidfd, err := unix.PidfdOpen(inside.Pid, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	birth, flags, err := namespace.BirthIn(inside.Pid)
+	if err != nil {
+		return err
+	}
+	defer birth.Close()
+	input, err := stateFile(inside.State)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = input.Close() }()
+
+	p := launch.New()
+	namespace.AddSetns(p, pidfd, flags)
+	dir := inside.State.Bundle
+	if inside.Entered {
+		dir = "/"
+	}
+	p.Call("enter", fmt.Sprintf("%q", dir), unix.SYS_CHDIR, p.String(dir))
+	p.Call("give", "the state", unix.SYS_DUP3, launch.Int(int(input.Fd())), launch.Int(0), launch.Int(0))
+	p.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
+	p.Call("execute", fmt.Sprintf("%q", hook.Path), unix.SYS_EXECVE, p.String(hook.Path), p.Strings(Args(hook)), p.Strings(hook.Env))
+	process, err := launch.Fork(p, birth.Birth)
+	if err != nil {
+		return err
+	}
+	defer process.Close()
+	if err := process.Executed(); err != nil {
+		process.Kill()
+		return err
+	}
+	return await(process, hook.Timeout)
+}
+
+func await(process *launch.Process, timeout *int) error {
+	if timeout != nil {
+		end := time.AfterFunc(time.Duration(*timeout)*time.Second, func() {
+			_ = unix.PidfdSendSignal(process.PidFD, unix.SIGKILL, nil, 0)
+		})
+		defer end.Stop()
+	}
+	status, err := process.Reap()
+	switch {
+	case err != nil:
+		return err
+	case status.Signaled() && timeout != nil && status.Signal() == unix.SIGKILL:
+		return fmt.Errorf("it took longer than its timeout of %d s", *timeout)
+	case status.Signaled():
+		return fmt.Errorf("it was ended by %s", status.Signal())
+	case status.ExitStatus() != 0:
+		return fmt.Errorf("exit status %d", status.ExitStatus())
+	}
+	return nil
+}
+
+// stateFile returns a file with the state, at its start.
+func stateFile(state specs.State) (*os.File, error) {
+	content, err := json.Marshal(state)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("state", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a file for the state: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "state")
+	_, err = file.Write(content)
+	if err == nil {
+		_, err = file.Seek(0, 0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}

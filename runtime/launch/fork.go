@@ -1,0 +1,142 @@
+package launch
+
+import (
+	"fmt"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The Go runtime offers package syscall these two to block all signals around a fork, and lets others link to them
+// (gVisor does). Between them no function may grow the stack.
+
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+const (
+	sysClone3     = unix.SYS_CLONE3
+	cloneArgsSize = unsafe.Sizeof(cloneArgs{})
+)
+
+// cloneArgs is struct clone_args of clone3(2).
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal uint64
+	stack, stackSize, tls, setTID, setTIDSize     uint64
+	cgroup                                        uint64
+}
+
+// Birth says how the child is born.
+type Birth struct {
+	Flags    uint64 // namespaces to create
+	CgroupFD int    // cgroup v2 directory to be born in, or -1
+
+	// Within are namespaces that the calling thread enters for the moment of the fork, so that the child is born in
+	// them. A pid namespace can't be entered otherwise, and one that a new user namespace doesn't own can't be later.
+	Within []Namespace
+}
+
+// Namespace is a namespace to be in while forking, and the one to come back to.
+type Namespace struct {
+	Type    int
+	FD      int
+	OwnFD   int
+	Path    string
+	entered bool
+}
+
+// Process is a child that runs its program.
+type Process struct {
+	Pid     int
+	PidFD   int
+	program *Program
+	channel int
+}
+
+// Fork starts a child on the program. The channel's end in the child closes when the child executes.
+func Fork(program *Program, birth Birth) (*Process, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a channel to the container's process: %w", err)
+	}
+	m := program.seal()
+	m.channel = uintptr(ends[1])
+
+	pidfd := new(int32) // on the heap: the kernel writes to it by its address
+	args := &cloneArgs{
+		// CLEAR_SIGHAND does what Go's runtime would else do signal by signal.
+		flags:      birth.Flags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
+		pidfd:      uint64(uintptr(unsafe.Pointer(pidfd))),
+		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if birth.CgroupFD >= 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(birth.CgroupFD)
+	}
+	outcome := forkWithin(m, args, birth.Within)
+	program.keepAlive()
+	_ = unix.Close(ends[1])
+	if outcome.errno != 0 {
+		_ = unix.Close(ends[0])
+		return nil, outcome.explain(birth)
+	}
+	return &Process{Pid: int(outcome.pid), PidFD: int(*pidfd), program: program, channel: ends[0]}, nil
+}
+
+// forked is what came of a fork: a pid, or an error of clone3 or of entering the namespace with the index failed.
+type forked struct {
+	pid    uintptr
+	errno  syscall.Errno
+	failed int
+}
+
+func (f forked) explain(birth Birth) error {
+	if f.failed >= 0 {
+		return fmt.Errorf("cannot join namespace %q: %w", birth.Within[f.failed].Path, f.errno)
+	}
+	return fmt.Errorf("cannot create the container's process with its namespaces: %w", f.errno)
+}
+
+// forkWithin enters the namespaces, forks, and comes back, all on one thread: while signals are blocked and no function
+// may yield, Go can neither move this goroutine nor start a thread that would inherit the namespaces.
+//
+//go:norace
+//go:noinline
+func forkWithin(m *machine, args *cloneArgs, within []Namespace) (outcome forked) {
+	syscall.ForkLock.Lock()
+	beforeFork()
+	outcome = forkRaw(m, args, within)
+	afterFork()
+	syscall.ForkLock.Unlock()
+	return outcome
+}
+
+//go:nosplit
+//go:norace
+//go:noinline
+func forkRaw(m *machine, args *cloneArgs, within []Namespace) forked {
+	outcome := forked{failed: -1}
+	for i := range within {
+		_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, uintptr(within[i].FD), uintptr(within[i].Type), 0)
+		if errno != 0 {
+			outcome.errno, outcome.failed = errno, i
+			break
+		}
+		within[i].entered = true
+	}
+	if outcome.errno == 0 {
+		outcome.pid, _, outcome.errno = syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(args)), cloneArgsSize, 0)
+		if outcome.errno == 0 && outcome.pid == 0 {
+			m.interpret() // the child
+		}
+	}
+	for i := range within {
+		if within[i].entered {
+			syscall.RawSyscall(unix.SYS_SETNS, uintptr(within[i].OwnFD), uintptr(within[i].Type), 0)
+		}
+	}
+	return outcome
+}

@@ -1,0 +1,151 @@
+package launch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+)
+
+// Release lets the child go on behind its Wait.
+func (p *Process) Release() error {
+	if _, err := unix.Write(p.channel, []byte{1}); err != nil {
+		return fmt.Errorf("cannot release the container's process: %w", err)
+	}
+	return nil
+}
+
+// ErrEnded is returned by Expect when the child has closed its channel: it runs its program, or has died.
+var ErrEnded = errors.New("the container's process ended during its setup")
+
+// Expect waits for the child's next message and returns its value. It returns the child's own error if it has failed,
+// and ErrEnded if nothing more will come.
+func (p *Process) Expect(want Kind) (uint32, error) {
+	kind, value, err := receive(p.channel)
+	switch {
+	case errors.Is(err, io.EOF):
+		return 0, ErrEnded
+	case err != nil:
+		return 0, fmt.Errorf("cannot hear from the container's process: %w", err)
+	case kind == Failed:
+		return 0, p.program.failure(value)
+	case kind != want:
+		return 0, fmt.Errorf("cannot start the container: its process sent message %d instead of %d", kind, want)
+	}
+	return value, nil
+}
+
+// Executed waits until the child has executed its program. ErrEnded is success here, as nothing else closes the
+// channel but death, which the caller sees in the exit status.
+func (p *Process) Executed() error {
+	_, err := p.Expect(0)
+	if errors.Is(err, ErrEnded) {
+		return nil
+	}
+	return err
+}
+
+// Follow makes p stand for the sibling that the child's SecondFork has made, and reaps the child.
+func (p *Process) Follow() error {
+	pid, err := p.Expect(Pid)
+	if err != nil {
+		return err
+	}
+	pidfd, err := unix.PidfdOpen(int(pid), 0)
+	if err != nil {
+		return fmt.Errorf("cannot open the container's process: %w", err)
+	}
+	_, _ = p.Reap()
+	_ = unix.Close(p.PidFD)
+	p.Pid, p.PidFD = int(pid), pidfd
+	return nil
+}
+
+// Kill ends the child and reaps it.
+func (p *Process) Kill() {
+	_ = unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)
+	_, _ = p.Reap()
+}
+
+// Reap waits for the child's end and returns its status.
+func (p *Process) Reap() (unix.WaitStatus, error) {
+	for {
+		var status unix.WaitStatus
+		_, err := unix.Wait4(p.Pid, &status, 0, nil)
+		if err != unix.EINTR {
+			return status, err
+		}
+	}
+}
+
+// Close closes the descriptors. The child lives on.
+func (p *Process) Close() {
+	_ = unix.Close(p.channel)
+	_ = unix.Close(p.PidFD)
+}
+
+func receive(channel int) (Kind, uint32, error) {
+	var buffer [8]byte
+	for {
+		n, err := unix.Read(channel, buffer[:])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, 0, err
+		case n == 0:
+			return 0, 0, io.EOF
+		case n != len(buffer):
+			return 0, 0, io.ErrUnexpectedEOF
+		default:
+			return Kind(binary.NativeEndian.Uint32(buffer[:4])), binary.NativeEndian.Uint32(buffer[4:]), nil
+		}
+	}
+}
+
+// failure turns an index and an errno into a sentence.
+func (p *Program) failure(value uint32) error {
+	index, errno := int(value>>16), unix.Errno(value&0xffff)
+	if index >= len(p.explanations) {
+		return fmt.Errorf("cannot start the container: operation %d failed: %w", index, errno)
+	}
+	e := p.explanations[index]
+	if e.failure != nil {
+		return e.failure(errno)
+	}
+	return fmt.Errorf("cannot %s %s: %w", e.verb, e.object, errno)
+}
+
+// Unless prefers the child's own error, if it has failed, to what failed for its parent because of that.
+func (p *Process) Unless(err error) error {
+	if err == nil {
+		return nil
+	}
+	ready := []unix.PollFd{{Fd: int32(p.channel), Events: unix.POLLIN}}
+	const patience = 100 // milliseconds for a child that is gone to have said why
+	if n, pollErr := unix.Poll(ready, patience); n == 1 && pollErr == nil {
+		if kind, value, readErr := receive(p.channel); readErr == nil && kind == Failed {
+			return p.program.failure(value)
+		}
+	}
+	return err
+}
+
+// Await is Release and Executed for a process that has switched its channel to this one, whose program another call of
+// the runtime wrote: of a failure only the number is known, and explain makes an error of it.
+func Await(channel int, explain func(unix.Errno) error) error {
+	if _, err := unix.Write(channel, []byte{1}); err != nil {
+		return fmt.Errorf("cannot release the container's process: %w", err)
+	}
+	kind, value, err := receive(channel)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return fmt.Errorf("cannot hear from the container's process: %w", err)
+	case kind != Failed:
+		return fmt.Errorf("cannot start the container: its process sent message %d", kind)
+	}
+	return explain(unix.Errno(value & 0xffff))
+}

@@ -1,0 +1,118 @@
+// Command berth-runtime runs containers as the OCI runtime specification defines them, with runc's command line.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/berthd/berth/internal/version"
+)
+
+// command is one of the runtime's verbs. It returns the exit status, or an error and with it the status 1.
+type command struct {
+	name, summary string
+	run           func(g *globals, args []string) (int, error)
+}
+
+func commands() []command {
+	return []command{
+		{"create", "create a container, and leave its process waiting for start", (*globals).create},
+		{"start", "let the process of a created container execute its program", (*globals).start},
+		{"run", "create and start a container", (*globals).run},
+		{"exec", "execute another process in a running container", (*globals).exec},
+		{"kill", "send a signal to a container's first process", (*globals).kill},
+		{"delete", "delete a container that has stopped", (*globals).delete},
+		{"state", "print the state of a container", (*globals).state},
+		{"list", "list containers", (*globals).list},
+		{"ps", "list the processes of a container", (*globals).ps},
+		{"pause", "suspend all processes of a container", (*globals).pause},
+		{"resume", "resume all processes of a container", (*globals).resume},
+	}
+}
+
+// globals are the flags in front of the verb.
+type globals struct {
+	root      string
+	log       string
+	logFormat string
+	debug     bool
+	systemd   bool
+}
+
+func main() {
+	// It is over before there would be anything to collect.
+	debug.SetGCPercent(-1)
+	os.Exit(start(os.Args[1:]))
+}
+
+func start(args []string) int {
+	g := &globals{}
+	status, err := g.dispatch(args)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return status
+	}
+	g.report(err)
+	return max(status, 1)
+}
+
+func (g *globals) dispatch(args []string) (int, error) {
+	flags := newFlags("berth-runtime", "[global options] COMMAND [options] [arguments]")
+	flags.StringVar(&g.root, "root", defaultRoot(), "`directory` of the containers' state")
+	flags.StringVar(&g.log, "log", "", "`file` to append errors to")
+	flags.StringVar(&g.logFormat, "log-format", "text", "`format` of the log: text or json")
+	flags.BoolVar(&g.debug, "debug", false, "log more")
+	flags.BoolVar(&g.systemd, "systemd-cgroup", false, "let systemd make the cgroup; cgroupsPath is slice:prefix:name")
+	flags.String("rootless", "auto", "accepted for runc's sake")
+	flags.String("criu", "", "accepted for runc's sake")
+	printVersion := flags.Bool("version", false, "print the version and exit")
+	flags.BoolVar(printVersion, "v", false, "short for -version")
+	usage := flags.Usage
+	flags.Usage = func() {
+		usage()
+		fmt.Fprintln(flags.Output(), "\nCommands:")
+		for _, c := range commands() {
+			fmt.Fprintf(flags.Output(), "  %-9s %s\n", c.name, c.summary)
+		}
+	}
+	if err := parseFlags(flags, args); err != nil {
+		return 0, err
+	}
+	if *printVersion {
+		return 0, showVersion()
+	}
+	if g.logFormat != "text" && g.logFormat != "json" {
+		return 1, fmt.Errorf("unknown log format %q: it is text or json", g.logFormat)
+	}
+	if flags.NArg() == 0 {
+		flags.Usage()
+		return 1, flag.ErrHelp
+	}
+	root, err := filepath.Abs(g.root)
+	if err != nil {
+		return 1, fmt.Errorf("cannot find --root: %w", err)
+	}
+	g.root = root
+	for _, c := range commands() {
+		if c.name == flags.Arg(0) {
+			return c.run(g, flags.Args()[1:])
+		}
+	}
+	return 1, fmt.Errorf("%q is not implemented: berth-runtime --help lists the commands", flags.Arg(0))
+}
+
+func showVersion() error {
+	_, err := fmt.Printf("berth-runtime version %s\n", version.String()) //nolint:forbidigo // what was asked for
+	return err
+}
+
+func defaultRoot() string {
+	const name = "berth-runtime"
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
+		return filepath.Join(dir, name)
+	}
+	return filepath.Join("/run", name)
+}

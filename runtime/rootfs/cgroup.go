@@ -1,0 +1,123 @@
+package rootfs
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"sort"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/launch"
+)
+
+const unified = "" // the controller's name under which cgroup v2 stands in CgroupPaths
+
+// cgroupMount adds the container's view of its cgroup: one file system on cgroup v2, or a directory with one for each
+// hierarchy on v1. In a cgroup namespace the kernel shows the part below the container's cgroup by itself; without one
+// that part of the host's tree is bound.
+func (b *builder) cgroupMount(m specs.Mount, o options) error {
+	o.superBlock, o.superFlags = nil, nil
+	o.set |= o.setAll
+	if _, v2 := b.config.CgroupPaths[unified]; len(b.config.CgroupPaths) == 0 || v2 && len(b.config.CgroupPaths) == 1 {
+		b.cgroupHierarchy(m, o, hierarchy{kind: "cgroup2", hostPath: b.config.CgroupPaths[unified]})
+		return nil
+	}
+	readOnly := o.set & unix.MOUNT_ATTR_RDONLY
+	o.set &^= readOnly
+	top := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Destination}, options{set: o.set, superBlock: []string{"mode=755"}})
+	b.attach(m, top, b.target(m.Destination, true))
+	o.set |= readOnly
+	for _, h := range hierarchies(b.config.CgroupPaths) {
+		at := m
+		at.Destination = path.Join(m.Destination, h.name)
+		b.cgroupHierarchy(at, o, h)
+		for _, alias := range h.aliases {
+			dir := b.directory(m.Destination)
+			b.program.Call("create link", fmt.Sprintf("%q", path.Join(m.Destination, alias)), unix.SYS_SYMLINKAT,
+				b.program.String(h.name), dir, b.program.String(alias)).Tolerate(unix.EEXIST)
+			b.closeUnlessRoot(dir)
+		}
+	}
+	b.setAttributes(top, m.Destination, attributeChange{set: readOnly})
+	b.program.Close(top)
+	return nil
+}
+
+// hierarchy is one cgroup file system.
+type hierarchy struct {
+	kind, name string
+	options    []string
+	aliases    []string // controllers of a hierarchy that is named after several
+	hostPath   string
+}
+
+// hierarchies groups the controllers by the directory of the host that their paths lie in.
+func hierarchies(paths map[string]string) []hierarchy {
+	var all []hierarchy
+	byPath := map[string]int{}
+	controllers := make([]string, 0, len(paths))
+	for controller := range paths {
+		controllers = append(controllers, controller)
+	}
+	sort.Strings(controllers)
+	for _, controller := range controllers {
+		if controller == unified {
+			continue
+		}
+		real, err := filepath.EvalSymlinks(paths[controller])
+		if err != nil {
+			real = paths[controller]
+		}
+		if i, known := byPath[real]; known {
+			all[i].name += "," + controller
+			all[i].aliases = append(all[i].aliases, controller)
+			all[i].options = append(all[i].options, controller)
+			continue
+		}
+		option := controller
+		h := hierarchy{kind: "cgroup", name: controller, hostPath: real, aliases: []string{controller}}
+		if name, named := cutNamed(controller); named {
+			h.name, h.aliases = name, nil
+			option = "name=" + name
+		}
+		h.options = []string{option}
+		byPath[real] = len(all)
+		all = append(all, h)
+	}
+	for i := range all {
+		if len(all[i].aliases) == 1 {
+			all[i].aliases = nil
+		}
+	}
+	return all
+}
+
+func cutNamed(controller string) (string, bool) {
+	const prefix = "name="
+	if len(controller) > len(prefix) && controller[:len(prefix)] == prefix {
+		return controller[len(prefix):], true
+	}
+	return controller, false
+}
+
+// cgroupHierarchy adds one of them.
+func (b *builder) cgroupHierarchy(m specs.Mount, o options, h hierarchy) {
+	p := b.program
+	var mount launch.Arg
+	if b.config.CgroupNamespace {
+		o.superBlock = h.options
+		mount = b.newMount(specs.Mount{Type: h.kind, Source: "cgroup", Destination: m.Destination}, o)
+	} else {
+		hostPath := h.hostPath
+		if hostPath == "" {
+			hostPath = "/sys/fs/cgroup"
+		}
+		mount = p.Call("open", fmt.Sprintf("%q to mount it at %q", hostPath, m.Destination), unix.SYS_OPEN_TREE,
+			launch.Cwd, p.String(hostPath), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Result()
+		b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear})
+	}
+	b.attach(m, mount, b.target(m.Destination, true))
+	p.Close(mount)
+}

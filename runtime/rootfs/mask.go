@@ -1,0 +1,70 @@
+package rootfs
+
+import (
+	"fmt"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/launch"
+)
+
+// maskPaths adds the hiding of paths: a file behind /dev/null, a directory behind an empty file system.
+func (b *builder) maskPaths() {
+	if len(b.config.Spec.Linux.MaskedPaths) == 0 {
+		return
+	}
+	p := b.program
+	null := b.open("open", "/dev/null", unix.O_PATH|unix.O_NOFOLLOW).Result()
+	b.verifyDevice(null, `"/dev/null" of the container`, deviceID{kind: unix.S_IFCHR, major: 1, minor: 3})
+	nothing := p.NewSlot()
+	p.Set(nothing, launch.Int(-1))
+	for _, name := range b.config.Spec.Linux.MaskedPaths {
+		b.maskPath(name, null, nothing)
+	}
+	p.Close(null)
+	p.Call("close", "the empty file system", unix.SYS_CLOSE, nothing).Tolerate()
+}
+
+func (b *builder) maskPath(name string, null, nothing launch.Arg) {
+	p := b.program
+	quoted := fmt.Sprintf("masked path %q", name)
+	absent, directory, first, done := p.NewLabel(), p.NewLabel(), p.NewLabel(), p.NewLabel()
+	clone := launch.Int(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | emptyPath)
+	hidden := func(errno unix.Errno) error { return fmt.Errorf("cannot hide %s: %w", quoted, errno) }
+
+	target := b.open("open masked path", name, unix.O_PATH).OnError(absent, unix.ENOENT, unix.ENOTDIR).Result()
+	mount := p.Call("hide", quoted, unix.SYS_OPEN_TREE, null, b.empty, clone).Result()
+	b.moveTo(mount, target).Then(done).OnError(directory, unix.EINVAL, unix.ENOTDIR).Explain(hidden) // EINVAL: one is a directory
+
+	p.Place(directory)
+	p.Close(mount)
+	p.Call("hide", quoted, unix.SYS_OPEN_TREE, nothing, b.empty, clone).Into(mount).OnError(first, unix.EBADF)
+	b.moveTo(mount, target).Then(done).Explain(hidden)
+
+	p.Place(first) // of all masked directories: its mount is the one that the others clone
+	empty := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: name}, options{set: unix.MOUNT_ATTR_RDONLY})
+	b.moveTo(empty, target).Explain(hidden)
+	p.Set(nothing, empty)
+	p.Call("hide", quoted, unix.SYS_FCNTL, empty, launch.Int(unix.F_DUPFD_CLOEXEC), launch.Int(0)).Into(mount)
+
+	p.Place(done)
+	p.Close(mount)
+	p.Close(target)
+	p.Place(absent)
+}
+
+// readOnlyPaths adds a read-only mount of each path upon itself.
+func (b *builder) readOnlyPaths() {
+	p := b.program
+	for _, name := range b.config.Spec.Linux.ReadonlyPaths {
+		absent := p.NewLabel()
+		target := b.open("open read-only path", name, unix.O_PATH).OnError(absent, unix.ENOENT, unix.ENOTDIR).Result()
+		mount := p.Call("open", fmt.Sprintf("read-only path %q", name), unix.SYS_OPEN_TREE, target, b.empty,
+			launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|emptyPath)).Result()
+		b.setAttributes(mount, name, attributeChange{set: unix.MOUNT_ATTR_RDONLY, recursive: true})
+		b.attach(specs.Mount{Source: name, Destination: name, Type: "bind"}, mount, target)
+		p.Close(mount)
+		p.Place(absent)
+	}
+}

@@ -1,0 +1,156 @@
+package rootfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/launch"
+)
+
+const emptyPath = unix.AT_EMPTY_PATH
+
+// mount adds one mount of the configuration: made detached, given its attributes, and only then attached.
+func (b *builder) mount(m specs.Mount) error {
+	o, err := parseOptions(m.Options)
+	if err != nil {
+		return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
+	}
+	switch {
+	case o.idmap || len(m.UIDMappings) > 0:
+		return fmt.Errorf("cannot mount %q: id-mapped mounts are not implemented", m.Destination)
+	case o.bind || m.Type == "bind":
+		return b.bindMount(m, o)
+	case m.Type == "cgroup" || m.Type == "cgroup2":
+		return b.cgroupMount(m, o)
+	case o.copyUp:
+		return fmt.Errorf("cannot mount %q: option \"tmpcopyup\" is not implemented", m.Destination)
+	}
+	if isDev(m.Destination) && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
+		o.set &^= unix.MOUNT_ATTR_RDONLY // its devices come first
+		b.readOnlyDev = true
+	}
+	mount := b.newMount(m, o)
+	target := b.target(m.Destination, true)
+	b.attach(m, mount, target)
+	b.propagate(mount, m.Destination, o.propagation)
+	b.program.Close(mount)
+	return nil
+}
+
+// newMount adds the making of a detached mount of a file system and returns its descriptor.
+func (b *builder) newMount(m specs.Mount, o options) launch.Arg {
+	p := b.program
+	name := fmt.Sprintf("file system %q for %q", m.Type, m.Destination)
+	context := p.Call("open", name, unix.SYS_FSOPEN, p.String(m.Type), launch.Int(unix.FSOPEN_CLOEXEC)).
+		Explain(func(errno unix.Errno) error {
+			if errno == unix.ENODEV {
+				return fmt.Errorf("cannot mount %q: the kernel has no file system %q", m.Destination, m.Type)
+			}
+			return fmt.Errorf("cannot open %s: %w", name, errno)
+		}).Result()
+	configure := func(command int, key, value string) {
+		valueArg := launch.Int(0)
+		object := fmt.Sprintf("option %q of the mount at %q", key, m.Destination)
+		if command == unix.FSCONFIG_SET_STRING {
+			valueArg = p.String(value)
+			object = fmt.Sprintf("option %q of the mount at %q", key+"="+value, m.Destination)
+		}
+		p.Call("set", object, unix.SYS_FSCONFIG, context, launch.Int(command), p.String(key), valueArg, launch.Int(0))
+	}
+	if m.Source != "" {
+		configure(unix.FSCONFIG_SET_STRING, "source", m.Source)
+	}
+	for _, flag := range o.superFlags {
+		configure(unix.FSCONFIG_SET_FLAG, flag, "")
+	}
+	for _, option := range o.superBlock {
+		if key, value, ok := strings.Cut(option, "="); ok {
+			configure(unix.FSCONFIG_SET_STRING, key, value)
+		} else {
+			configure(unix.FSCONFIG_SET_FLAG, key, "")
+		}
+	}
+	p.Call("create", name, unix.SYS_FSCONFIG, context, launch.Int(unix.FSCONFIG_CMD_CREATE), launch.Int(0), launch.Int(0), launch.Int(0))
+	mount := p.Call("mount", name, unix.SYS_FSMOUNT, context, launch.Int(unix.FSMOUNT_CLOEXEC), launch.Int(o.set|o.setAll)).Result()
+	p.Close(context)
+	return mount
+}
+
+// bindMount adds a mount of a part of the host's tree.
+func (b *builder) bindMount(m specs.Mount, o options) error {
+	source := m.Source
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(b.config.Bundle, source)
+	}
+	info, err := os.Stat(source)
+	if err != nil {
+		return fmt.Errorf("cannot mount %q at %q: %w", m.Source, m.Destination, err)
+	}
+	if isDev(m.Destination) {
+		b.ownDev = false
+	}
+	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	if o.recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	p := b.program
+	mount := p.Call("open", fmt.Sprintf("%q to mount it at %q", m.Source, m.Destination), unix.SYS_OPEN_TREE, launch.Cwd, p.String(source), launch.Int(flags)).Result()
+	b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear})
+	b.setAttributes(mount, m.Destination, attributeChange{set: o.setAll, clear: o.clearAll, recursive: true})
+	target := b.target(m.Destination, info.IsDir())
+	b.attach(m, mount, target)
+	b.propagate(mount, m.Destination, o.propagation)
+	p.Close(mount)
+	return nil
+}
+
+// attach adds the attaching of a detached mount to a mount point, which it closes.
+func (b *builder) attach(m specs.Mount, mount, target launch.Arg) {
+	b.moveTo(mount, target).Explain(func(errno unix.Errno) error {
+		err := fmt.Errorf("cannot mount %q at %q (type %q): %w", m.Source, m.Destination, m.Type, errno)
+		if errno == unix.ENOTDIR || errno == unix.EINVAL {
+			err = fmt.Errorf("%w (is one of them a directory and the other not?)", err)
+		}
+		return err
+	})
+	b.program.Close(target)
+}
+
+func (b *builder) moveTo(mount, target launch.Arg) launch.Op {
+	empty := b.empty
+	return b.program.Call("attach", "a mount", unix.SYS_MOVE_MOUNT, mount, empty, target, empty,
+		launch.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
+}
+
+// attributeChange is what mount_setattr is asked for.
+type attributeChange struct {
+	set, clear, propagation uint64
+	recursive               bool
+}
+
+func (b *builder) setAttributes(mount launch.Arg, name string, c attributeChange) {
+	if c.set|c.clear|c.propagation == 0 {
+		return
+	}
+	flags := emptyPath
+	if c.recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	attr := &unix.MountAttr{Attr_set: c.set, Attr_clr: c.clear, Propagation: c.propagation}
+	b.program.Call("set the attributes of", fmt.Sprintf("the mount at %q", name), unix.SYS_MOUNT_SETATTR,
+		mount, b.empty, launch.Int(flags), launch.Pin(b.program, attr), launch.Int(unsafe.Sizeof(*attr)))
+}
+
+func (b *builder) propagate(mount launch.Arg, name string, kinds []uint64) {
+	for _, kind := range kinds {
+		b.setAttributes(mount, name, attributeChange{propagation: kind &^ unix.MS_REC, recursive: kind&unix.MS_REC != 0})
+	}
+}
+
+func isDev(destination string) bool { return relative(destination) == "dev" }

@@ -1,0 +1,123 @@
+package rootfs
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// options are a mount's options, sorted by who acts on them.
+type options struct {
+	set, clear             uint64   // MOUNT_ATTR_ bits of the mount itself
+	setAll, clearAll       uint64   // and of all mounts below it
+	propagation            []uint64 // MS_SHARED and its like, MS_REC with it, in order
+	bind, recursive        bool
+	copyUp                 bool
+	idmap, recursiveIDMap  bool
+	superFlags, superBlock []string // what the file system itself is told: flags of every file system, and its own
+}
+
+// change is what one option does to the attributes of a mount.
+type change struct{ set, clear uint64 }
+
+// attributes are the options that the kernel keeps for a mount. With an r in front they mean the mounts below as well.
+func attributes(name string) (change, bool) {
+	switch name {
+	case "ro":
+		return change{set: unix.MOUNT_ATTR_RDONLY}, true
+	case "rw":
+		return change{clear: unix.MOUNT_ATTR_RDONLY}, true
+	case "nosuid":
+		return change{set: unix.MOUNT_ATTR_NOSUID}, true
+	case "suid":
+		return change{clear: unix.MOUNT_ATTR_NOSUID}, true
+	case "nodev":
+		return change{set: unix.MOUNT_ATTR_NODEV}, true
+	case "dev":
+		return change{clear: unix.MOUNT_ATTR_NODEV}, true
+	case "noexec":
+		return change{set: unix.MOUNT_ATTR_NOEXEC}, true
+	case "exec":
+		return change{clear: unix.MOUNT_ATTR_NOEXEC}, true
+	case "nodiratime":
+		return change{set: unix.MOUNT_ATTR_NODIRATIME}, true
+	case "diratime":
+		return change{clear: unix.MOUNT_ATTR_NODIRATIME}, true
+	case "noatime":
+		return change{set: unix.MOUNT_ATTR_NOATIME, clear: unix.MOUNT_ATTR__ATIME}, true
+	case "strictatime":
+		return change{set: unix.MOUNT_ATTR_STRICTATIME, clear: unix.MOUNT_ATTR__ATIME}, true
+	case "relatime", "atime", "norelatime", "nostrictatime": // relatime is 0: what the kernel does if it is told nothing
+		return change{clear: unix.MOUNT_ATTR__ATIME}, true
+	case "nosymfollow":
+		return change{set: unix.MOUNT_ATTR_NOSYMFOLLOW}, true
+	case "symfollow":
+		return change{clear: unix.MOUNT_ATTR_NOSYMFOLLOW}, true
+	}
+	return change{}, false
+}
+
+// propagation returns the MS_ flags of a propagation's name.
+func propagation(name string) (uint64, bool) {
+	kinds := map[string]uint64{"private": unix.MS_PRIVATE, "slave": unix.MS_SLAVE, "shared": unix.MS_SHARED, "unbindable": unix.MS_UNBINDABLE}
+	if kind, ok := kinds[name]; ok {
+		return kind, true
+	}
+	if kind, ok := kinds[strings.TrimPrefix(name, "r")]; ok {
+		return kind | unix.MS_REC, true
+	}
+	return 0, false
+}
+
+// parseOptions sorts the options of a mount. What it doesn't know is the file system's.
+func parseOptions(names []string) (options, error) {
+	var o options
+	for _, name := range names {
+		if change, ok := attributes(name); ok {
+			apply(&o.set, &o.clear, change)
+			continue
+		}
+		if change, ok := attributes(strings.TrimPrefix(name, "r")); ok && name[0] == 'r' {
+			apply(&o.setAll, &o.clearAll, change)
+			continue
+		}
+		if flags, ok := propagation(name); ok {
+			o.propagation = append(o.propagation, flags)
+			continue
+		}
+		if err := o.special(name); err != nil {
+			return options{}, err
+		}
+	}
+	return o, nil
+}
+
+// apply adds a change behind earlier ones, which it overrides.
+func apply(set, clear *uint64, c change) {
+	*set = *set&^c.clear | c.set
+	*clear = *clear&^(c.set&^c.clear) | c.clear
+}
+
+func (o *options) special(name string) error {
+	switch name {
+	case "", "defaults", "loud", "nolazytime", "nomand", "async", "noiversion":
+	case "bind":
+		o.bind = true
+	case "rbind":
+		o.bind, o.recursive = true, true
+	case "tmpcopyup":
+		o.copyUp = true
+	case "idmap":
+		o.idmap = true
+	case "ridmap":
+		o.idmap, o.recursiveIDMap = true, true
+	case "sync", "dirsync", "lazytime", "mand", "silent", "iversion":
+		o.superFlags = append(o.superFlags, name)
+	case "remount":
+		return fmt.Errorf("option %q is not implemented", name)
+	default:
+		o.superBlock = append(o.superBlock, name)
+	}
+	return nil
+}

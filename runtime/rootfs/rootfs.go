@@ -1,0 +1,124 @@
+// Package rootfs writes the operations that make a container's file system: its mounts, devices, the change of root,
+// and what is masked or read-only. Everything is done on descriptors: a mount point is opened inside the container's
+// root once, and what was opened is what is mounted on, so that nothing in the container can lead a mount elsewhere.
+package rootfs
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/launch"
+)
+
+// Config is what there is to know about the container beside its configuration.
+type Config struct {
+	Spec    *specs.Spec
+	Bundle  string
+	Root    string // the absolute path of the root file system
+	NoPivot bool   // move the root instead of pivot_root, for a host that runs from an initramfs
+	OwnUser bool   // the container has a user namespace of its own: devices are bound, not made
+
+	CgroupPaths     map[string]string // the container's cgroup by controller, "" for cgroup v2
+	CgroupNamespace bool
+
+	// Console adds the operations that open a terminal in the container's devpts and returns its end; nil without.
+	Console func(p *launch.Program, openPtmx func(flags int) launch.Op) launch.Arg
+}
+
+// builder holds what the operations share.
+type builder struct {
+	config      Config
+	program     *launch.Program
+	root        launch.Arg // descriptor of the container's root
+	empty       launch.Arg // ""
+	hows        map[uint64]launch.Arg
+	ownDev      bool // /dev is the container's own to fill
+	readOnlyDev bool
+}
+
+// Add adds everything from the host's tree to the container's own, in which the child then stands at /.
+func Add(p *launch.Program, config Config) error {
+	b := &builder{config: config, program: p, empty: p.String(""), hows: map[uint64]launch.Arg{}, ownDev: true}
+	if err := b.openRoot(); err != nil {
+		return err
+	}
+	for _, m := range config.Spec.Mounts {
+		if err := b.mount(m); err != nil {
+			return err
+		}
+	}
+	if b.ownDev {
+		if err := b.devices(); err != nil {
+			return err
+		}
+	}
+	if config.Console != nil {
+		b.console()
+	}
+	if err := b.enter(); err != nil {
+		return err
+	}
+	b.maskPaths()
+	b.readOnlyPaths()
+	if b.readOnlyDev {
+		dev := b.open("open", "/dev", unix.O_PATH|unix.O_DIRECTORY).Result()
+		b.setAttributes(dev, "/dev", attributeChange{set: unix.MOUNT_ATTR_RDONLY})
+		p.Close(dev)
+	}
+	b.workingDirectory()
+	if config.Spec.Root.Readonly {
+		b.setAttributes(b.root, "/", attributeChange{set: unix.MOUNT_ATTR_RDONLY})
+	}
+	p.Close(b.root)
+	return nil
+}
+
+// openRoot adds the cutting of ties with the host's mounts, and the mount that will be the container's root.
+func (b *builder) openRoot() error {
+	p := b.program
+	host := attributeChange{propagation: unix.MS_SLAVE, recursive: true}
+	attr := &unix.MountAttr{Propagation: host.propagation}
+	p.Call("separate", "the host's mounts from the container's", unix.SYS_MOUNT_SETATTR, launch.Cwd, p.String("/"),
+		launch.Int(unix.AT_RECURSIVE), launch.Pin(p, attr), launch.Int(unsafe.Sizeof(*attr)))
+	quoted := fmt.Sprintf("root file system %q", b.config.Root)
+	path := p.String(b.config.Root)
+	b.root = p.Call("open", quoted, unix.SYS_OPEN_TREE, launch.Cwd, path,
+		launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)).Result()
+	p.Call("mount", quoted, unix.SYS_MOVE_MOUNT, b.root, b.empty, launch.Cwd, path, launch.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	return nil
+}
+
+// enter adds the change of root. The host's tree is gone afterwards.
+func (b *builder) enter() error {
+	p := b.program
+	quoted := fmt.Sprintf("root file system %q", b.config.Root)
+	dot := p.String(".")
+	p.Call("enter", quoted, unix.SYS_FCHDIR, b.root)
+	if b.config.NoPivot {
+		p.Call("move", quoted, unix.SYS_MOVE_MOUNT, b.root, b.empty, launch.Cwd, p.String("/"), launch.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+		p.Call("change the root to", quoted, unix.SYS_CHROOT, dot)
+	} else {
+		// The old root ends up on top of the new one, at the same place, and is taken away from there.
+		p.Call("pivot to", quoted, unix.SYS_PIVOT_ROOT, dot, dot)
+		p.Call("detach", "the host's mounts", unix.SYS_UMOUNT2, dot, launch.Int(unix.MNT_DETACH))
+	}
+	p.Call("enter", quoted, unix.SYS_CHDIR, p.String("/"))
+	if name := b.config.Spec.Linux.RootfsPropagation; name != "" {
+		kind, ok := propagation(name)
+		if !ok {
+			return fmt.Errorf("linux.rootfsPropagation: %q is no propagation", name)
+		}
+		b.propagate(b.root, "/", []uint64{kind})
+	}
+	return nil
+}
+
+// workingDirectory adds the creation of process.cwd, as a user would expect of an image's WORKDIR.
+func (b *builder) workingDirectory() {
+	if process := b.config.Spec.Process; process != nil && relative(process.Cwd) != "." {
+		b.program.Close(b.directory(process.Cwd))
+	}
+}

@@ -1,0 +1,84 @@
+package rootfs
+
+import (
+	"fmt"
+	"path"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/launch"
+)
+
+// inRoot opens a path below the container's root, which is what an absolute path or link in it starts from. Links of
+// /proc that lead elsewhere are refused.
+const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+
+// open adds the opening of a path inside the container's root.
+func (b *builder) open(verb, name string, flags int) launch.Op {
+	how := b.how(uint64(flags | unix.O_CLOEXEC))
+	return b.program.Call(verb, fmt.Sprintf("%q", name), unix.SYS_OPENAT2, b.root, b.program.String(relative(name)), how, launch.Int(unsafe.Sizeof(unix.OpenHow{})))
+}
+
+func (b *builder) how(flags uint64) launch.Arg {
+	how, ok := b.hows[flags]
+	if !ok {
+		how = launch.Pin(b.program, &unix.OpenHow{Flags: flags, Resolve: inRoot})
+		b.hows[flags] = how
+	}
+	return how
+}
+
+// relative makes a container's path one that openat2 takes as starting at the root's descriptor.
+func relative(name string) string {
+	name = strings.TrimPrefix(path.Clean("/"+name), "/")
+	if name == "" {
+		return "."
+	}
+	return name
+}
+
+// target adds the opening of a mount point, with the creation of what is missing of it, and returns its descriptor.
+func (b *builder) target(name string, directory bool) launch.Arg {
+	p := b.program
+	found := p.NewLabel()
+	target := b.open("open mount point", name, unix.O_PATH).Then(found).OnError(0, unix.ENOENT).Result()
+	parent := b.directory(path.Dir(path.Clean("/" + name)))
+	quoted := fmt.Sprintf("%q", name)
+	base := p.String(path.Base(name))
+	if directory {
+		p.Call("create mount point", quoted, unix.SYS_MKDIRAT, parent, base, launch.Int(0o755)).Tolerate(unix.EEXIST)
+	} else {
+		file := p.Call("create mount point", quoted, unix.SYS_OPENAT, parent, base,
+			launch.Int(unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC), launch.Int(0o644)).Result()
+		p.Close(file)
+	}
+	b.closeUnlessRoot(parent)
+	b.open("open mount point", name, unix.O_PATH).Into(target)
+	p.Place(found)
+	return target
+}
+
+// directory adds the opening of a directory and the creation of it and of its parents, where they are missing.
+func (b *builder) directory(name string) launch.Arg {
+	p := b.program
+	rel := relative(name)
+	if rel == "." {
+		return b.root
+	}
+	found := p.NewLabel()
+	fd := b.open("open directory", name, unix.O_PATH|unix.O_DIRECTORY).Then(found).OnError(0, unix.ENOENT).Result()
+	parent := b.directory(path.Dir("/" + rel))
+	p.Call("create directory", fmt.Sprintf("%q", name), unix.SYS_MKDIRAT, parent, p.String(path.Base(rel)), launch.Int(0o755)).Tolerate(unix.EEXIST)
+	b.closeUnlessRoot(parent)
+	b.open("open directory", name, unix.O_PATH|unix.O_DIRECTORY).Into(fd)
+	p.Place(found)
+	return fd
+}
+
+func (b *builder) closeUnlessRoot(fd launch.Arg) {
+	if fd != b.root {
+		b.program.Close(fd)
+	}
+}

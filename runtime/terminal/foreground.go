@@ -1,0 +1,111 @@
+package terminal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Foreground connects the runtime's own terminal with a container's.
+type Foreground struct {
+	parent, child int // the socket pair over which the master comes
+	master        *os.File
+	saved         *unix.Termios
+	copied        chan struct{}
+}
+
+// NewForeground returns a terminal whose master's end comes to this process.
+func NewForeground() (*Foreground, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a console socket: %w", err)
+	}
+	return &Foreground{parent: ends[0], child: ends[1], copied: make(chan struct{})}, nil
+}
+
+// Socket is the end that the child sends the master over.
+func (f *Foreground) Socket() int { return f.child }
+
+// Start receives the master and begins to copy.
+func (f *Foreground) Start() error {
+	_ = unix.Close(f.child)
+	f.child = -1
+	fd, err := receiveDescriptor(f.parent)
+	if err != nil {
+		return fmt.Errorf("cannot receive the container's terminal: %w", err)
+	}
+	f.master = os.NewFile(uintptr(fd), "terminal")
+	if saved, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
+		f.saved = saved
+		raw := *saved
+		makeRaw(&raw)
+		if err := unix.IoctlSetTermios(0, unix.TCSETS, &raw); err != nil {
+			return fmt.Errorf("cannot set the terminal to raw mode: %w", err)
+		}
+	}
+	f.Resize()
+	go func() { _, _ = io.Copy(f.master, os.Stdin) }() // ends with the process
+	go func() {
+		_, _ = io.Copy(os.Stdout, f.master) // EIO when the last slave is closed
+		close(f.copied)
+	}()
+	return nil
+}
+
+// Resize gives the container's terminal the size of the runtime's.
+func (f *Foreground) Resize() {
+	if size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ); err == nil {
+		_ = unix.IoctlSetWinsize(int(f.master.Fd()), unix.TIOCSWINSZ, size)
+	}
+}
+
+// Finish waits until all output is copied and restores the runtime's own terminal.
+func (f *Foreground) Finish() {
+	if f.master != nil {
+		<-f.copied
+	}
+	f.Close()
+}
+
+// Close restores the runtime's own terminal.
+func (f *Foreground) Close() {
+	if f.saved != nil {
+		_ = unix.IoctlSetTermios(0, unix.TCSETS, f.saved)
+		f.saved = nil
+	}
+	for _, fd := range []int{f.parent, f.child} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+	f.parent, f.child = -1, -1
+}
+
+func makeRaw(t *unix.Termios) {
+	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	t.Oflag &^= unix.OPOST
+	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
+}
+
+func receiveDescriptor(socket int) (int, error) {
+	data, control := make([]byte, 256), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, data, control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil {
+		return -1, err
+	}
+	for i := range messages {
+		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil && len(fds) > 0 {
+			return fds[0], nil
+		}
+	}
+	return -1, errors.New("there is none in the message")
+}
