@@ -91,9 +91,22 @@ type maker struct {
 
 func containerMakers() []maker {
 	return []maker{
-		{"run", newRun}, {"create", newCreate}, {"start", newStart}, {"stop", newStop}, {"kill", newKill}, {"restart", newRestart}, {"rm", newRemove},
-		{"ps", newPs}, {"logs", newLogs}, {"exec", newExec}, {"attach", newAttach}, {"wait", newWait}, {"pause", newPause}, {"unpause", newUnpause},
-		{"rename", newRename}, {"port", newPort},
+		{"run", newRun},
+		{"create", newCreate},
+		{"start", newStart},
+		{"stop", newStop},
+		{"kill", newKill},
+		{"restart", newRestart},
+		{"rm", newRemove},
+		{"ps", newPs},
+		{"logs", newLogs},
+		{"exec", newExec},
+		{"attach", newAttach},
+		{"wait", newWait},
+		{"pause", newPause},
+		{"unpause", newUnpause},
+		{"rename", newRename},
+		{"port", newPort},
 	}
 }
 
@@ -103,7 +116,12 @@ func imageMakers() []maker {
 
 func systemMakers() []maker {
 	return []maker{
-		{"volume", newVolumeGroup}, {"network", newNetworkGroup}, {"system", newSystemGroup}, {"info", newInfo}, {"version", newVersion}, {"events", newEvents},
+		{"volume", newVolumeGroup},
+		{"network", newNetworkGroup},
+		{"system", newSystemGroup},
+		{"info", newInfo},
+		{"version", newVersion},
+		{"events", newEvents},
 		{"inspect", func(a *app) *cobra.Command { return newInspect(a, "") }},
 	}
 }

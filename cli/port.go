@@ -33,10 +33,10 @@ func newPort(a *app) *cobra.Command {
 			found := false
 			for _, port := range container.GetPorts() {
 				name := fmt.Sprintf("%d/%s", port.GetContainerPort(), format.Protocol(port))
-				switch {
-				case wanted == "":
+				switch wanted {
+				case "":
 					fmt.Fprintf(a.out, "%s -> %s\n", name, format.HostAddress(port))
-				case wanted == name:
+				case name:
 					found = true
 					fmt.Fprintln(a.out, format.HostAddress(port))
 				}

@@ -29,7 +29,7 @@ func newRmi(a *app) *cobra.Command {
 		var failed []error
 		for _, name := range names {
 			answer, err := conn.Images.RemoveImage(cmd.Context(), &berthv1.RemoveImageRequest{Image: name, Force: force, NoPrune: noPrune})
-			if err != nil && !(force && client.IsNotFound(err)) {
+			if err != nil && (!force || !client.IsNotFound(err)) {
 				failed = append(failed, err)
 			}
 			a.printRemoved(answer.GetUntagged(), answer.GetDeleted())

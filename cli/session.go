@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/format"
 	"github.com/berthd/berth/cli/stream"
 	"github.com/berthd/berth/cli/terminal"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -79,6 +80,7 @@ func (s *session) pump(ctx context.Context, conn *client.Client, call *stream.Ca
 	code, err := call.Pump(streams)
 	switch {
 	case errors.Is(err, terminal.ErrDetached):
+		fmt.Fprintf(s.app.err, "\r\nDetached; \"berth attach %s\" comes back\n", format.ID(s.container, false))
 		return nil
 	case errors.Is(err, stream.ErrNoExit):
 		return s.waitExit(ctx, conn)

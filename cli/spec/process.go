@@ -20,7 +20,7 @@ type processFlags struct {
 }
 
 func (f *processFlags) register(set *pflag.FlagSet) {
-	f.Process.Register(set)
+	f.Process.Register(set) //nolint:staticcheck // f.Register would read like a call of itself
 	set.StringVar(&f.entrypoint, "entrypoint", "", "Overwrite the image's entrypoint")
 	set.StringArrayVar(&f.groups, "group-add", nil, "Additional group to join")
 	set.StringVarP(&f.hostname, "hostname", "h", "", "Host name of the container")

@@ -39,10 +39,14 @@ func TestFlags(t *testing.T) {
 			additional_groups: "audio"} hostname: "box" domainname: "local"`},
 		{"entrypoint", "--entrypoint /bin/sh", `process {entrypoint {values: "/bin/sh"}}`},
 		{"privileged", "--privileged --read-only", `security {privileged: true read_only_rootfs: true}`},
-		{"capabilities", "--cap-add net_admin,SYS_PTRACE --cap-drop CAP_CHOWN --cap-drop all",
-			`security {cap_add: "NET_ADMIN" cap_add: "SYS_PTRACE" cap_drop: "CHOWN" cap_drop: "ALL"}`},
-		{"security options", "--security-opt no-new-privileges --security-opt seccomp=unconfined --security-opt apparmor:mine --security-opt label=disable",
-			`security {no_new_privileges: true seccomp_profile: "unconfined" apparmor_profile: "mine" selinux_labels: "disable"}`},
+		{
+			"capabilities", "--cap-add net_admin,SYS_PTRACE --cap-drop CAP_CHOWN --cap-drop all",
+			`security {cap_add: "NET_ADMIN" cap_add: "SYS_PTRACE" cap_drop: "CHOWN" cap_drop: "ALL"}`,
+		},
+		{
+			"security options", "--security-opt no-new-privileges --security-opt seccomp=unconfined --security-opt apparmor:mine --security-opt label=disable",
+			`security {no_new_privileges: true seccomp_profile: "unconfined" apparmor_profile: "mine" selinux_labels: "disable"}`,
+		},
 		{"system paths", "--security-opt systempaths=unconfined", `security {masked_paths {} readonly_paths {}}`},
 		{"sysctl", "--sysctl net.core.somaxconn=1024", `security {sysctls {key: "net.core.somaxconn" value: "1024"}}`},
 		{"namespaces", "--pid host --ipc container:a --uts host --cgroupns private --userns auto", `namespaces {pid: "host" ipc: "container:a" uts: "host" user: "auto"}`},
