@@ -45,10 +45,15 @@ func Options() []grpc.ServerOption {
 // Serve serves what register registers, health and reflection on a unix socket at address until ctx ends. Then it lets
 // requests under way end, but not for ever, and removes the socket.
 func Serve(ctx context.Context, address string, log *slog.Logger, register func(grpc.ServiceRegistrar)) error {
-	listener, err := listen(address)
+	listener, err := Listen(address, Group)
 	if err != nil {
-		return fmt.Errorf("cannot listen on %q: %w", address, err)
+		return err
 	}
+	return ServeListeners(ctx, []net.Listener{listener}, log, register)
+}
+
+// ServeListeners is Serve on sockets that are open.
+func ServeListeners(ctx context.Context, listeners []net.Listener, log *slog.Logger, register func(grpc.ServiceRegistrar)) error {
 	server := grpc.NewServer(Options()...)
 	register(server)
 	healthy := health.NewServer()
@@ -58,26 +63,46 @@ func Serve(ctx context.Context, address string, log *slog.Logger, register func(
 	healthapi.RegisterHealthServer(server, healthy)
 	reflection.Register(server)
 
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	log.Info("serving", "address", address)
-	select {
-	case err := <-served:
-		return fmt.Errorf("cannot serve on %q: %w", address, err)
-	case <-ctx.Done():
+	served := make(chan error, len(listeners))
+	for _, listener := range listeners {
+		go func() { served <- server.Serve(listener) }()
+		log.Info("serving", "address", listener.Addr().String())
 	}
-	log.Info("shutting down")
-	healthy.Shutdown() // also ends the streams of those who watch
-	limit := time.AfterFunc(shutdownLimit, server.Stop)
-	defer limit.Stop()
-	server.GracefulStop()
-	return <-served
+	var failed error
+	select {
+	case failed = <-served:
+		server.Stop() // the other sockets make no server either
+	case <-ctx.Done():
+		log.Info("shutting down")
+		healthy.Shutdown() // also ends the streams of those who watch
+		limit := time.AfterFunc(shutdownLimit, server.Stop)
+		defer limit.Stop()
+		server.GracefulStop()
+		failed = <-served
+	}
+	errs := []error{failed}
+	for range len(listeners) - 1 {
+		errs = append(errs, <-served)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cannot serve: %w", err)
+	}
+	return nil
 }
 
-// group owns the sockets, if it exists: its members may use them.
-const group = "berth"
+// Group owns the sockets, if it exists: its members may use them.
+const Group = "berth"
 
-func listen(address string) (net.Listener, error) {
+// Listen opens a unix socket that root and the members of group may use. A group that does not exist is nobody.
+func Listen(address, group string) (net.Listener, error) {
+	listener, err := listen(address, group)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %q: %w", address, err)
+	}
+	return listener, nil
+}
+
+func listen(address, group string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(address), 0o755); err != nil {
 		return nil, err
 	}
@@ -91,7 +116,7 @@ func listen(address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := share(address); err != nil {
+	if err := share(address, group); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	return listener, nil
@@ -119,7 +144,7 @@ func removeStale(address string) error {
 	return os.Remove(address)
 }
 
-func share(address string) error {
+func share(address, group string) error {
 	if g, err := user.LookupGroup(group); err == nil && os.Geteuid() == 0 {
 		gid, err := strconv.Atoi(g.Gid)
 		if err != nil {

@@ -5,6 +5,7 @@ package bundle
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -47,17 +48,34 @@ type Request struct {
 	TTYSize *berthv1.TerminalSize
 }
 
-// Write makes config.json in the bundle.
-func Write(request Request) error {
+// Write makes config.json in the bundle, and returns the environment of its process.
+func Write(request Request) (env []string, err error) {
 	spec, err := Build(request)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	encoded, err := json.Marshal(spec)
 	if err != nil {
-		return fmt.Errorf("cannot encode the configuration: %w", err)
+		return nil, fmt.Errorf("cannot encode the configuration: %w", err)
 	}
-	return atomicfile.WriteVolatile(filepath.Join(request.Dir, ConfigFile), encoded, 0o600)
+	return spec.Process.Env, atomicfile.WriteVolatile(filepath.Join(request.Dir, ConfigFile), encoded, 0o600)
+}
+
+// Environment reads back what Write returned.
+func Environment(dir string) ([]string, error) {
+	encoded, err := os.ReadFile(filepath.Join(dir, ConfigFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	var spec struct {
+		Process struct {
+			Env []string `json:"env"`
+		} `json:"process"`
+	}
+	if err := json.Unmarshal(encoded, &spec); err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	return spec.Process.Env, nil
 }
 
 // Build makes the configuration.

@@ -1,0 +1,255 @@
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/berthd/berth/internal/cleanup"
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/bundle"
+	"github.com/berthd/berth/manager/netns"
+	"github.com/berthd/berth/manager/networks"
+	"github.com/berthd/berth/manager/shims"
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+// Start runs a container's process and answers its process ID. It does nothing if the container runs.
+func (s *Service) Start(ctx context.Context, ref string, size *berthv1.TerminalSize) (pid uint32, err error) {
+	c, release, err := s.hold(ctx, ref)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	return s.startHeld(context.WithoutCancel(ctx), c, size)
+}
+
+// startHeld starts a container whose life the caller holds.
+func (s *Service) startHeld(ctx context.Context, c *container, size *berthv1.TerminalSize) (uint32, error) {
+	before := c.snapshot()
+	switch before.GetState().GetStatus() {
+	case statusRunning:
+		return before.GetState().GetPid(), nil
+	case statusCreated, statusExited, statusRestarting:
+	default:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return 0, c.refuse("start")
+	}
+	if size == nil {
+		size = before.GetProcess().GetTtySize()
+	}
+	c.mu.Lock()
+	c.stopped, c.history.noRemove = false, false
+	c.mu.Unlock()
+	if err := c.transition(stepStart, nil); err != nil {
+		return 0, err
+	}
+	pid, err := s.launch(ctx, c, size)
+	if err != nil {
+		s.recordFailedStart(c, before.GetState().GetStatus(), err)
+		return 0, fmt.Errorf("cannot start container %q: %w", before.GetName(), err)
+	}
+	s.publish(c, "start")
+	return pid, nil
+}
+
+// recordFailedStart keeps why a container did not start. Its state is what it was, but for one that waited to be
+// restarted: that has exited.
+func (s *Service) recordFailedStart(c *container, before status, cause error) {
+	code := int32(128)
+	var command *shims.CommandError
+	if errors.As(cause, &command) {
+		code = command.Code
+	}
+	if before == statusRestarting {
+		before = statusExited
+	}
+	s.record(c, stepNone, func(m *berthv1.Container) {
+		m.State.Status, m.State.ExitCode, m.State.Error, m.State.Pid = before, code, cause.Error(), 0
+		m.Endpoints, m.Ports = nil, nil
+	})
+	c.failAttachments(cause)
+	if c.snapshot().GetSpec().GetAutoRemove() {
+		s.removeLater(c)
+	}
+}
+
+// launch sets up what surrounds a process, all at once where one thing does not need another, and starts it.
+//
+//	mount the root file system, write config.json ─┐
+//	make the network namespace, connect it ────────┼─ shim: create ─ connect those who attach ─ shim: start
+//	start the shim ────────────────────────────────┘
+func (s *Service) launch(ctx context.Context, c *container, size *berthv1.TerminalSize) (pid uint32, err error) {
+	var undo cleanup.Stack
+	defer func() { err = undo.Run(ctx, err) }()
+	request, err := s.bundleRequest(c, size)
+	if err != nil {
+		return 0, err
+	}
+	if err := os.MkdirAll(c.bundle, 0o711); err != nil {
+		return 0, fmt.Errorf("cannot make the bundle: %w", err)
+	}
+	undo.Add(func(context.Context) error { return s.removeBundle(c) })
+
+	var task *shims.Task
+	var env []string
+	undo.Add(func(ctx context.Context) error { return s.disconnect(ctx, c) })
+	undo.Add(func(ctx context.Context) error { return s.dropShim(ctx, c, task) })
+	err = together(
+		func() (err error) { env, err = s.writeBundle(ctx, c, request); return err },
+		func() error { return s.connect(ctx, c) },
+		func() (err error) { task, err = s.cfg.Shims.Start(ctx, c.id, c.bundle); return err },
+	)
+	if err != nil {
+		return 0, err
+	}
+	spec := request.Spec
+	streams := s.streams(c.id, "", spec)
+	if pid, err = s.cfg.Shims.Create(ctx, task, c.bundle, s.runtimePath(spec), streams.IO(request.Process.GetStdin(), request.Process.GetTty())); err != nil {
+		return 0, err
+	}
+	if err := c.connectAttachments(streams.Path); err != nil {
+		return 0, err
+	}
+	if _, err := task.Start(ctx, ""); err != nil {
+		return 0, err
+	}
+	s.begin(c, newRun(task, env), func(m *berthv1.Container) {
+		m.State.Status, m.State.Pid, m.State.StartedAt = statusRunning, pid, timestamppb.Now()
+		m.State.ExitCode, m.State.Error, m.State.OomKilled, m.State.FinishedAt = 0, "", false, nil
+	})
+	return pid, nil
+}
+
+// together runs the steps at the same time, waits for all, and returns what failed.
+func together(steps ...func() error) error {
+	results := make(chan error, len(steps))
+	for _, step := range steps {
+		go func() { results <- step() }()
+	}
+	var errs []error
+	for range steps {
+		if err := <-results; err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Service) runtimePath(spec *berthv1.ContainerSpec) string {
+	if filepath.IsAbs(spec.GetRuntime()) {
+		return spec.GetRuntime()
+	}
+	return ""
+}
+
+// streams says where the streams of a process are: socket addresses end at 107 bytes, hence the short names.
+func (s *Service) streams(id, execID string, spec *berthv1.ContainerSpec) shims.StreamURI {
+	name := id[:16]
+	if execID != "" {
+		return shims.StreamURI{Path: filepath.Join(s.stateDir("streams"), name+"."+execID[:8])}
+	}
+	uri := shims.StreamURI{Path: filepath.Join(s.stateDir("streams"), name), StdinOnce: spec.GetProcess().GetStdinOnce()}
+	if keepsLog(spec) {
+		options, _ := parseLogOptions(spec.GetLog()) // checked when the container was created
+		uri.Log, uri.MaxSize, uri.MaxFile = logPath(s.recordDir(id), id), options.maxSize, options.maxFile
+	}
+	return uri
+}
+
+// connect makes the container's network namespace and plugs it into its networks.
+func (s *Service) connect(ctx context.Context, c *container) error {
+	message := c.snapshot()
+	spec := message.GetSpec()
+	var connected networks.Result
+	mode, _, err := networks.ParseMode(spec.GetNetwork())
+	if err != nil {
+		return err
+	}
+	if ownsNetns(mode) {
+		if err := netns.Create(s.netnsPath(c.id)); err != nil {
+			return err
+		}
+	}
+	if mode == networks.ModeNetworks {
+		connected, err = s.cfg.Networks.Attach(ctx, networks.Request{
+			ContainerID: c.id, NetnsPath: s.netnsPath(c.id), Spec: spec.GetNetwork(), ExposedPorts: message.GetExposedPorts(),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	hosts, err := s.cfg.Networks.Hosts(networks.HostsRequest{
+		Hostname: hostname(message), Domainname: spec.GetDomainname(), Spec: spec.GetNetwork(), Endpoints: connected.Endpoints,
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.bundle, bundle.HostsFile), hosts, 0o644); err != nil {
+		return fmt.Errorf("cannot write the container's /etc/hosts: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.message.Endpoints, c.message.Ports = connected.Endpoints, connected.Ports
+	return nil
+}
+
+func ownsNetns(mode networks.Mode) bool {
+	return mode == networks.ModeNetworks || mode == networks.ModeNone
+}
+
+func (s *Service) netnsPath(id string) string { return filepath.Join(s.stateDir("netns"), id) }
+
+// disconnect undoes connect, also if that got half-way only.
+func (s *Service) disconnect(ctx context.Context, c *container) error {
+	mode, _, err := networks.ParseMode(c.snapshot().GetSpec().GetNetwork())
+	if err != nil || !ownsNetns(mode) {
+		return err
+	}
+	if mode == networks.ModeNetworks {
+		err = s.cfg.Networks.Detach(ctx, c.id)
+	}
+	return errors.Join(err, netns.Remove(s.netnsPath(c.id)))
+}
+
+// dropShim ends a shim whose container did not start.
+func (s *Service) dropShim(ctx context.Context, c *container, task *shims.Task) error {
+	if task == nil {
+		return nil
+	}
+	_, err := task.Delete(ctx, "")
+	if err = errors.Join(ignoreNotFound(err), task.Shutdown(ctx)); err == nil {
+		return nil
+	}
+	if _, forced := s.cfg.Shims.Delete(ctx, c.id, c.bundle); forced == nil {
+		return nil
+	}
+	return err
+}
+
+// hostname is what a container's host name is.
+func hostname(message *berthv1.Container) string {
+	spec := message.GetSpec()
+	if spec.GetHostname() != "" {
+		return spec.GetHostname()
+	}
+	if spec.GetNetwork().GetMode() == "host" || spec.GetNamespaces().GetUts() == "host" {
+		if name, err := os.Hostname(); err == nil {
+			return name
+		}
+	}
+	return short(message.GetId())
+}
+
+// errRunsNoMore is for containers whose namespaces others want to join.
+func errRunsNoMore(name string) error {
+	return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot join the namespaces of container %q: it is not running", name))
+}

@@ -1,0 +1,225 @@
+package containers
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/bundle"
+	"github.com/berthd/berth/manager/names"
+	"github.com/berthd/berth/manager/networks"
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+func invalid(format string, args ...any) error {
+	return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf(format, args...))
+}
+
+func notImplemented(what string) error {
+	return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("not implemented: %s", what))
+}
+
+// validate refuses what could never run, before anything is made.
+func (s *Service) validate(name string, spec *berthv1.ContainerSpec) error {
+	if name != "" {
+		if err := names.Check(name); err != nil {
+			return err
+		}
+	}
+	if spec.GetImage() == "" {
+		return invalid("spec.image is empty: name the image to create the container from")
+	}
+	if err := s.checkAbsent(spec); err != nil {
+		return err
+	}
+	if err := checkLife(spec); err != nil {
+		return err
+	}
+	if _, err := parseLogOptions(spec.GetLog()); err != nil {
+		return err
+	}
+	for _, mount := range spec.GetMounts() {
+		if err := bundle.CheckMount(mount); err != nil {
+			return err
+		}
+	}
+	if err := s.checkRuntime(spec.GetRuntime()); err != nil {
+		return err
+	}
+	if _, err := bundle.Resources(spec.GetResources()); err != nil {
+		return err
+	}
+	if err := s.checkNamespaces(spec); err != nil {
+		return err
+	}
+	return s.cfg.Networks.Validate(spec.GetNetwork())
+}
+
+// checkAbsent refuses what this daemon can't do yet.
+func (s *Service) checkAbsent(spec *berthv1.ContainerSpec) error {
+	switch {
+	case spec.GetSandboxId() != "":
+		return notImplemented("sandboxes (sandbox_id)")
+	case len(spec.GetHealth().GetTest()) > 0 && spec.GetHealth().GetTest()[0] != "NONE":
+		return notImplemented("health checks (health.test)")
+	case spec.GetNamespaces().GetUser() != "" && spec.GetNamespaces().GetUser() != "host":
+		return notImplemented(fmt.Sprintf("user namespaces (namespaces.user %q)", spec.GetNamespaces().GetUser()))
+	}
+	if spec.GetInit() {
+		if _, err := os.Stat(s.cfg.Init); err != nil {
+			return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot give the container an init: %w", err))
+		}
+	}
+	return nil
+}
+
+func checkLife(spec *berthv1.ContainerSpec) error {
+	condition := spec.GetRestart().GetCondition()
+	restarts := condition > berthv1.RestartCondition_RESTART_CONDITION_NO
+	switch {
+	case spec.GetAutoRemove() && restarts:
+		return invalid("auto_remove and a restart policy exclude each other: a container that removes itself can't be started again")
+	case spec.GetRestart().GetMaxRetries() > 0 && condition != berthv1.RestartCondition_RESTART_CONDITION_ON_FAILURE:
+		return invalid("restart.max_retries is for the condition on-failure only")
+	case spec.GetStopTimeout() != nil && spec.GetStopTimeout().AsDuration() < 0:
+		return invalid("stop_timeout is negative")
+	}
+	if spec.GetStopSignal() != "" {
+		if _, err := parseSignal(spec.GetStopSignal()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) checkRuntime(runtime string) error {
+	if runtime == "" || runtime == DefaultRuntime {
+		return nil
+	}
+	if !filepath.IsAbs(runtime) {
+		return invalid("unknown runtime %q: want %s or an absolute path", runtime, DefaultRuntime)
+	}
+	if info, err := os.Stat(runtime); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+		return invalid("runtime %q is not an executable file", runtime)
+	}
+	return nil
+}
+
+// DefaultRuntime is the name of the OCI runtime that containers get.
+const DefaultRuntime = "berth-runtime"
+
+// checkNamespaces refuses names of namespaces that mean nothing, or that could not be joined.
+func (s *Service) checkNamespaces(spec *berthv1.ContainerSpec) error {
+	for _, namespace := range joinable(spec) {
+		target, joins := strings.CutPrefix(namespace.asked, "container:")
+		switch {
+		case joins:
+			if _, err := s.find(target); err != nil {
+				return fmt.Errorf("cannot join the %s namespace: %w", namespace.kind, err)
+			}
+		case namespace.asked != "" && namespace.asked != "host" && namespace.asked != "private":
+			return invalid("unknown %s namespace %q: want private, host or container:NAME", namespace.kind, namespace.asked)
+		}
+	}
+	if spec.GetNamespaces().GetUts() == "host" && spec.GetHostname() != "" {
+		return invalid("a host name can't be set in the host's uts namespace")
+	}
+	mode, target, err := networks.ParseMode(spec.GetNetwork())
+	if err != nil {
+		return err
+	}
+	if mode == networks.ModeContainer {
+		if _, err := s.find(target); err != nil {
+			return fmt.Errorf("cannot join the network namespace: %w", err)
+		}
+	}
+	return nil
+}
+
+// parseSignal reads a signal's name, with or without SIG, or its number.
+func parseSignal(text string) (syscall.Signal, error) {
+	if number, err := strconv.Atoi(text); err == nil && number > 0 && number <= 64 {
+		return syscall.Signal(number), nil
+	}
+	name := strings.ToUpper(text)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if signal := unix.SignalNum(name); signal != 0 {
+		return signal, nil
+	}
+	if signal := realTimeSignal(strings.TrimPrefix(name, "SIG")); signal != 0 {
+		return signal, nil
+	}
+	return 0, invalid("unknown signal %q", text)
+}
+
+// realTimeSignal reads RTMIN, RTMIN+n, RTMAX and RTMAX-n, counted as the C library does.
+func realTimeSignal(name string) syscall.Signal {
+	const first, last = 34, 64
+	number := 0
+	switch {
+	case name == "RTMIN":
+		number = first
+	case name == "RTMAX":
+		number = last
+	case strings.HasPrefix(name, "RTMIN+"):
+		offset, _ := strconv.Atoi(strings.TrimPrefix(name, "RTMIN+"))
+		number = first + offset
+	case strings.HasPrefix(name, "RTMAX-"):
+		offset, _ := strconv.Atoi(strings.TrimPrefix(name, "RTMAX-"))
+		number = last - offset
+	}
+	if number < first || number > last {
+		return 0
+	}
+	return syscall.Signal(number)
+}
+
+// logOptions are the options of json-file.
+type logOptions struct {
+	maxSize int64 // 0: no limit
+	maxFile int
+}
+
+func keepsLog(spec *berthv1.ContainerSpec) bool { return spec.GetLog().GetDriver() != "none" }
+
+func parseLogOptions(log *berthv1.LogSpec) (logOptions, error) {
+	result := logOptions{maxFile: 1}
+	switch log.GetDriver() {
+	case "", "json-file":
+	case "none":
+		return result, nil
+	default:
+		return result, invalid("unknown log driver %q: want json-file or none", log.GetDriver())
+	}
+	for key, value := range log.GetOptions() {
+		switch key {
+		case "max-size":
+			size, err := units.FromHumanSize(value)
+			if err != nil || size <= 0 {
+				return result, invalid("invalid log option max-size %q: want a size as 10m", value)
+			}
+			result.maxSize = size
+		case "max-file":
+			count, err := strconv.Atoi(value)
+			if err != nil || count < 1 {
+				return result, invalid("invalid log option max-file %q: want a number from 1", value)
+			}
+			result.maxFile = count
+		default:
+			return result, invalid("unknown log option %q of json-file: want max-size or max-file", key)
+		}
+	}
+	if result.maxFile > 1 && result.maxSize == 0 {
+		return result, invalid("log option max-file needs max-size: without it a log is never rotated")
+	}
+	return result, nil
+}
