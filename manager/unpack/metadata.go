@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -114,10 +115,15 @@ func (a *applier) finishDir(header *tar.Header) error {
 	if header.Name == "" {
 		return unix.UtimesNanoAt(int(a.root.dir.Fd()), ".", times[:], 0)
 	}
-	dir, base, err := a.root.openParent(header.Name)
+	parent, base := path.Split(header.Name)
+	dir, err := a.root.openDir(strings.TrimSuffix(parent, "/"))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
+	defer func() { _ = dir.Close() }()
 	st, err := lstat(dir, base)
 	if err == unix.ENOENT || err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil

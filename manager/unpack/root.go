@@ -23,11 +23,6 @@ type root struct {
 
 const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
-func (r *root) close() {
-	r.forget()
-	_ = r.dir.Close()
-}
-
 // forget drops what is remembered of the tree. Needed whenever a directory or a link may have gone or come.
 func (r *root) forget() {
 	if r.parent != nil {
@@ -46,7 +41,7 @@ func (r *root) openParent(name string) (*os.File, string, error) {
 	}
 	parent, err := r.openDir(dir)
 	if errors.Is(err, unix.ENOENT) {
-		if err := r.makeAll(dir); err != nil {
+		if err := r.makeAll(dir, maxLinks); err != nil {
 			return nil, "", err
 		}
 		parent, err = r.openDir(dir)
@@ -81,8 +76,11 @@ func (r *root) openDir(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// makeAll makes name and what is missing above it.
-func (r *root) makeAll(name string) error {
+// maxLinks bounds how many links that lead nowhere yet are followed to make one directory.
+const maxLinks = 8
+
+// makeAll makes name and what is missing above it. Where a link leads nowhere yet, what it leads to is made.
+func (r *root) makeAll(name string, links int) error {
 	done := ""
 	for part := range strings.SplitSeq(name, "/") {
 		next := path.Join(done, part)
@@ -95,18 +93,38 @@ func (r *root) makeAll(name string) error {
 		if !errors.Is(err, unix.ENOENT) {
 			return err
 		}
-		above, err := r.openDir(done)
-		if err != nil {
+		if err := r.makeOne(done, part, links); err != nil {
 			return err
-		}
-		err = unix.Mkdirat(int(above.Fd()), part, 0o755)
-		_ = above.Close()
-		if err != nil {
-			return &os.PathError{Op: "mkdir", Path: next, Err: err}
 		}
 		done = next
 	}
 	return nil
+}
+
+func (r *root) makeOne(above, base string, links int) error {
+	dir, err := r.openDir(above)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	err = unix.Mkdirat(int(dir.Fd()), base, 0o755)
+	if err == nil {
+		return nil
+	}
+	name := path.Join(above, base)
+	buffer := make([]byte, unix.PathMax)
+	n, linkErr := unix.Readlinkat(int(dir.Fd()), base, buffer)
+	if err != unix.EEXIST || linkErr != nil {
+		return &os.PathError{Op: "mkdir", Path: name, Err: err}
+	}
+	if links == 0 {
+		return &os.PathError{Op: "mkdir", Path: name, Err: unix.ELOOP}
+	}
+	target := string(buffer[:n])
+	if !path.IsAbs(target) {
+		target = above + "/" + target
+	}
+	return r.makeAll(strings.TrimPrefix(path.Clean("/"+target), "/"), links-1)
 }
 
 // lstat describes the entry itself. A missing one gives ENOENT.
