@@ -145,17 +145,17 @@ func (a *attachment) masquerading() []nft.Element {
 	return elements
 }
 
+// del asks little of the configuration: it must succeed also for what add refuses.
 func del(ctx context.Context, r *plugin.Request) error {
-	// What is broken in the configuration by now must not keep the rest from being removed.
-	conf, err := parse(r)
+	return errors.Join(stopMasquerading(r, r.Own()), releaseLink(r), releaseAddress(ctx, r))
+}
+
+func stopMasquerading(r *plugin.Request, wanted func(owner string) bool) error {
+	table, err := r.Table()
 	if err != nil {
-		return errors.Join(err, releaseLink(r), releaseAddress(ctx, r))
+		return nil
 	}
-	return errors.Join(
-		conf.table.RemoveOwned(func(owner string) bool { return owner == r.Owner() }, nft.SetMasquerade),
-		releaseLink(r),
-		releaseAddress(ctx, r),
-	)
+	return table.RemoveOwned(wanted, nft.SetMasquerade)
 }
 
 func releaseLink(r *plugin.Request) error { return link.Delete(link.HostName(r.Owner())) }
@@ -169,15 +169,9 @@ func releaseAddress(ctx context.Context, r *plugin.Request) error {
 }
 
 func gc(ctx context.Context, r *plugin.Request) error {
-	conf, err := parse(r)
-	if err != nil {
-		return err
-	}
-	valid := r.Valid()
-	stale := func(owner string) bool { return r.Stale(owner, valid) }
-	errs := []error{conf.table.RemoveOwned(stale, nft.SetMasquerade)}
+	stale := r.Stale()
 	links, err := link.Owned(stale)
-	errs = append(errs, err)
+	errs := []error{err, stopMasquerading(r, stale)}
 	for _, name := range links {
 		errs = append(errs, link.Delete(name))
 	}

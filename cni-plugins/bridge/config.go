@@ -19,8 +19,6 @@ type config struct {
 	PromiscMode      bool   `json:"promiscMode"`
 	EnableDAD        bool   `json:"enabledad"`
 	PortIsolation    bool   `json:"portIsolation"`
-	// NftTable is of ours: the nftables table to masquerade in.
-	NftTable string `json:"nftTable"`
 
 	table nft.Table
 	mac   net.HardwareAddr
@@ -72,8 +70,8 @@ func parse(r *plugin.Request) (*config, error) {
 	}
 	conf.IsGateway = conf.IsGateway || conf.IsDefaultGateway
 	var err error
-	if conf.table, err = nft.Named(conf.NftTable); err != nil {
-		return nil, plugin.InvalidConfig("network %q: %v", r.Common.Name, err)
+	if conf.table, err = r.Table(); err != nil {
+		return nil, err
 	}
 	conf.mac, err = wantedMAC(r)
 	return conf, err

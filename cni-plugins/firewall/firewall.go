@@ -28,7 +28,6 @@ func Plugin() plugin.Plugin {
 type config struct {
 	IngressPolicy string `json:"ingressPolicy"`
 	Internal      bool   `json:"internal"`
-	NftTable      string `json:"nftTable"`
 
 	table nft.Table
 }
@@ -69,10 +68,8 @@ func parse(r *plugin.Request) (*config, error) {
 		return nil, plugin.InvalidConfig("network %q: ingressPolicy %q is not open, same-bridge or isolated", r.Common.Name, conf.IngressPolicy)
 	}
 	var err error
-	if conf.table, err = nft.Named(conf.NftTable); err != nil {
-		return nil, plugin.InvalidConfig("network %q: %v", r.Common.Name, err)
-	}
-	return conf, nil
+	conf.table, err = r.Table()
+	return conf, err
 }
 
 // elements are the entries of the container's addresses in the sets that the policy asks for.
@@ -145,21 +142,17 @@ func isolate(r *plugin.Request) error {
 	return nil
 }
 
-func del(_ context.Context, r *plugin.Request) error {
-	return remove(r, func(owner string) bool { return owner == r.Owner() })
-}
+func del(_ context.Context, r *plugin.Request) error { return remove(r, r.Own()) }
 
-func gc(_ context.Context, r *plugin.Request) error {
-	valid := r.Valid()
-	return remove(r, func(owner string) bool { return r.Stale(owner, valid) })
-}
+func gc(_ context.Context, r *plugin.Request) error { return remove(r, r.Stale()) }
 
+// remove asks of the configuration no more than the table: it must succeed also for what add refuses.
 func remove(r *plugin.Request, wanted func(owner string) bool) error {
-	conf, err := parse(r)
+	table, err := r.Table()
 	if err != nil {
-		return err
+		return nil
 	}
-	return conf.table.RemoveOwned(wanted, nft.SetInternal, nft.SetBridged, nft.SetIsolated)
+	return table.RemoveOwned(wanted, nft.SetInternal, nft.SetBridged, nft.SetIsolated)
 }
 
 func check(_ context.Context, r *plugin.Request) error {

@@ -3,7 +3,6 @@ package plugin
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"strings"
 )
 
 // Owner names the attachment that the request is about, in the form that kernel objects carry as their comment:
@@ -15,18 +14,13 @@ func (r *Request) Owner() string {
 	return owner(r.Common.Name, r.ContainerID, r.IfName)
 }
 
-// Valid returns the owners that GC must keep, from cni.dev/valid-attachments.
-func (r *Request) Valid() map[string]bool {
+// valid are the owners that GC must keep, from cni.dev/valid-attachments.
+func (r *Request) valid() map[string]bool {
 	valid := make(map[string]bool, len(r.Common.ValidAttachments))
 	for _, attachment := range r.Common.ValidAttachments {
 		valid[owner(r.Common.Name, attachment.ContainerID, attachment.IfName)] = true
 	}
 	return valid
-}
-
-// Stale tells whether owner is an attachment of the request's network that GC has to remove.
-func (r *Request) Stale(owner string, valid map[string]bool) bool {
-	return strings.HasPrefix(owner, shorten(r.Common.Name)+" ") && !valid[owner]
 }
 
 func owner(network, container, ifName string) string {

@@ -28,7 +28,7 @@ type Plugin struct {
 	Del func(context.Context, *Request) error
 	// Check fails if something that Add made is missing or different.
 	Check func(context.Context, *Request) error
-	// GC removes what belongs to attachments of the network that are not in Request.Valid.
+	// GC removes what belongs to attachments of the network that are not in the configuration's list: see Request.Stale.
 	GC func(context.Context, *Request) error
 	// Status fails if an Add would fail.
 	Status func(context.Context, *Request) error
@@ -144,7 +144,7 @@ func parse(getenv func(string) string, config []byte) (*Request, error) {
 		return nil, InvalidConfig("the network configuration has no name")
 	}
 	if err := utils.ValidateNetworkName(request.Common.Name); err != nil {
-		return nil, err
+		return nil, naming(err, "network", request.Common.Name)
 	}
 	return request, request.parsePrev()
 }
@@ -173,12 +173,17 @@ func (r *Request) checkEnvironment() error {
 		return nil
 	}
 	if err := utils.ValidateContainerID(r.ContainerID); err != nil {
-		return err
+		return naming(err, "CNI_CONTAINERID", r.ContainerID)
 	}
 	if err := utils.ValidateInterfaceName(r.IfName); err != nil {
-		return err
+		return naming(err, "CNI_IFNAME", r.IfName)
 	}
 	return nil
+}
+
+// naming puts into the message of a CNI error what the caller gave.
+func naming(err *types.Error, what, value string) error {
+	return types.NewError(err.Code, fmt.Sprintf("%s %q: %s", what, value, err.Msg), err.Details)
 }
 
 func (r *Request) checkVersion() error {

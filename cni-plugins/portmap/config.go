@@ -12,9 +12,8 @@ import (
 
 // config is the plugin's part of a network configuration.
 type config struct {
-	SNAT     *bool  `json:"snat"`
-	MasqAll  bool   `json:"masqAll"`
-	NftTable string `json:"nftTable"`
+	SNAT    *bool `json:"snat"`
+	MasqAll bool  `json:"masqAll"`
 
 	table    nft.Table
 	mappings []mapping
@@ -74,8 +73,8 @@ func parse(r *plugin.Request) (*config, error) {
 		return nil, err
 	}
 	var err error
-	if conf.table, err = nft.Named(conf.NftTable); err != nil {
-		return nil, plugin.InvalidConfig("network %q: %v", r.Common.Name, err)
+	if conf.table, err = r.Table(); err != nil {
+		return nil, err
 	}
 	var runtime struct {
 		PortMappings []asked `json:"portMappings"`

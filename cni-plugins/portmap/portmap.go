@@ -182,25 +182,21 @@ func (c *config) checkShadows(r *plugin.Request, ports []published) error {
 	return nil
 }
 
-func del(_ context.Context, r *plugin.Request) error {
-	return remove(r, func(owner string) bool { return owner == r.Owner() })
-}
+func del(_ context.Context, r *plugin.Request) error { return remove(r, r.Own()) }
 
-func gc(_ context.Context, r *plugin.Request) error {
-	valid := r.Valid()
-	return remove(r, func(owner string) bool { return r.Stale(owner, valid) })
-}
+func gc(_ context.Context, r *plugin.Request) error { return remove(r, r.Stale()) }
 
+// remove asks of the configuration no more than the table: it must succeed also for what add refuses.
 func remove(r *plugin.Request, wanted func(owner string) bool) error {
-	conf, err := parse(r)
+	table, err := r.Table()
+	if err != nil {
+		return nil
+	}
+	found, err := table.Find(wanted, nft.SetPort, nft.SetAnyPort, nft.SetHairpin, nft.SetSelf, nft.SetMasqueradeAll)
 	if err != nil {
 		return err
 	}
-	found, err := conf.table.Find(wanted, nft.SetPort, nft.SetAnyPort, nft.SetHairpin, nft.SetSelf, nft.SetMasqueradeAll)
-	if err != nil {
-		return err
-	}
-	return errors.Join(conf.table.Remove(found), forgetUDP(found))
+	return errors.Join(table.Remove(found), forgetUDP(found))
 }
 
 func check(_ context.Context, r *plugin.Request) error {
