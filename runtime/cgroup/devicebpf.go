@@ -43,6 +43,9 @@ const (
 	minor
 )
 
+// registers is the byte with both registers of an instruction.
+func registers(destination, source uint8) uint8 { return source<<4 | destination }
+
 // deviceProgram writes the rules down as an eBPF program that returns 1 for an allowed access:
 //
 //	for each exception:
@@ -51,12 +54,12 @@ const (
 //	return default
 func deviceProgram(rules deviceRules) []instruction {
 	program := []instruction{
-		{op: opLoadWord, registers: deviceContext<<4 | kind},
-		{op: opMoveReg, registers: kind<<4 | wanted},
+		{op: opLoadWord, registers: registers(kind, deviceContext)},
+		{op: opMoveReg, registers: registers(wanted, kind)},
 		{op: opShiftRight, registers: wanted, immediate: 16},
 		{op: opAnd, registers: kind, immediate: 0xffff},
-		{op: opLoadWord, registers: deviceContext<<4 | major, offset: 4},
-		{op: opLoadWord, registers: deviceContext<<4 | minor, offset: 8},
+		{op: opLoadWord, registers: registers(major, deviceContext), offset: 4},
+		{op: opLoadWord, registers: registers(minor, deviceContext), offset: 8},
 	}
 	for _, d := range rules.sorted() {
 		program = append(program, exception(d, rules.exceptions[d], rules.allow)...)
@@ -72,7 +75,7 @@ func exception(d device, what access, fallback bool) []instruction {
 			uncovered, jump = int32(what), opJumpEqual // denied if any of it is wanted
 		}
 		block = append(block,
-			instruction{op: opMoveReg, registers: wanted<<4 | result},
+			instruction{op: opMoveReg, registers: registers(result, wanted)},
 			instruction{op: opAnd, registers: result, immediate: uncovered},
 			instruction{op: jump, registers: result})
 	}

@@ -143,8 +143,10 @@ func (c *v1) limitMemory(resources *specs.LinuxResources, create bool) error {
 	if err != nil {
 		return err
 	}
-	limit := v1Limit{"linux.resources.memory", cgroup1.Memory,
-		func(root string) (creator, error) { return cgroup1.NewMemory(root), nil }}
+	limit := v1Limit{
+		"linux.resources.memory", cgroup1.Memory,
+		func(root string) (creator, error) { return cgroup1.NewMemory(root), nil },
+	}
 	if memory.Swap != nil && *memory.Swap == -1 && memory.Limit != nil {
 		// Memory may not be raised above memory+swap; the library knows this only of limits.
 		first := &specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: memory.Swap}}
@@ -165,10 +167,13 @@ func (c *v1) limitMemory(resources *specs.LinuxResources, create bool) error {
 func (c *v1) memorySettings(memory *specs.LinuxMemory) (*specs.LinuxMemory, error) {
 	settings := *memory
 	dir := c.paths[string(cgroup1.Memory)]
-	for _, value := range []**int64{&settings.Limit, &settings.Reservation, &settings.Swap, &settings.Kernel, &settings.KernelTCP} {
+	for _, value := range []**int64{&settings.Limit, &settings.Reservation, &settings.Swap, &settings.Kernel, &settings.KernelTCP} { //nolint:staticcheck // deprecated, not gone
 		if *value != nil && **value == 0 {
 			*value = nil
 		}
+	}
+	if settings.Swappiness != nil && int64(*settings.Swappiness) == unlimited {
+		settings.Swappiness = nil // Docker's way to say nothing
 	}
 	if settings.DisableOOMKiller != nil && !*settings.DisableOOMKiller {
 		settings.DisableOOMKiller = nil // the kernel's own default
@@ -181,7 +186,7 @@ func (c *v1) memorySettings(memory *specs.LinuxMemory) (*specs.LinuxMemory, erro
 		value       **int64
 	}{
 		{"swap", "memory.memsw.limit_in_bytes", &settings.Swap},
-		{"kernel", "memory.kmem.limit_in_bytes", &settings.Kernel},
+		{"kernel", "memory.kmem.limit_in_bytes", &settings.Kernel}, //nolint:staticcheck // deprecated, not gone
 		{"kernelTCP", "memory.kmem.tcp.limit_in_bytes", &settings.KernelTCP},
 	} {
 		if *optional.value == nil || dir == "" {

@@ -175,7 +175,7 @@ func refuseMemoryV1(memory *specs.LinuxMemory) error {
 		field string
 		set   bool
 	}{
-		{"kernel", memory.Kernel != nil && *memory.Kernel > 0},
+		{"kernel", memory.Kernel != nil && *memory.Kernel > 0}, //nolint:staticcheck // deprecated, not gone
 		{"kernelTCP", memory.KernelTCP != nil && *memory.KernelTCP > 0},
 		{"swappiness", memory.Swappiness != nil && int64(*memory.Swappiness) != unlimited},
 		{"disableOOMKiller", memory.DisableOOMKiller != nil && *memory.DisableOOMKiller},
