@@ -15,7 +15,7 @@ func Create(config Config) (Cgroup, error) {
 	if config.Systemd {
 		return nil, errdefs.As(errdefs.ErrUnimplemented, errors.New("--systemd-cgroup is not implemented"))
 	}
-	unified, err := isUnified()
+	unified, err := IsUnified()
 	if err != nil {
 		return nil, err
 	}

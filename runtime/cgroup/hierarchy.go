@@ -21,9 +21,9 @@ type hierarchy struct {
 	own         string   // the calling process's cgroup as a path below mount
 }
 
-// isUnified tells whether the host has cgroup v2 alone. The answer is one cheap call, so that the v2 path never has to
+// IsUnified tells whether the host has cgroup v2 alone. The answer is one cheap call, so that the v2 path never has to
 // read the mount table, which may have thousands of lines on a busy host.
-func isUnified() (bool, error) {
+func IsUnified() (bool, error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(mountRoot, &stat); err != nil {
 		return false, fmt.Errorf("cannot look at the cgroup file system: %w", &os.PathError{Op: "statfs", Path: mountRoot, Err: err})

@@ -74,6 +74,9 @@ func parseAction(field, errnoField string, action specs.LinuxSeccompAction, errn
 	return result, nil
 }
 
+// tsync is a flag that the specification names and its Go types do not.
+const tsync = "SECCOMP_FILTER_FLAG_TSYNC"
+
 // parseFlags returns the SECCOMP_FILTER_FLAG_ bits. Without any runc asks not to slow speculation down, and so do we.
 func parseFlags(profile *specs.LinuxSeccomp, notifies bool) (uint, error) {
 	var bits uint
@@ -90,7 +93,7 @@ func parseFlags(profile *specs.LinuxSeccomp, notifies bool) (uint, error) {
 			if notifies { // the kernel refuses it without a listener
 				bits |= unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 			}
-		case "SECCOMP_FILTER_FLAG_TSYNC": // the container's process has one thread when it loads the filter
+		case tsync: // the container's process has one thread when it loads the filter
 		default:
 			return 0, invalid(at("flags", i), "%q is not a flag", flag)
 		}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/berthd/berth/internal/version"
+	"github.com/berthd/berth/runtime/capability"
+	"github.com/berthd/berth/runtime/seccomp"
+)
+
+func (g *globals) features(args []string) (int, error) {
+	rest, err := parse(newFlags("features", ""), args)
+	if err != nil {
+		return 1, err
+	}
+	if len(rest) > 0 {
+		return 1, fmt.Errorf("features takes no argument, but there is %q", rest[0])
+	}
+	return 0, printJSON(supported(), "    ")
+}
+
+// supported is what this build can do, on a host that can do it too.
+func supported() features.Features {
+	yes, no := true, false
+	return features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
+		MountOptions:  mountOptions(),
+		Linux: &features.Linux{
+			Namespaces: []string{
+				string(specs.CgroupNamespace), string(specs.IPCNamespace), string(specs.MountNamespace), string(specs.NetworkNamespace),
+				string(specs.PIDNamespace), string(specs.TimeNamespace), string(specs.UserNamespace), string(specs.UTSNamespace),
+			},
+			Capabilities:    capability.Names(),
+			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+			Seccomp:         seccomp.Features(),
+			Apparmor:        &features.Apparmor{Enabled: &yes},
+			Selinux:         &features.Selinux{Enabled: &yes},
+			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			NetDevices:      &features.NetDevices{Enabled: &no},
+		},
+		Annotations: map[string]string{
+			"io.github.berthd.berth.version": version.Release,
+			"io.github.berthd.berth.commit":  version.Commit(),
+		},
+	}
+}
+
+// mountOptions lists the options that mean the same on every file system, sorted.
+func mountOptions() []string {
+	names := []string{
+		"async", "bind", "defaults", "dirsync", "iversion", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand",
+		"rbind", "silent", "sync",
+	}
+	for _, attribute := range []string{
+		"atime", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid",
+		"nosymfollow", "relatime", "ro", "rw", "strictatime", "suid", "symfollow", "private", "shared", "slave", "unbindable",
+	} {
+		names = append(names, attribute, "r"+attribute)
+	}
+	slices.Sort(names)
+	return names
+}
