@@ -48,6 +48,13 @@ func (a addressRange) complete() (addressRange, error) {
 			return a, fmt.Errorf("%s %s is not in subnet %s", bound.name, *bound.value, a.Subnet)
 		}
 	}
+	// Nobody can have the subnet's own address, nor its broadcast address.
+	if a.RangeStart.Less(first) {
+		a.RangeStart = first
+	}
+	if last.Less(a.RangeEnd) {
+		a.RangeEnd = last
+	}
 	if a.Gateway.BitLen() != first.BitLen() {
 		return a, fmt.Errorf("gateway %s is of another family than subnet %s", a.Gateway, a.Subnet)
 	}
@@ -144,29 +151,22 @@ func (s rangeSet) checkWanted(address netip.Addr, in addressRange, taken leases)
 	return nil
 }
 
-// after walks once over all addresses of the set, starting behind last.
+// after walks once over all addresses of the set, starting behind last, or with the first if last is none of them.
 func (s rangeSet) after(last netip.Addr) iter.Seq2[netip.Addr, addressRange] {
-	first := 0
+	turns := slices.Clone(s)
 	for i, one := range s {
-		if one.contains(last) {
-			first = i
+		if !one.contains(last) {
+			continue
 		}
+		// Its end, the other ranges, and its beginning.
+		end, beginning := one, one
+		end.RangeStart, beginning.RangeEnd = last.Next(), last
+		turns = slices.Concat(rangeSet{end}, s[i+1:], s[:i], rangeSet{beginning})
+		break
 	}
 	return func(yield func(netip.Addr, addressRange) bool) {
-		from := s[first].RangeStart
-		if s[first].contains(last) {
-			from = last.Next()
-		}
-		// The range that holds last comes twice: its end first, and its beginning when all others are through.
-		for turn := range len(s) + 1 {
-			one := s[(first+turn)%len(s)]
-			if turn > 0 {
-				from = one.RangeStart
-			}
-			for address := from; one.contains(address); address = address.Next() {
-				if turn == len(s) && !address.Less(last) && address != last {
-					return
-				}
+		for _, one := range turns {
+			for address := one.RangeStart; one.contains(address); address = address.Next() {
 				if !yield(address, one) {
 					return
 				}
