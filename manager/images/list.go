@@ -257,4 +257,3 @@ func (x *index) tag(id, full string, given name) error {
 	x.names[full] = id
 	return nil
 }
-

@@ -159,7 +159,7 @@ func (a *applier) whiteout(name, base string) error {
 // clear makes way for an entry. A directory stays where a directory comes, and only then.
 func (a *applier) clear(dir *os.File, base string, header *tar.Header) (exists bool, err error) {
 	st, err := lstat(dir, base)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
@@ -218,14 +218,23 @@ func (a *applier) makeLink(dir *os.File, base string, header *tar.Header) error 
 	defer other.forget()
 	parent, err := other.openDir(strings.TrimPrefix(path.Dir("/"+target), "/"))
 	if err != nil {
-		return fmt.Errorf("its hard link's target: %w", err)
+		return targetError(target, err)
 	}
 	defer func() { _ = parent.Close() }()
 	// Without AT_SYMLINK_FOLLOW a link to a symbolic link is just that.
 	if err := unix.Linkat(int(parent.Fd()), path.Base(target), int(dir.Fd()), base, 0); err != nil {
-		return &os.LinkError{Op: "link", Old: target, New: header.Name, Err: err}
+		return targetError(target, err)
 	}
 	return nil
+}
+
+// targetError is the layer's fault if there is nothing to link to: files come before the links to them.
+func targetError(target string, err error) error {
+	err = fmt.Errorf("cannot link to %q: %w", target, err)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EPERM) { // EPERM: a directory
+		return errdefs.As(errdefs.ErrInvalidArgument, err)
+	}
+	return err
 }
 
 func (a *applier) makeNode(dir *os.File, base string, header *tar.Header) error {

@@ -125,62 +125,76 @@ func TestApplyMakesWhatLayersSay(t *testing.T) {
 		want   []string
 	}{
 		{
-			"parents that no entry names", [][]tar.Header{{file("a/b/c", "x")}},
+			"parents that no entry names",
+			[][]tar.Header{{file("a/b/c", "x")}},
 			[]string{"a/", "a/b/", "a/b/c = x"},
 		},
 		{
-			"names with a leading slash and dots", [][]tar.Header{{file("/a", "1"), file("./b", "2")}},
+			"names with a leading slash and dots",
+			[][]tar.Header{{file("/a", "1"), file("./b", "2")}},
 			[]string{"a = 1", "b = 2"},
 		},
 		{
-			"the last of two entries of one name", [][]tar.Header{{file("a", "1"), file("a", "2"), dir("d/e"), file("d", "3")}},
+			"the last of two entries of one name",
+			[][]tar.Header{{file("a", "1"), file("a", "2"), dir("d/e"), file("d", "3")}},
 			[]string{"a = 2", "d = 3"},
 		},
 		{
-			"a whiteout", [][]tar.Header{{file("a", "1"), file("d/b", "2")}, {file(".wh.a", ""), file("d/.wh.b", "")}},
+			"a whiteout",
+			[][]tar.Header{{file("a", "1"), file("d/b", "2")}, {file(".wh.a", ""), file("d/.wh.b", "")}},
 			[]string{"d/"},
 		},
 		{
-			"a whiteout of a folder", [][]tar.Header{{file("d/e/f", "1"), file("x", "2")}, {file(".wh.d", "")}},
+			"a whiteout of a folder",
+			[][]tar.Header{{file("d/e/f", "1"), file("x", "2")}, {file(".wh.d", "")}},
 			[]string{"x = 2"},
 		},
 		{
 			"a whiteout of what is not there", [][]tar.Header{{file("no/.wh.such", ""), file(".wh.file", "")}}, nil,
 		},
 		{
-			"a whiteout does not hide its own layer's", [][]tar.Header{{file("a", "old")}, {file("a", "new"), file(".wh.a", "")}},
+			"a whiteout does not hide its own layer's",
+			[][]tar.Header{{file("a", "old")}, {file("a", "new"), file(".wh.a", "")}},
 			[]string{"a = new"},
 		},
 		{
-			"an opaque folder", [][]tar.Header{{file("d/old", "1"), file("d/sub/old", "2")}, {dir("d"), file("d/new", "3"), file("d/.wh..wh..opq", "")}},
+			"an opaque folder",
+			[][]tar.Header{{file("d/old", "1"), file("d/sub/old", "2")}, {dir("d"), file("d/new", "3"), file("d/.wh..wh..opq", "")}},
 			[]string{"d/", "d/new = 3"},
 		},
 		{
-			"an opaque root", [][]tar.Header{{file("old", "1")}, {file(".wh..wh..opq", ""), file("new", "2")}},
+			"an opaque root",
+			[][]tar.Header{{file("old", "1")}, {file(".wh..wh..opq", ""), file("new", "2")}},
 			[]string{"new = 2"},
 		},
 		{
-			"names of aufs's own", [][]tar.Header{{file(".wh..wh.plnk/1.2", ""), file(".wh..wh.aufs", "")}},
+			"names of aufs's own",
+			[][]tar.Header{{file(".wh..wh.plnk/1.2", ""), file(".wh..wh.aufs", "")}},
 			[]string{".wh..wh.plnk/", ".wh..wh.plnk/1.2 = "},
 		},
 		{
-			"a folder stays where one comes", [][]tar.Header{{file("d/a", "1")}, {dir("d"), file("d/b", "2")}},
+			"a folder stays where one comes",
+			[][]tar.Header{{file("d/a", "1")}, {dir("d"), file("d/b", "2")}},
 			[]string{"d/", "d/a = 1", "d/b = 2"},
 		},
 		{
-			"a link in the place of a folder", [][]tar.Header{{file("d/a", "1")}, {symlink("d", "e")}},
+			"a link in the place of a folder",
+			[][]tar.Header{{file("d/a", "1")}, {symlink("d", "e")}},
 			[]string{"d -> e"},
 		},
 		{
-			"files below a link to a folder", [][]tar.Header{{dir("usr/bin"), symlink("bin", "usr/bin")}, {file("bin/sh", "1")}},
+			"files below a link to a folder",
+			[][]tar.Header{{dir("usr/bin"), symlink("bin", "usr/bin")}, {file("bin/sh", "1")}},
 			[]string{"bin -> usr/bin", "usr/", "usr/bin/", "usr/bin/sh = 1"},
 		},
 		{
-			"a hard link, also to a link", [][]tar.Header{{file("a", "1"), hardlink("b", "a"), symlink("l", "gone"), hardlink("m", "/l")}},
+			"a hard link, also to a link",
+			[][]tar.Header{{file("a", "1"), hardlink("b", "a"), symlink("l", "gone"), hardlink("m", "/l")}},
 			[]string{"a = 1", "b = 1", "l -> gone", "m -> gone"},
 		},
 		{
-			"devices and pipes", [][]tar.Header{{
+			"devices and pipes",
+			[][]tar.Header{{
 				{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}, {Name: "pipe", Typeflag: tar.TypeFifo},
 			}},
 			[]string{"null Dc---------", "pipe p---------"},
@@ -216,11 +230,15 @@ func TestApplyStaysInside(t *testing.T) {
 		{"a whiteout of ..", []tar.Header{file("a/.wh...", "")}, true, nil},
 		{"a whiteout of .", []tar.Header{file("a/.wh..", "")}, true, nil},
 		{
-			"through an absolute link", []tar.Header{symlink("out", "OUTSIDE"), file("out/secret", "evil")}, false,
+			"through an absolute link",
+			[]tar.Header{symlink("out", "OUTSIDE"), file("out/secret", "evil")},
+			false,
 			[]string{"out -> OUTSIDE"},
 		},
 		{
-			"through a link with ..", []tar.Header{symlink("out", "../../.."), file("out/x", "1")}, false,
+			"through a link with ..",
+			[]tar.Header{symlink("out", "../../.."), file("out/x", "1")},
+			false,
 			[]string{"out -> ../../..", "x = 1"},
 		},
 		{
@@ -234,7 +252,9 @@ func TestApplyStaysInside(t *testing.T) {
 		{"a hard link through a link", []tar.Header{symlink("out", ".."), hardlink("a", "out/secret")}, true, []string{"out -> .."}},
 		{"a hard link to the root", []tar.Header{hardlink("a", "/")}, true, nil},
 		{
-			"chmod through a link", []tar.Header{symlink("out", "../secret"), {Name: "out", Typeflag: tar.TypeDir, Mode: 0o777}}, false,
+			"chmod through a link",
+			[]tar.Header{symlink("out", "../secret"), {Name: "out", Typeflag: tar.TypeDir, Mode: 0o777}},
+			false,
 			[]string{"out/"},
 		},
 		{"a root that is no folder", []tar.Header{file("/.", "evil")}, true, nil},

@@ -125,7 +125,7 @@ func (a *applier) finishDir(header *tar.Header) error {
 	}
 	defer func() { _ = dir.Close() }()
 	st, err := lstat(dir, base)
-	if err == unix.ENOENT || err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil
 	}
 	if err != nil {

@@ -114,7 +114,7 @@ func (r *root) makeOne(above, base string, links int) error {
 	name := path.Join(above, base)
 	buffer := make([]byte, unix.PathMax)
 	n, linkErr := unix.Readlinkat(int(dir.Fd()), base, buffer)
-	if err != unix.EEXIST || linkErr != nil {
+	if !errors.Is(err, unix.EEXIST) || linkErr != nil {
 		return &os.PathError{Op: "mkdir", Path: name, Err: err}
 	}
 	if links == 0 {

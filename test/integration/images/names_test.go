@@ -1,0 +1,200 @@
+package images_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+func contextWithCancel(t *testing.T) (context.Context, context.CancelFunc) {
+	return context.WithCancel(t.Context())
+}
+
+func (h *host) tag(source, target string) error {
+	_, err := h.images.TagImage(h.t.Context(), &berthv1.TagImageRequest{Source: source, Target: target})
+	return err
+}
+
+func (h *host) remove(reference string, force bool) (*berthv1.RemoveImageResponse, error) {
+	return h.images.RemoveImage(h.t.Context(), &berthv1.RemoveImageRequest{Image: reference, Force: force})
+}
+
+func TestImagesAreFoundByTheirNames(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	made := r.push("web", "v1", nil, gzipped(t, archive(t, file("a", "1"))))
+	h.mustPull(r.host + "/web:v1")
+	if err := h.tag(r.host+"/web:v1", "web"); err != nil {
+		t.Fatal(err)
+	}
+	id := made.config.Digest.String()
+	for _, reference := range []string{
+		r.host + "/web:v1", r.host + "/web@" + made.manifest.Digest.String(), "web", "web:latest", "library/web", "docker.io/library/web:latest",
+		id, id[len("sha256:"):], id[len("sha256:"):][:12], id[:len("sha256:")+8], made.manifest.Digest.String(),
+	} {
+		if got := h.inspect(reference).GetId(); got != id {
+			t.Errorf("%s is %s, want %s", reference, got, id)
+		}
+	}
+	for reference, code := range map[string]codes.Code{
+		"web:v1": codes.NotFound, r.host + "/web": codes.NotFound, "ffffffffffff": codes.NotFound, "WEB": codes.InvalidArgument, "": codes.InvalidArgument,
+	} {
+		_, err := h.images.InspectImage(t.Context(), &berthv1.InspectImageRequest{Image: reference})
+		wantCode(t, err, code, reference)
+	}
+	got := h.inspect("web")
+	if !slices.Equal(got.GetTags(), []string{r.host + "/web:v1", "docker.io/library/web:latest"}) ||
+		!slices.Equal(got.GetDigests(), []string{r.host + "/web@" + made.manifest.Digest.String()}) {
+		t.Errorf("the names are %q and %q", got.GetTags(), got.GetDigests())
+	}
+	if got.GetAuthor() != "tester" || got.GetPlatform().GetArchitecture() != "amd64" || got.GetSize() == 0 ||
+		!slices.Equal(got.GetConfig().GetCmd(), []string{"/hello"}) || got.GetLabels()["repository"] != "web" || len(got.GetLayers()) != 1 {
+		t.Errorf("the image is %v", got)
+	}
+}
+
+func TestRemoveTakesNamesThenTheImage(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	made := r.push("web", "v1", nil, gzipped(t, archive(t, file("a", "1"))), gzipped(t, archive(t, file("b", "1"))))
+	pulled := r.host + "/web:v1"
+	h.mustPull(pulled)
+	for _, name := range []string{"one", "two"} {
+		if err := h.tag(pulled, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := made.config.Digest.String()
+	_, err := h.remove(id[len("sha256:"):][:12], false)
+	wantCode(t, err, codes.FailedPrecondition, "force", "one:latest")
+
+	response, err := h.remove("one", false)
+	wantCode(t, err, codes.OK)
+	if !slices.Equal(response.GetUntagged(), []string{"docker.io/library/one:latest"}) || len(response.GetDeleted()) > 0 {
+		t.Errorf("removing one of three names answered %v", response)
+	}
+	response, err = h.remove(pulled, false)
+	wantCode(t, err, codes.OK)
+	if len(response.GetUntagged()) != 2 || len(response.GetDeleted()) > 0 {
+		t.Errorf("removing the last tag of a repository answered %v, want the digest to go with it", response)
+	}
+	response, err = h.remove(id, false)
+	wantCode(t, err, codes.OK)
+	if !slices.Equal(response.GetDeleted(), []string{id}) {
+		t.Errorf("removing the last name answered %v", response)
+	}
+	h.wantNothingLeft()
+	_, err = h.remove("two", false)
+	wantCode(t, err, codes.NotFound, "two")
+}
+
+// Layers that two images share stay as long as one of them.
+func TestRemoveKeepsWhatOthersNeed(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	shared := gzipped(t, archive(t, file("shared", "1")))
+	r.push("one", "latest", nil, shared, gzipped(t, archive(t, file("a", "1"))))
+	two := r.push("two", "latest", nil, shared, gzipped(t, archive(t, file("b", "1"))))
+	h.mustPull(r.host + "/one")
+	h.mustPull(r.host + "/two")
+	if blobs := h.blobs(); len(blobs) != 7 {
+		t.Errorf("two images have %d blobs, want 7: %v", len(blobs), blobs)
+	}
+	if _, err := h.remove(r.host+"/one", false); err != nil {
+		t.Fatal(err)
+	}
+	if blobs := h.blobs(); len(blobs) != 4 {
+		t.Errorf("one image has %d blobs, want 4: %v", len(blobs), blobs)
+	}
+	if keys := h.snapshotKeys(); len(keys) != 2 || !slices.Contains(keys, two.chainID) {
+		t.Errorf("the snapshots are %v", keys)
+	}
+	if _, err := h.remove(r.host+"/two", false); err != nil {
+		t.Fatal(err)
+	}
+	h.wantNothingLeft()
+}
+
+// A name that now stands for another image leaves the old one without a tag.
+func TestPullMovesTheName(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	first := r.push("app", "latest", nil, gzipped(t, archive(t, file("a", "1"))))
+	h.mustPull(r.host + "/app")
+	second := r.push("app", "latest", func(config *ocispec.Image) { config.Config.Labels["new"] = "yes" }, gzipped(t, archive(t, file("a", "2"))))
+	if p := h.mustPull(r.host + "/app"); !p.result.GetUpdated() {
+		t.Error("the pull of a new image says that nothing is new")
+	}
+	if got := h.inspect(r.host + "/app").GetId(); got != second.config.Digest.String() {
+		t.Errorf("the name stands for %s", got)
+	}
+	dangling := h.list(&berthv1.Filter{Key: "dangling", Values: []string{"true"}})
+	if len(dangling) != 1 || dangling[0].GetId() != first.config.Digest.String() {
+		t.Errorf("without a tag are %v", dangling)
+	}
+	labelled := h.list(&berthv1.Filter{Key: "label", Values: []string{"new=yes"}})
+	if len(labelled) != 1 || labelled[0].GetId() != second.config.Digest.String() {
+		t.Errorf("with the label are %v", labelled)
+	}
+	if got := h.list(&berthv1.Filter{Key: "reference", Values: []string{r.host + "/*:latest"}}); len(got) != 1 {
+		t.Errorf("the pattern fits %v", got)
+	}
+	_, err := h.images.ListImages(t.Context(), &berthv1.ListImagesRequest{Filters: []*berthv1.Filter{{Key: "colour", Values: []string{"red"}}}})
+	wantCode(t, err, codes.InvalidArgument, "colour")
+	if _, err := h.remove(first.config.Digest.String(), false); err != nil {
+		t.Fatal(err)
+	}
+	h.mustPull(r.host + "/app")
+}
+
+func TestImagesSurviveTheDaemon(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	made := r.push("kept", "latest", nil, gzipped(t, archive(t, file("a", "1"))))
+	h.mustPull(r.host + "/kept")
+	if err := h.tag(r.host+"/kept", "other:v2"); err != nil {
+		t.Fatal(err)
+	}
+	before, blobs := h.inspect("other:v2"), h.blobs()
+	h.stop(syscall.SIGKILL)
+	h.start()
+	after := h.inspect("other:v2")
+	if after.GetId() != before.GetId() || !slices.Equal(after.GetTags(), before.GetTags()) || !after.GetTaggedAt().AsTime().Equal(before.GetTaggedAt().AsTime()) {
+		t.Errorf("before the kill %v, after it %v", before, after)
+	}
+	if got := h.blobs(); !slices.Equal(got, blobs) {
+		t.Errorf("blobs %v, were %v", got, blobs)
+	}
+	h.look(made.chainID, func(string) {})
+}
+
+func TestTagRefusesWhatIsNoName(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	made := r.push("app", "latest", nil, gzipped(t, archive(t, file("a", "1"))))
+	h.mustPull(r.host + "/app")
+	for target, code := range map[string]codes.Code{
+		"UPPER": codes.InvalidArgument, "": codes.InvalidArgument, "app@" + made.manifest.Digest.String(): codes.InvalidArgument,
+		strings.Repeat("a", 64): codes.InvalidArgument,
+	} {
+		wantCode(t, h.tag(r.host+"/app", target), code)
+	}
+	wantCode(t, h.tag("nothing", "else"), codes.NotFound, "nothing")
+}
+
+func TestHistoryAndWhatIsNotBuilt(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	r.push("app", "latest", func(config *ocispec.Image) {
+		config.History = []ocispec.History{{CreatedBy: "first"}, {CreatedBy: "second", EmptyLayer: true}}
+	}, gzipped(t, archive(t, file("a", strings.Repeat("x", 10000)))))
+	h.mustPull(r.host + "/app")
+	history, err := h.images.HistoryImage(t.Context(), &berthv1.HistoryImageRequest{Image: r.host + "/app"})
+	wantCode(t, err, codes.OK)
+	entries := history.GetEntries()
+	if len(entries) != 2 || entries[0].GetCreatedBy() != "second" || entries[0].GetSize() != 0 || entries[1].GetSize() < 10000 {
+		t.Errorf("the history is %v", entries)
+	}
+	_, err = h.images.PruneImages(t.Context(), &berthv1.PruneImagesRequest{})
+	wantCode(t, err, codes.Unimplemented, "pruning images")
+}
