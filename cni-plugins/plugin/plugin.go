@@ -112,6 +112,9 @@ func (p Plugin) serve(ctx context.Context, request *Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := trim(result, request.Common.CNIVersion); err != nil {
+		return nil, err
+	}
 	converted, err := result.GetAsVersion(request.Common.CNIVersion)
 	if err != nil {
 		return nil, fmt.Errorf("cannot express the result in CNI version %q: %w", request.Common.CNIVersion, err)
@@ -121,6 +124,21 @@ func (p Plugin) serve(ctx context.Context, request *Request) ([]byte, error) {
 		return nil, fmt.Errorf("cannot encode the result: %w", err)
 	}
 	return append(output, '\n'), nil
+}
+
+// trim removes from a result what came with CNI 1.1, for callers of older versions. The library does not.
+func trim(result *types100.Result, asked string) error {
+	enough, err := version.GreaterThanOrEqualTo(asked, "1.1.0")
+	if err != nil || enough {
+		return err
+	}
+	for _, described := range result.Interfaces {
+		described.Mtu, described.SocketPath, described.PciID = 0, "", ""
+	}
+	for i, route := range result.Routes {
+		result.Routes[i] = &types.Route{Dst: route.Dst, GW: route.GW}
+	}
+	return nil
 }
 
 func parse(getenv func(string) string, config []byte) (*Request, error) {
@@ -250,7 +268,7 @@ func asError(err error, command string, config []byte) *types.Error {
 	if errors.As(err, &known) {
 		return known
 	}
-	code := uint(types.ErrInternal)
+	code := types.ErrInternal
 	switch {
 	case errors.Is(err, errdefs.ErrAlreadyExists):
 		code = ErrAlreadyAllocated

@@ -21,8 +21,13 @@ func (l layout) addSets() error {
 		byAddressPort := nftables.MustConcatSetType(family.address, nftables.TypeInetProto, nftables.TypeInetService)
 		target := nftables.MustConcatSetType(family.address, nftables.TypeInetService)
 		for _, set := range []*nftables.Set{
-			{Name: SetMasquerade, KeyType: byLink}, {Name: SetHairpin, KeyType: byLink}, {Name: SetSelf, KeyType: byPair}, {Name: SetMasqueradeAll, KeyType: family.address},
-			{Name: SetInternal, KeyType: byLink}, {Name: SetBridged, KeyType: byLink}, {Name: SetIsolated, KeyType: byLink},
+			{Name: SetMasquerade, KeyType: byLink},
+			{Name: SetHairpin, KeyType: byLink},
+			{Name: SetSelf, KeyType: byPair},
+			{Name: SetMasqueradeAll, KeyType: family.address},
+			{Name: SetInternal, KeyType: byLink},
+			{Name: SetBridged, KeyType: byLink},
+			{Name: SetIsolated, KeyType: byLink},
 			{Name: SetPort, KeyType: byAddressPort, IsMap: true, DataType: target},
 			{Name: SetAnyPort, KeyType: byPort, IsMap: true, DataType: target},
 		} {
