@@ -23,6 +23,9 @@ import (
 // remove cleans up behind a shim that died, or that never came as far as a container, and prints how the container
 // ended as a DeleteResponse. It may be repeated, and succeeds when there is nothing left to do.
 func remove(ctx context.Context, inv invocation, out io.Writer) error {
+	if err := stop(inv); err != nil {
+		return err
+	}
 	// The status first: removing the container kills it.
 	exit, err := process.ReadExit(inv.bundle)
 	if err != nil {

@@ -38,7 +38,7 @@ func serve(ctx context.Context, inv invocation) error {
 		return fmt.Errorf("cannot serve on the inherited socket: %w", err)
 	}
 	_ = file.Close()
-	defer func() { _ = os.Remove(inv.socket()) }()
+	defer func() { _, _ = os.Remove(inv.socket()), os.Remove(inv.pidFile()) }()
 	reap, err := reaper.New()
 	if err != nil {
 		return err

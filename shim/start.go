@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/shim/stdio"
 )
 
@@ -52,10 +54,15 @@ func start(inv invocation, out io.Writer) (err error) {
 			_ = os.Remove(path)
 		}
 	}()
+	address := "unix://" + path
+	// containerd 1.x looks there when it has been restarted; later ones keep a file of their own.
+	if err := atomicfile.WriteVolatile(filepath.Join(inv.bundle, "address"), []byte(address), 0o600); err != nil {
+		return err
+	}
 	if err := background(inv, listener); err != nil {
 		return fmt.Errorf("cannot start the shim: %w", err)
 	}
-	return printAddress(out, "unix://"+path)
+	return printAddress(out, address)
 }
 
 // printAddress answers in the form that the manager understands: it says which version it knows, if it knows any
@@ -90,14 +97,24 @@ func background(inv invocation, listener *net.UnixListener) error {
 		program, "-namespace", inv.namespace, "-id", inv.id, "-bundle", inv.bundle,
 		"-address", inv.address, "-publish-binary", inv.publisher, serveVerb,
 	}
+	// Whatever else the manager's parents left open is neither the shim's business nor the container's.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return os.NewSyscallError("close_range", err)
+	}
 	// One processor is enough for what a shim does, and each costs memory.
-	_, err = syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   append(os.Environ(), "GOMAXPROCS=1"),
 		Files: []uintptr{uintptr(null), uintptr(null), uintptr(log), socket.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.WriteVolatile(inv.pidFile(), []byte(strconv.Itoa(pid)), 0o600); err != nil {
+		return errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	return nil
 }
 
 // openLog opens what will be the shim's stderr: the fifo that containerd reads, or a file in the bundle. The fifo is

@@ -93,6 +93,19 @@ func TestDeleteBeforeThereIsAContainer(t *testing.T) {
 	c.deleteVerb()
 }
 
+func TestDeleteStopsAShimThatWasGivenUp(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	pid := c.create(streams{})
+	c.run("")
+	if err := syscall.Kill(c.pid, syscall.SIGSTOP); err != nil { // as if it hung
+		t.Fatal(err)
+	}
+	c.deleteVerb()
+	if !zombie(pid) || !zombie(c.pid) {
+		t.Errorf("still there: container %v, shim %v", !zombie(pid), !zombie(c.pid))
+	}
+}
+
 func TestTheManagersDeathDisturbsNobody(t *testing.T) {
 	c := newContainer(t, "sh", "-c", "read line; echo got $line")
 	out, outURI := c.file("out")

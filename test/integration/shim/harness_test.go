@@ -55,6 +55,7 @@ type container struct {
 
 	program string
 	runtime string
+	pid     int // of the shim
 	client  *ttrpc.Client
 	api     task.TTRPCTaskService
 }
@@ -141,13 +142,18 @@ func (c *container) connect(address string) {
 	c.client = ttrpc.NewClient(conn)
 	c.t.Cleanup(func() { _ = c.client.Close() })
 	c.api = task.NewTTRPCTaskClient(c.client)
+	response, err := c.api.Connect(c.ctx(), &task.ConnectRequest{ID: c.ID})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.pid = int(response.ShimPid)
 }
 
 // verb runs a command of the shim and returns what it printed. The error is what it said on stderr.
 func (c *container) verb(verb string, env ...string) ([]byte, error) {
 	c.t.Helper()
 	args := append([]string{"-namespace", namespace, "-id", c.ID, "-bundle", c.Bundle, "-address", c.Bundle + "/none.sock"}, c.Flags...)
-	cmd := exec.Command(c.program, append(args, verb)...)
+	cmd := exec.CommandContext(c.ctx(), c.program, append(args, verb)...)
 	cmd.Env = append(append(os.Environ(), c.Env...), env...)
 	cmd.Dir = c.Bundle
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -159,18 +165,18 @@ func (c *container) verb(verb string, env ...string) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
-// remove kills the shim, if it is there, and has the next one clean up: what a manager does after a crash.
+// remove has the shim clean up: what a manager does that has lost one.
 func (c *container) remove() {
 	if c.t.Failed() {
 		if said, err := os.ReadFile(filepath.Join(c.Bundle, "shim.log")); err == nil && len(said) > 0 {
 			c.t.Logf("the shim said:\n%s", said)
 		}
 	}
-	if c.client != nil {
-		c.killShim()
-	}
 	if _, err := c.verb("delete"); err != nil {
 		c.t.Errorf("cannot clean up: %v", err)
+	}
+	if c.pid != 0 && !zombie(c.pid) {
+		c.t.Errorf("the shim is still there: process %d", c.pid)
 	}
 	c.removeCgroups()
 }
@@ -189,33 +195,14 @@ func (c *container) removeCgroups() {
 	}
 }
 
-// shimPid asks the shim for its pid, 0 when it is gone.
-func (c *container) shimPid() int {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	response, err := c.api.Connect(ctx, &task.ConnectRequest{ID: c.ID})
-	if err != nil {
-		return 0
-	}
-	return int(response.ShimPid)
-}
-
 // killShim is kill -9 of the shim, and waits until it is gone.
 func (c *container) killShim() {
-	pid := c.shimPid()
-	if pid == 0 {
-		return
-	}
-	pidfd, err := os.FindProcess(pid) // holds a pidfd: no other process is hit
-	if err != nil {
-		c.t.Error(err)
-		return
-	}
-	if err := pidfd.Kill(); err != nil {
-		c.t.Error(err)
+	c.t.Helper()
+	if err := syscall.Kill(c.pid, syscall.SIGKILL); err != nil {
+		c.t.Fatal(err)
 	}
 	testenv.Until(c.t, limit, "the killed shim is gone", func() error {
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && !zombie(pid) {
+		if !zombie(c.pid) {
 			return errors.New("it is not")
 		}
 		return nil
@@ -223,6 +210,7 @@ func (c *container) killShim() {
 	_ = c.client.Close()
 }
 
+// zombie reports whether a process has ended, be it reaped or not.
 func zombie(pid int) bool {
 	_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	return err != nil

@@ -55,12 +55,11 @@ func TestLifeOfAContainer(t *testing.T) {
 	if deleted := c.delete(""); deleted.ExitStatus != 42 || int(deleted.Pid) != pid {
 		t.Errorf("delete answered %v", deleted)
 	}
-	shim := c.shimPid()
 	if _, err := c.api.Shutdown(c.ctx(), &task.ShutdownRequest{ID: c.ID}); err != nil {
 		t.Error(err)
 	}
 	testenv.Until(t, limit, "the shim is gone", func() error {
-		if !zombie(shim) {
+		if !zombie(c.pid) {
 			return errors.New("it is there")
 		}
 		return nil

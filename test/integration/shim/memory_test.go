@@ -51,13 +51,12 @@ func TestMemoryOfAnIdleContainer(t *testing.T) {
 		shims = append(shims, c)
 	}
 	for _, c := range shims {
-		pid := c.shimPid()
 		testenv.Until(t, limit, "the shim has given back what it does not need", func() error {
-			if got := private(t, pid); got > maxPrivate {
+			if got := private(t, c.pid); got > maxPrivate {
 				return fmt.Errorf("%d KiB are private, want at most %d", got>>10, maxPrivate>>10)
 			}
 			return nil
 		})
-		t.Logf("%d KiB private", private(t, pid)>>10)
+		t.Logf("%d KiB private", private(t, c.pid)>>10)
 	}
 }

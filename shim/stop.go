@@ -1,0 +1,85 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience bounds the wait for the end of a killed shim.
+const patience = 10 * time.Second
+
+// pidFile is where start writes the pid of the serving process.
+func (inv *invocation) pidFile() string { return filepath.Join(inv.bundle, "shim.pid") }
+
+// stop kills a shim that still serves, though its manager has given it up. One that was told to shut down serves no
+// more, and may end in peace: it has events to send.
+func stop(inv invocation) error {
+	conn, err := net.Dial("unix", inv.socket())
+	if err != nil {
+		return nil
+	}
+	_ = conn.Close()
+	data, err := os.ReadFile(inv.pidFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot find the shim: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 {
+		return fmt.Errorf("cannot find the shim: %q in %q is no pid", data, inv.pidFile())
+	}
+	// The descriptor first: what is checked then is the process that will be killed, whatever happens to the pid.
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot stop the shim: %w", os.NewSyscallError("pidfd_open", err))
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if !inv.isShim(pid) {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cannot stop the shim: %w", os.NewSyscallError("pidfd_send_signal", err))
+	}
+	return awaitEnd(pidfd)
+}
+
+// isShim reports whether a process is the shim of this container.
+func (inv *invocation) isShim(pid int) bool {
+	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil {
+		return false
+	}
+	want := strings.Join([]string{program, "-namespace", inv.namespace, "-id", inv.id, "-bundle", inv.bundle, ""}, "\x00")
+	return strings.HasPrefix(string(cmdline), want)
+}
+
+func awaitEnd(pidfd int) error {
+	deadline := time.Now().Add(patience)
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("cannot stop the shim: it did not end within %v of being killed", patience)
+		}
+		poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, int(left.Milliseconds())+1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("cannot wait for the end of the shim: %w", os.NewSyscallError("poll", err))
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}

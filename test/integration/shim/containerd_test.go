@@ -1,0 +1,231 @@
+package shim_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/berthd/berth/test/testenv"
+)
+
+// containerd is a private containerd that finds our shim in its $PATH.
+type containerd struct {
+	t       testing.TB
+	dir     string
+	address string
+	ctr     string
+	rootfs  string
+	space   string // its namespace: the runtime's state directory is named after it
+	cmd     *exec.Cmd
+}
+
+func startContainerd(t testing.TB) *containerd {
+	t.Helper()
+	testenv.NeedRoot(t)
+	testenv.Peer(t, "containerd")
+	dir := testenv.ShortDir(t)
+	c := &containerd{
+		t: t, dir: dir, address: filepath.Join(dir, "c.sock"), ctr: testenv.Peer(t, "ctr"), rootfs: testenv.BusyboxRootfs(t),
+		space: "berth-test-" + strings.ReplaceAll(filepath.Base(dir), ".", ""),
+	}
+	// A copy of the shim, which takes the runtime beside it.
+	shim, err := os.ReadFile(testenv.Binary(t, shimName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bin", shimName), shim, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(ociRuntime(t), filepath.Join(dir, "bin", "berth-runtime")); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(`version = 2
+root = %[1]q
+state = %[2]q
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = %[3]q
+[ttrpc]
+  address = %[4]q
+`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.address, c.address+".ttrpc")
+	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.remove)
+	c.start()
+	return c
+}
+
+func (c *containerd) start() {
+	c.t.Helper()
+	c.cmd = exec.Command("containerd", "--config", filepath.Join(c.dir, "config.toml"), "--log-level", "warn")
+	c.cmd.Env = append(os.Environ(), "PATH="+filepath.Join(c.dir, "bin")+":"+os.Getenv("PATH"))
+	c.cmd.Stderr = c.t.Output()
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := c.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	testenv.Until(c.t, limit, "containerd answers", func() error {
+		_, err := c.try("version")
+		return err
+	})
+}
+
+// kill is kill -9 of containerd.
+func (c *containerd) kill() {
+	if err := c.cmd.Process.Kill(); err != nil {
+		c.t.Error(err)
+	}
+	_ = c.cmd.Wait()
+}
+
+func (c *containerd) remove() {
+	for id := range strings.FieldsSeq(c.mustRun("tasks", "ls", "-q")) {
+		if output, err := c.try("tasks", "rm", "-f", id); err != nil {
+			c.t.Errorf("cannot remove task %s: %v\n%s", id, err, output)
+		}
+	}
+	c.kill()
+	testenv.Until(c.t, limit, "the runtime's state directory is empty", func() error {
+		err := os.Remove(filepath.Join("/run/berth/runtime", c.space))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	(&container{t: c.t}).removeCgroups()
+}
+
+func (c *containerd) try(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	output, err := exec.CommandContext(ctx, c.ctr, append([]string{"--address", c.address, "--namespace", c.space}, args...)...).CombinedOutput()
+	return string(output), err
+}
+
+func (c *containerd) mustRun(args ...string) string {
+	c.t.Helper()
+	output, err := c.try(args...)
+	if err != nil {
+		c.t.Errorf("ctr %s: %v\n%s", strings.Join(args, " "), err, output)
+	}
+	return output
+}
+
+// flags are those of ctr run for our shim.
+func (c *containerd) flags(id string, more ...string) []string {
+	return append(append([]string{"run", "--runtime", "io.containerd.berth.v2", "--cgroup", "/berth-test-shim/" + id, "--env", "PATH=/bin"}, more...),
+		"--rootfs", c.rootfs, id)
+}
+
+func TestUnderContainerd(t *testing.T) {
+	c := startContainerd(t)
+	if got := c.mustRun(append(c.flags("one", "--rm"), "sh", "-c", "echo hello; echo there >&2")...); got != "hello\nthere\n" && got != "there\nhello\n" {
+		t.Errorf("the container said %q", got)
+	}
+	var exit *exec.ExitError
+	if _, err := c.try(append(c.flags("two", "--rm"), "sh", "-c", "exit 9")...); !errors.As(err, &exit) || exit.ExitCode() != 9 {
+		t.Errorf("exit status: %v", err)
+	}
+	c.mustRun(append(c.flags("web", "-d"), "sleep", "1000")...)
+	if got := c.mustRun("tasks", "exec", "--exec-id", "x", "web", "echo", "from exec"); got != "from exec\n" {
+		t.Errorf("exec said %q", got)
+	}
+	c.mustRun("tasks", "pause", "web")
+	if got := c.mustRun("tasks", "ls"); !strings.Contains(got, "PAUSED") {
+		t.Errorf("tasks: %s", got)
+	}
+	c.mustRun("tasks", "resume", "web")
+	if got := c.mustRun("tasks", "metrics", "web"); !strings.Contains(got, "cpu") {
+		t.Errorf("metrics: %s", got)
+	}
+	if got := c.mustRun("tasks", "ps", "web"); len(strings.Split(strings.TrimSpace(got), "\n")) != 2 {
+		t.Errorf("ps: %s", got)
+	}
+
+	c.kill() // the container does not notice, and the next containerd finds it
+	c.start()
+	if got := c.mustRun("tasks", "ls"); !strings.Contains(got, "RUNNING") {
+		t.Errorf("tasks after a restart: %s", got)
+	}
+	c.mustRun("tasks", "kill", "-s", "KILL", "web")
+	testenv.Until(t, limit, "containerd has seen the exit", func() error {
+		if got, err := c.try("tasks", "ls"); err != nil || !strings.Contains(got, "STOPPED") {
+			return fmt.Errorf("%s, %v", got, err)
+		}
+		return nil
+	})
+	c.mustRun("tasks", "rm", "web")
+	c.mustRun("containers", "rm", "web")
+	c.expectNoShim()
+}
+
+// expectNoShim waits until no shim of this containerd runs.
+func (c *containerd) expectNoShim() {
+	c.t.Helper()
+	testenv.Until(c.t, limit, "no shim is left", func() error {
+		if left := c.shims(); len(left) > 0 {
+			return fmt.Errorf("processes %v", left)
+		}
+		return nil
+	})
+}
+
+// shims returns the pids of shims that serve this containerd.
+func (c *containerd) shims() (pids []int) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(data), shimName) || !strings.Contains(string(data), c.address) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(file, "/proc/%d/cmdline", &pid); err != nil {
+			c.t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+func TestContainerdCleansUpBehindADeadShim(t *testing.T) {
+	c := startContainerd(t)
+	c.mustRun(append(c.flags("web", "-d"), "sleep", "1000")...)
+	pids := c.shims()
+	if len(pids) != 1 {
+		t.Fatalf("shims %v", pids)
+	}
+	var pid int
+	list := c.mustRun("tasks", "ls")
+	if _, err := fmt.Sscanf(list[strings.Index(list, "web"):], "web %d", &pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Until(t, limit, "the container of the dead shim is gone", func() error {
+		if !zombie(pid) {
+			return fmt.Errorf("process %d is there", pid)
+		}
+		return nil
+	})
+	testenv.Until(t, limit, "containerd has cleaned up", func() error {
+		if got, err := c.try("tasks", "ls", "-q"); err != nil || got != "" {
+			return fmt.Errorf("task %q, %v", got, err)
+		}
+		return nil
+	})
+	c.mustRun("containers", "rm", "web")
+}
