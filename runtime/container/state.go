@@ -169,6 +169,8 @@ func (c *Container) save() error {
 // Close lets others change the container.
 func (c *Container) Close() {
 	if c.lock != nil {
+		// Not by closing alone: the process that waits for start has a copy of the descriptor.
+		_ = unix.Flock(int(c.lock.Fd()), unix.LOCK_UN)
 		_ = c.lock.Close()
 		c.lock = nil
 	}
