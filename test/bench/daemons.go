@@ -36,14 +36,14 @@ func (b *bench) daemons() error {
 	var run, inside []side
 	for _, e := range engines {
 		id := 0
-		run = append(run, side{e.name, func() error {
+		run = append(run, side{name: e.name, skip: e.skip, job: func() error {
 			id++
 			args := append([]string{"run", "--rm"}, e.runArgs...)
 			if args = append(args, e.image); e.name == "ctr" {
 				args = append(args, "bench"+strconv.Itoa(id))
 			}
 			return e.do(append(args, "true")...)()
-		}, e.skip})
+		}})
 	}
 	if err := b.memory(engines); err != nil {
 		return err
@@ -61,7 +61,7 @@ func (b *bench) daemons() error {
 			}
 			defer func() { _ = e.do("rm", "-f", "inside")() }()
 		}
-		inside = append(inside, side{e.name, e.do("exec", "inside", "true"), e.skip})
+		inside = append(inside, side{name: e.name, job: e.do("exec", "inside", "true"), skip: e.skip})
 	}
 	return b.compare("`exec CONTAINER true`", inside, aim{"docker", 0.25})
 }

@@ -59,6 +59,7 @@ func run() (err error) {
 		{"runtime", b.runtimes},
 		{"waiting", b.waiting},
 		{"daemons", b.daemons},
+		{"cni", b.plugins},
 	}
 	for _, section := range sections {
 		if *only != "" && !strings.Contains(","+*only+",", ","+section.name+",") {

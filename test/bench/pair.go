@@ -14,6 +14,8 @@ type side struct {
 	name string
 	// job does the work once; its duration is measured.
 	job func() error
+	// before and after surround each job and are not measured.
+	before, after func() error
 	// skip says why the side can't be measured here. Empty: it can.
 	skip string
 }
@@ -34,12 +36,12 @@ func (b *bench) compare(what string, sides []side, aims ...aim) error {
 			if s.skip != "" {
 				continue
 			}
-			start := time.Now()
-			if err := s.job(); err != nil {
+			took, err := s.measure()
+			if err != nil {
 				return fmt.Errorf("%s with %s: %w", what, s.name, err)
 			}
 			if round >= warmUps {
-				samples[i] = append(samples[i], time.Since(start))
+				samples[i] = append(samples[i], took)
 			}
 		}
 	}
@@ -55,6 +57,22 @@ func (b *bench) compare(what string, sides []side, aims ...aim) error {
 	}
 	fmt.Fprintln(b.out)
 	return nil
+}
+
+// measure does the job once, with what surrounds it, and returns how long the job took.
+func (s side) measure() (time.Duration, error) {
+	if s.before != nil {
+		if err := s.before(); err != nil {
+			return 0, err
+		}
+	}
+	start := time.Now()
+	err := s.job()
+	took := time.Since(start)
+	if err == nil && s.after != nil {
+		err = s.after()
+	}
+	return took, err
 }
 
 func target(name string, aims []aim) string {

@@ -48,10 +48,10 @@ func (b *bench) runtimes() error {
 	var run, lifecycle, inside []side
 	for _, r := range b.ociRuntimes() {
 		id := "bench-" + r.name
-		run = append(run, side{r.name, r.command("run", "--bundle", bundle, id), r.skip})
-		lifecycle = append(lifecycle, side{r.name, func() error {
+		run = append(run, side{name: r.name, job: r.command("run", "--bundle", bundle, id), skip: r.skip})
+		lifecycle = append(lifecycle, side{name: r.name, skip: r.skip, job: func() error {
 			return errors.Join(r.command("create", "--bundle", bundle, id)(), r.command("start", id)(), r.command("delete", "--force", id)())
-		}, r.skip})
+		}})
 	}
 	if err := b.compare("`run` of /bin/true, runc's default configuration", run, aim{"crun", 0.6}, aim{"runc", 0.2}); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (b *bench) runtimes() error {
 			}
 			defer func() { _ = r.command("delete", "--force", "exec-"+r.name)() }()
 		}
-		inside = append(inside, side{r.name, r.command("exec", "exec-"+r.name, "/bin/true"), r.skip})
+		inside = append(inside, side{name: r.name, job: r.command("exec", "exec-"+r.name, "/bin/true"), skip: r.skip})
 	}
 	return b.compare("`exec` of /bin/true", inside, aim{"crun", 0.6}, aim{"runc", 0.2})
 }
