@@ -1,6 +1,10 @@
 // Command berth-runtime runs containers as the OCI runtime specification defines them, with runc's command line.
 package main
 
+// One goroutine works here, and to look for the limits of its own cgroup costs more than what it does.
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 import (
 	"errors"
 	"flag"
@@ -31,6 +35,8 @@ func commands() []command {
 		{"ps", "list the processes of a container", (*globals).ps},
 		{"pause", "suspend all processes of a container", (*globals).pause},
 		{"resume", "resume all processes of a container", (*globals).resume},
+		{"spec", "write an example of a config.json", (*globals).spec},
+		{"features", "print what the runtime can do", (*globals).features},
 	}
 }
 

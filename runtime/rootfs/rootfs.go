@@ -84,10 +84,11 @@ func (b *builder) openRoot() error {
 	p.Call("separate", "the host's mounts from the container's", unix.SYS_MOUNT_SETATTR, launch.Cwd, p.String("/"),
 		launch.Int(unix.AT_RECURSIVE), launch.Pin(p, attr), launch.Int(unsafe.Sizeof(*attr)))
 	quoted := fmt.Sprintf("root file system %q", b.config.Root)
-	path := p.String(b.config.Root)
-	b.root = p.Call("open", quoted, unix.SYS_OPEN_TREE, launch.Cwd, path,
-		launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)).Result()
-	p.Call("mount", quoted, unix.SYS_MOVE_MOUNT, b.root, b.empty, launch.Cwd, path, launch.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	at := p.Call("open", quoted, unix.SYS_OPENAT, launch.Cwd, p.String(b.config.Root), launch.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), launch.Int(0)).Result()
+	b.root = p.Call("open", quoted, unix.SYS_OPEN_TREE, at, b.empty,
+		launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|emptyPath)).Result()
+	b.moveTo(b.root, at).Explain(func(errno unix.Errno) error { return fmt.Errorf("cannot mount %s: %w", quoted, errno) })
+	p.Close(at)
 	return nil
 }
 

@@ -1,0 +1,111 @@
+package runtime_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthd/berth/test/testenv"
+)
+
+func specOf(t *testing.T, binary string, flags ...string) []string {
+	t.Helper()
+	dir := t.TempDir()
+	command := exec.Command(binary, append([]string{"spec"}, flags...)...)
+	command.Dir = dir
+	if r := execute(t, command); r.Status != 0 || r.Stdout != "" {
+		t.Fatalf("%v: %+v", command.Args, r)
+	}
+	content, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(content)) {
+		if !strings.Contains(line, `"ociVersion"`) { // Debian's runc has an older one
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func TestSpecEqualsRuncs(t *testing.T) {
+	runc := testenv.Peer(t, "runc")
+	for _, flags := range [][]string{nil, {"--rootless"}} {
+		ours, theirs := specOf(t, testenv.Binary(t, "berth-runtime"), flags...), specOf(t, runc, flags...)
+		if diff := cmp.Diff(theirs, ours); diff != "" {
+			t.Errorf("spec %v differs from runc's:\n%s", flags, diff)
+		}
+	}
+}
+
+func TestSpecKeepsAnExistingFile(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.json")
+	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := execute(t, exec.Command(testenv.Binary(t, "berth-runtime"), "spec", "-b", dir))
+	if r.Status != 1 || !strings.Contains(r.Stderr, "config.json") || !strings.Contains(r.Stderr, "exists already") {
+		t.Errorf("%+v", r)
+	}
+	if content, err := os.ReadFile(file); err != nil || string(content) != "mine" {
+		t.Errorf("the file is %q, %v", content, err)
+	}
+}
+
+func TestSpecRefuses(t *testing.T) {
+	for _, args := range [][]string{{"spec", "x"}, {"spec", "--nope"}, {"spec", "--bundle", "/nonexistent"}} {
+		if r := execute(t, exec.Command(testenv.Binary(t, "berth-runtime"), args...)); r.Status == 0 || strings.Count(r.Stderr, "\n") != 1 {
+			t.Errorf("%v: %+v", args, r)
+		}
+	}
+}
+
+// TestBadConfiguration puts mistakes into config.json. Each has to be told in one sentence, and to leave nothing.
+func TestBadConfiguration(t *testing.T) {
+	for name, test := range map[string]struct{ old, new, want string }{
+		"an unknown field":   {`"hostname"`, `"hostnames"`, "field hostnames: there is no such field"},
+		"a wrong type":       {`"cwd":"/"`, `"cwd":7`, "field process.cwd: it must be a string, not 7"},
+		"no JSON":            {`"hostname"`, `hostname`, "it is not JSON"},
+		"a namespace's typo": {`{"type":"pid"}`, `{"type":"pids"}`, `field linux.namespaces[0].type: "pids" is none of`},
+		"a relative cwd":     {`"cwd":"/"`, `"cwd":"tmp"`, `field process.cwd: "tmp" is not an absolute path`},
+		"a seccomp action":   {`"resources"`, `"seccomp":{"defaultAction":"ALLOW"},"resources"`, `field linux.seccomp.defaultAction: "ALLOW" is not an action`},
+		"a device rule":      {`"access":"rwm"`, `"access":"rwx"`, "linux.resources.devices[0].access"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newContainer(t, "true")
+			c.writeConfig()
+			file := filepath.Join(c.Bundle, "config.json")
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := strings.Replace(string(content), test.old, test.new, 1)
+			if changed == string(content) {
+				t.Fatalf("%s has no %s", content, test.old)
+			}
+			if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r := c.verb("run", "--bundle", c.Bundle, c.ID)
+			if r.Status != 1 || !strings.Contains(r.Stderr, test.want) || strings.Count(r.Stderr, "\n") != 1 {
+				t.Errorf("%+v, want %q", r, test.want)
+			}
+			c.gone()
+		})
+	}
+}
+
+func TestNoConfiguration(t *testing.T) {
+	c := newContainer(t)
+	r := c.verb("run", "--bundle", c.Bundle, c.ID)
+	if want := "cannot read config.json of bundle"; r.Status != 1 || !strings.Contains(r.Stderr, want) {
+		t.Errorf("%+v, want %q", r, want)
+	}
+	c.gone()
+}
