@@ -1,9 +1,9 @@
-// Command berth-runtime runs containers as the OCI runtime specification defines them, with runc's command line.
-package main
-
 // One goroutine works here, and to look for the limits of its own cgroup costs more than what it does.
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
+
+// Command berth-runtime runs containers as the OCI runtime specification defines them, with runc's command line.
+package main
 
 import (
 	"errors"
@@ -33,6 +33,9 @@ func commands() []command {
 		{"state", "print the state of a container", (*globals).state},
 		{"list", "list containers", (*globals).list},
 		{"ps", "list the processes of a container", (*globals).ps},
+		{"spec", "write a configuration to start from", (*globals).spec},
+		{"features", "print what this runtime can do", (*globals).features},
+		{"update", "change the limits of a container", (*globals).update},
 		{"pause", "suspend all processes of a container", (*globals).pause},
 		{"resume", "resume all processes of a container", (*globals).resume},
 		{"spec", "write an example of a config.json", (*globals).spec},

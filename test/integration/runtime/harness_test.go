@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -190,5 +191,15 @@ func (c *container) gone() {
 	state, _ := filepath.Glob(filepath.Join(c.State, c.ID))
 	if all := append(append(left, more...), state...); len(all) > 0 {
 		c.t.Errorf("%v is left", all)
+	}
+}
+
+// waitFor waits until something that has no event of its own has become so.
+func waitFor(t testing.TB, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 10 seconds for %s", what)
+		}
 	}
 }

@@ -1,0 +1,137 @@
+package runtime_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	moby "github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// dockerProfile is Docker's default for a container with the capabilities of the example configuration.
+func dockerProfile(t testing.TB) *specs.LinuxSeccomp {
+	t.Helper()
+	profile, err := moby.GetDefaultProfile(exampleSpec(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile.Architectures = []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}
+	return profile
+}
+
+// filtered is a container whose calls of names get the action.
+func filtered(t *testing.T, entry specs.LinuxSyscall, script string) *container {
+	t.Helper()
+	c := newContainer(t).shell(script)
+	c.Spec.Root.Readonly = false
+	c.Spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{entry}}
+	return c
+}
+
+func TestSeccompActions(t *testing.T) {
+	errno := func(number uint) *uint { return &number }
+	names := []string{"mkdir", "mkdirat"}
+	for name, test := range map[string]struct {
+		entry  specs.LinuxSyscall
+		status int
+		stderr string
+	}{
+		"errno, default":  {specs.LinuxSyscall{Names: names, Action: specs.ActErrno}, 1, "Operation not permitted"},
+		"errno":           {specs.LinuxSyscall{Names: names, Action: specs.ActErrno, ErrnoRet: errno(uint(unix.ENOSPC))}, 1, "No space left on device"},
+		"kill":            {specs.LinuxSyscall{Names: names, Action: specs.ActKill}, 128 + int(unix.SIGSYS), "Bad system call"},
+		"kill process":    {specs.LinuxSyscall{Names: names, Action: specs.ActKillProcess}, 128 + int(unix.SIGSYS), "Bad system call"},
+		"trap":            {specs.LinuxSyscall{Names: names, Action: specs.ActTrap}, 128 + int(unix.SIGSYS), "Bad system call"},
+		"trace, untraced": {specs.LinuxSyscall{Names: names, Action: specs.ActTrace}, 1, "Function not implemented"},
+		"log":             {specs.LinuxSyscall{Names: names, Action: specs.ActLog}, 0, ""},
+		"another call":    {specs.LinuxSyscall{Names: []string{"acct"}, Action: specs.ActKillProcess}, 0, ""},
+		"an unknown call": {specs.LinuxSyscall{Names: []string{"mkdir_of_the_future"}, Action: specs.ActKillProcess}, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := filtered(t, test.entry, "mkdir /tmp/new; exit $?").run()
+			if r.Status != test.status || !strings.Contains(r.Stderr, test.stderr) {
+				t.Errorf("%+v, want status %d and %q", r, test.status, test.stderr)
+			}
+		})
+	}
+}
+
+// TestSeccompArguments lets a directory be made only with one of two modes, of which busybox's mkdir -m takes any.
+func TestSeccompArguments(t *testing.T) {
+	for op, want := range map[specs.LinuxSeccompOperator]string{
+		specs.OpEqualTo: "0 1 0", specs.OpNotEqual: "1 0 1", specs.OpLessThan: "1 0 0", specs.OpGreaterThan: "0 0 1",
+		specs.OpLessEqual: "1 1 0", specs.OpGreaterEqual: "0 1 1",
+	} {
+		entry := specs.LinuxSyscall{Names: []string{"chmod"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Value: 0o700, Op: op}}}
+		script := `cd /tmp; for mode in 600 700 701; do touch $mode; chmod $mode $mode 2>/dev/null && echo 0 || echo 1; done`
+		if got := strings.Join(strings.Fields(filtered(t, entry, script).output()), " "); got != want && op != specs.OpEqualTo {
+			t.Errorf("%s: %s, want %s", op, got, want)
+		} else if op == specs.OpEqualTo && got != want {
+			t.Errorf("%s: %s, want %s", op, got, want)
+		}
+	}
+}
+
+func TestSeccompFlags(t *testing.T) {
+	c := filtered(t, specs.LinuxSyscall{Names: []string{"acct"}, Action: specs.ActErrno}, "grep -c 'Seccomp:.*2' /proc/self/status")
+	c.Spec.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow}
+	if out := c.output(); out != "1\n" {
+		t.Errorf("no filter with flags: %q", out)
+	}
+}
+
+// TestSeccompWithoutNoNewPrivileges loads the filter while the process still may, and it stays in place for a user.
+func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
+	for _, noNewPrivileges := range []bool{true, false} {
+		c := filtered(t, specs.LinuxSyscall{Names: []string{"mkdir"}, Action: specs.ActErrno}, "mkdir /tmp/new 2>/dev/null || id -u; grep NoNewPrivs /proc/self/status")
+		c.Spec.Process.NoNewPrivileges = noNewPrivileges
+		c.Spec.Process.User = specs.User{UID: 1000, GID: 1000}
+		want := "1000\nNoNewPrivs:\t0\n"
+		if noNewPrivileges {
+			want = "1000\nNoNewPrivs:\t1\n"
+		}
+		if out := c.output(); out != want {
+			t.Errorf("noNewPrivileges %v: %q", noNewPrivileges, out)
+		}
+	}
+}
+
+func TestSeccompInExec(t *testing.T) {
+	c := filtered(t, specs.LinuxSyscall{Names: []string{"mkdir"}, Action: specs.ActErrno}, "exec sleep 1000")
+	c.start()
+	if r := c.verb("exec", c.ID, "mkdir", "/tmp/new"); r.Status != 1 || !strings.Contains(r.Stderr, "Operation not permitted") {
+		t.Errorf("%+v", r)
+	}
+	c.must("exec", c.ID, "touch", "/tmp/new")
+}
+
+func TestDockersProfile(t *testing.T) {
+	c := newContainer(t).shell("mount -t tmpfs x /tmp 2>&1; unshare -U true 2>&1; ls / | grep -c tmp; exec cat /proc/self/comm")
+	c.Spec.Linux.Seccomp = dockerProfile(t)
+	if out, want := c.output(), "permitted"; strings.Count(out, want) != 2 || !strings.HasSuffix(out, "1\ncat\n") {
+		t.Errorf("output %q", out)
+	}
+}
+
+func TestSeccompRefuses(t *testing.T) {
+	for want, change := range map[string]func(*specs.LinuxSeccomp){
+		`field linux.seccomp.architectures[0]: "SCMP_ARCH_PDP11" is not an architecture`:      func(s *specs.LinuxSeccomp) { s.Architectures = []specs.Arch{"SCMP_ARCH_PDP11"} },
+		`field linux.seccomp.syscalls[0].args[0].index: 6 is not from 0 to 5`:                 func(s *specs.LinuxSeccomp) { s.Syscalls[0].Args = []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}} },
+		`field linux.seccomp.flags[0]: "SECCOMP_FILTER_FLAG_NONE" is not a flag`:              func(s *specs.LinuxSeccomp) { s.Flags = []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_NONE"} },
+		`field linux.seccomp.syscalls[0].errnoRet: action SCMP_ACT_KILL_PROCESS has no errno`: func(s *specs.LinuxSeccomp) { one := uint(1); s.Syscalls[0].ErrnoRet = &one },
+	} {
+		c := filtered(t, specs.LinuxSyscall{Names: []string{"acct"}, Action: specs.ActKillProcess}, "true")
+		change(c.Spec.Linux.Seccomp)
+		c.refused(want)
+	}
+}
+
+func readFile(t testing.TB, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(content))
+}
