@@ -18,20 +18,28 @@ type foreground struct {
 	done     chan struct{}
 }
 
-// newForeground begins to catch signals, so that none is lost before the process is there.
+// newForeground makes what is needed to wait for a process in the foreground.
 func newForeground(detach bool, consoleSocket string) (*foreground, error) {
 	f := &foreground{}
 	if detach {
 		return f, nil
 	}
 	f.signals = make(chan os.Signal, 64)
-	signal.Notify(f.signals)
 	if consoleSocket != "" {
 		return f, nil
 	}
 	var err error
 	f.terminal, err = terminal.NewForeground()
 	return f, err
+}
+
+// catch begins to catch the signals that are sent to programs, as against those that the kernel raises for a fault of
+// the runtime's own. It takes a while, and is done while the process sets itself up.
+func (f *foreground) catch() {
+	if f.signals != nil {
+		signal.Notify(f.signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM,
+			unix.SIGALRM, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH)
+	}
 }
 
 // connect begins to copy the terminal, if the process has one.
@@ -72,7 +80,6 @@ func (f *foreground) forward(pidfd int) {
 			return
 		case s := <-f.signals:
 			switch s {
-			case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // of our own making
 			case unix.SIGWINCH:
 				if f.terminal != nil {
 					f.terminal.Resize()

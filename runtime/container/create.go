@@ -33,7 +33,8 @@ type CreateOptions struct {
 	NoPivot          bool
 	NoNewKeyring     bool
 	Systemd          bool
-	Attached         bool // start comes from this process, not from another over the socket
+	Forked           func() // called while the process sets itself up; may be nil
+	Attached         bool   // start comes from this process, not from another over the socket
 }
 
 // Created is a container whose process waits for its start.
@@ -138,6 +139,9 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 		c.process.Close()
 		return group.Kill()
 	})
+	if o.Forked != nil {
+		o.Forked()
+	}
 	if plan.Mapped() {
 		if err := c.process.Unless(namespace.WriteMappings(c.process.Pid, c.Spec.Linux)); err != nil {
 			return err

@@ -20,6 +20,7 @@ type ExecOptions struct {
 	PidFile, PidfdSocket string
 	PreserveFDs          int
 	IgnorePaused         bool
+	Forked               func() // called while the process sets itself up; may be nil
 }
 
 // Executed is a process that exec has started.
@@ -112,6 +113,9 @@ func execute(forked *launch.Process, o ExecOptions) (_ *Executed, err error) {
 			forked.Close()
 		}
 	}()
+	if o.Forked != nil {
+		o.Forked()
+	}
 	if score := o.Process.OOMScoreAdj; score != nil {
 		if err := forked.Unless(writeOOMScore(forked.Pid, *score)); err != nil {
 			return nil, err

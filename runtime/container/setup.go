@@ -51,6 +51,7 @@ func (s *setup) program() (*launch.Program, error) {
 		p.Wait()
 	}
 	s.addNames(p)
+	s.addLoopback(p)
 	attributes := addAttributes(p, spec.Process)
 	addSysctls(p, spec.Linux.Sysctl)
 	if err := rootfs.Add(p, s.rootfs()); err != nil {
@@ -101,6 +102,21 @@ func (s *setup) addNames(p *launch.Program) {
 	if name := s.container.Spec.Domainname; name != "" {
 		p.Call("set", fmt.Sprintf("domainname %q", name), unix.SYS_SETDOMAINNAME, p.String(name), launch.Int(len(name)))
 	}
+}
+
+// addLoopback brings up the loopback interface of a new network namespace, as programs expect it.
+func (s *setup) addLoopback(p *launch.Program) {
+	if s.plan.New&unix.CLONE_NEWNET == 0 {
+		return
+	}
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return // the name is not too long
+	}
+	request.SetUint16(unix.IFF_UP)
+	socket := p.Call("create", "a socket", unix.SYS_SOCKET, launch.Int(unix.AF_INET), launch.Int(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), launch.Int(0)).Result()
+	p.Call("bring up", "the loopback interface", unix.SYS_IOCTL, socket, launch.Int(unix.SIOCSIFFLAGS), launch.Pin(p, request))
+	p.Close(socket)
 }
 
 // addSysctls writes through the host's /proc, which nothing in the container can have replaced. What a file there
