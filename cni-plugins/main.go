@@ -18,6 +18,7 @@ import (
 	cniversion "github.com/containernetworking/cni/pkg/version"
 
 	"github.com/berthd/berth/cni-plugins/internal/catalog"
+	"github.com/berthd/berth/cni-plugins/internal/nft"
 	"github.com/berthd/berth/cni-plugins/plugin"
 	"github.com/berthd/berth/internal/version"
 )
@@ -44,7 +45,8 @@ func serve(p plugin.Plugin) int {
 	if err != nil {
 		return fail(types.NewError(types.ErrIOFailure, fmt.Sprintf("cannot read the network configuration: %v", err), ""), nil)
 	}
-	output, failure := p.Run(context.Background(), os.Getenv, config)
+	// The sockets stay open to the end: the exit closes them, while the kernel already does what closing waits for.
+	output, failure := p.Run(context.Background(), plugin.Call{Getenv: os.Getenv, Config: config, Sockets: &nft.Sockets{}})
 	if failure != nil {
 		return fail(failure, config)
 	}

@@ -172,6 +172,9 @@ func gc(ctx context.Context, r *plugin.Request) error {
 	stale := r.Stale()
 	links, err := link.Owned(stale)
 	errs := []error{err, stopMasquerading(r, stale)}
+	if table, err := r.Table(); err == nil {
+		errs = append(errs, table.Renew())
+	}
 	for _, name := range links {
 		errs = append(errs, link.Delete(name))
 	}

@@ -31,8 +31,9 @@ import (
 // Exec implements invoke.Exec. It is safe for concurrent use.
 type Exec struct {
 	version.PluginDecoder
-	raw   invoke.RawExec
-	netns string
+	raw     invoke.RawExec
+	netns   string
+	sockets nft.Sockets
 }
 
 var _ invoke.Exec = (*Exec)(nil)
@@ -55,6 +56,9 @@ func WithStderr(w io.Writer) Option { return func(e *Exec) { e.raw.Stderr = w } 
 // WithNetns sets the network namespace that plugins take for the host's. Without it that is the one of the process.
 func WithNetns(path string) Option { return func(e *Exec) { e.netns = path } }
 
+// Close releases the sockets that are kept for the next call.
+func (e *Exec) Close() { e.sockets.Close() }
+
 // here marks the "path" of a plugin that runs in this process. No file can have it, as it ends in no path of a name.
 const here = "in-process:"
 
@@ -76,7 +80,7 @@ func (e *Exec) ExecPlugin(ctx context.Context, path string, config []byte, envir
 		}
 		p, _ := catalog.Named(name)
 		var failure *types.Error
-		if output, failure = p.Run(ctx, lookup(environ), config); failure != nil {
+		if output, failure = p.Run(ctx, plugin.Call{Getenv: lookup(environ), Config: config, Sockets: &e.sockets}); failure != nil {
 			err = classify(failure)
 		}
 	})
@@ -87,7 +91,7 @@ func (e *Exec) ExecPlugin(ctx context.Context, path string, config []byte, envir
 func (e *Exec) DeleteTable(_ context.Context, table string) (err error) {
 	entered := e.onHost(func() {
 		var named nft.Table
-		if named, err = nft.Named(table); err == nil {
+		if named, err = nft.Named(table, &e.sockets); err == nil {
 			err = named.Delete()
 		}
 	})

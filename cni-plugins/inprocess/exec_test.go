@@ -80,6 +80,7 @@ func links(t testing.TB) string {
 func TestPluginsRunInThisProcess(t *testing.T) {
 	host := newNamespace(t)
 	exec := inprocess.New(inprocess.WithNetns(host))
+	defer exec.Close()
 	cni := libcni.NewCNIConfigWithCacheDir(nil, t.TempDir(), exec)
 	list := network(t, t.TempDir(), "")
 	before := links(t)
@@ -130,6 +131,7 @@ func TestPluginsRunInThisProcess(t *testing.T) {
 
 func TestErrorsHaveAClass(t *testing.T) {
 	exec := inprocess.New(inprocess.WithNetns(newNamespace(t)))
+	defer exec.Close()
 	cni := libcni.NewCNIConfigWithCacheDir(nil, t.TempDir(), exec)
 	list := network(t, t.TempDir(), "")
 	add := func(list *libcni.NetworkConfigList, id string, port int) error {
@@ -167,7 +169,9 @@ echo "$CNI_COMMAND $(ls /sys/class/net 2>/dev/null | wc -l) $(grep -c berth0 /pr
 	if err := os.WriteFile(filepath.Join(dir, "recorder"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cni := libcni.NewCNIConfigWithCacheDir([]string{dir}, t.TempDir(), inprocess.New(inprocess.WithNetns(host)))
+	exec := inprocess.New(inprocess.WithNetns(host))
+	defer exec.Close()
+	cni := libcni.NewCNIConfigWithCacheDir([]string{dir}, t.TempDir(), exec)
 	list := network(t, t.TempDir(), `,{"type":"recorder"}`)
 	netns := newNamespace(t)
 	if _, err := cni.AddNetworkList(t.Context(), list, conf("c", netns, 8080)); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"github.com/berthd/berth/cni-plugins/internal/nft"
 	"github.com/berthd/berth/internal/errdefs"
 )
 
@@ -43,6 +44,8 @@ type Request struct {
 	Args        string // CNI_ARGS
 	Path        string // CNI_PATH
 	Config      []byte // the plugin's network configuration, JSON
+	// Sockets are those of the host's network namespace.
+	Sockets *nft.Sockets
 
 	// Common holds the keys of Config that the specification defines. Its PrevResult is not parsed: Prev is.
 	Common types.PluginConf
@@ -66,20 +69,26 @@ func since(command string) string {
 	return "0.1.0"
 }
 
-// Run serves one call: getenv gives the CNI_* variables and config is what a plugin reads from its standard input. It
-// returns what a plugin writes to its standard output, or the error that it would write there.
-func (p Plugin) Run(ctx context.Context, getenv func(string) string, config []byte) ([]byte, *types.Error) {
-	command := getenv("CNI_COMMAND")
+// Call is one call of a plugin as its caller makes it.
+type Call struct {
+	Getenv  func(string) string // gives the CNI_* variables
+	Config  []byte              // what a plugin reads from its standard input
+	Sockets *nft.Sockets        // to use for nftables
+}
+
+// Run serves one call. It returns what a plugin writes to its standard output, or the error that it would write there.
+func (p Plugin) Run(ctx context.Context, call Call) ([]byte, *types.Error) {
+	command := call.Getenv("CNI_COMMAND")
 	if command == "VERSION" {
-		return encodeVersion(config), nil
+		return encodeVersion(call.Config), nil
 	}
-	request, err := parse(getenv, config)
+	request, err := parse(call)
 	if err != nil {
-		return nil, asError(err, getenv("CNI_COMMAND"), config)
+		return nil, asError(err, command, call.Config)
 	}
 	output, err := p.serve(ctx, request)
 	if err != nil {
-		return nil, asError(err, command, config)
+		return nil, asError(err, command, call.Config)
 	}
 	return output, nil
 }
@@ -141,8 +150,10 @@ func trim(result *types100.Result, asked string) error {
 	return nil
 }
 
-func parse(getenv func(string) string, config []byte) (*Request, error) {
+func parse(call Call) (*Request, error) {
+	getenv, config := call.Getenv, call.Config
 	request := &Request{
+		Sockets: call.Sockets,
 		Command: getenv("CNI_COMMAND"), ContainerID: getenv("CNI_CONTAINERID"), Netns: getenv("CNI_NETNS"),
 		IfName: getenv("CNI_IFNAME"), Args: getenv("CNI_ARGS"), Path: getenv("CNI_PATH"), Config: config,
 	}

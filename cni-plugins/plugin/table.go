@@ -14,7 +14,7 @@ func (r *Request) Table() (nft.Table, error) {
 	if err := r.Decode(&conf); err != nil {
 		return nft.Table{}, err
 	}
-	table, err := nft.Named(conf.NftTable)
+	table, err := nft.Named(conf.NftTable, r.Sockets)
 	if err != nil {
 		return nft.Table{}, InvalidConfig("network %q: %v", r.Common.Name, err)
 	}

@@ -78,44 +78,44 @@ func (t Table) Add(elements []Element) error {
 	if len(elements) == 0 {
 		return nil
 	}
-	for try := 0; ; try++ {
-		var stale []Element
-		err := t.change(nil, elements)
-		if errors.Is(err, unix.EEXIST) {
-			if stale, err = t.stale(elements); err == nil {
-				err = t.change(stale, elements)
+	err := t.sockets.do(func(s socket) error {
+		for try := 0; ; try++ {
+			err := t.change(s, nil, elements)
+			if errors.Is(err, unix.EEXIST) {
+				err = t.replace(s, elements)
 			}
-		}
-		if errors.Is(err, unix.ENOENT) && try < 3 {
+			if !errors.Is(err, unix.ENOENT) || try == 3 {
+				return err
+			}
 			// No such table yet, or a stale element went away meanwhile.
-			if err = t.create(); err == nil {
-				continue
+			if err := t.create(); err != nil {
+				return err
 			}
 		}
-		if err != nil {
-			return fmt.Errorf("cannot add elements to nftables table %q: %w", t.Name, err)
-		}
-		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot add elements to nftables table %q: %w", t.Name, err)
 	}
+	return nil
 }
 
-// stale returns those elements that are there already, to be replaced.
-func (t Table) stale(elements []Element) ([]Element, error) {
+// replace adds elements of which some are there already.
+func (t Table) replace(s socket, elements []Element) error {
 	var stale []Element
 	for _, element := range elements {
-		present, found, err := t.get(element)
+		present, found, err := t.get(s, element)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !found {
 			continue
 		}
 		if len(element.Data) > 0 && present.Owner != element.Owner && !present.sameTarget(element) {
-			return nil, &Taken{Element: element, Holder: present.Owner}
+			return &Taken{Element: element, Holder: present.Owner}
 		}
 		stale = append(stale, present)
 	}
-	return stale, nil
+	return t.change(s, stale, elements)
 }
 
 // Taken says that another attachment holds an element.
@@ -131,26 +131,32 @@ func (e *Taken) Unwrap() error { return errdefs.ErrAlreadyExists }
 
 // Remove removes those of the elements that still belong to their owner, in one transaction. Others are left alone.
 func (t Table) Remove(elements []Element) error {
-	for try := 0; ; try++ {
-		var present []Element
-		for _, element := range elements {
-			found, ok, err := t.get(element)
-			if err != nil {
-				return fmt.Errorf("cannot read nftables table %q: %w", t.Name, err)
-			}
-			if ok && found.Owner == element.Owner {
-				present = append(present, element)
-			}
-		}
-		err := t.change(present, nil)
-		if errors.Is(err, unix.ENOENT) && try < 3 {
-			continue // another process removed one first
-		}
-		if err != nil {
-			return fmt.Errorf("cannot remove elements from nftables table %q: %w", t.Name, err)
-		}
+	if len(elements) == 0 {
 		return nil
 	}
+	err := t.sockets.do(func(s socket) error {
+		for try := 0; ; try++ {
+			var present []Element
+			for _, element := range elements {
+				found, ok, err := t.get(s, element)
+				if err != nil {
+					return err
+				}
+				if ok && found.Owner == element.Owner {
+					present = append(present, element)
+				}
+			}
+			err := t.change(s, present, nil)
+			if !errors.Is(err, unix.ENOENT) || try == 3 {
+				return err
+			}
+			// Another process removed one first.
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("cannot remove elements from nftables table %q: %w", t.Name, err)
+	}
+	return nil
 }
 
 // RemoveOwned removes the elements of some sets, both families, whose owner is wanted.
@@ -163,7 +169,7 @@ func (t Table) RemoveOwned(wanted func(owner string) bool, sets ...string) error
 }
 
 // change removes and adds elements in one transaction.
-func (t Table) change(remove, add []Element) error {
+func (t Table) change(s socket, remove, add []Element) error {
 	var messages []message
 	for _, group := range bySet(remove) {
 		messages = append(messages, elementMessages(deleteElement, 0, t.Name, group[0].Set, group)...)
@@ -174,11 +180,6 @@ func (t Table) change(remove, add []Element) error {
 	if len(messages) == 0 {
 		return nil
 	}
-	s, err := dial()
-	if err != nil {
-		return err
-	}
-	defer s.close()
 	return s.batch(messages)
 }
 

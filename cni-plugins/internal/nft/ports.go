@@ -20,31 +20,30 @@ func (e Element) HostPort() (protocol byte, port uint16, ok bool) {
 
 // Shadows returns the owners of entries that overlap with an entry of a port map: the same port on all addresses, if it is
 // for one, or on any single one, if it is for all.
-func (t Table) Shadows(e Element) ([]string, error) {
+func (t Table) Shadows(e Element) (owners []string, err error) {
 	if len(e.Key) < portKeySize {
 		return nil, nil
 	}
 	portKey := e.Key[len(e.Key)-portKeySize:]
 	family := e.Set[len(e.Set)-1:]
-	if strings.HasPrefix(e.Set, SetPort) {
-		found, ok, err := t.get(Element{Set: SetAnyPort + family, Key: portKey})
-		if err != nil {
-			return nil, fmt.Errorf("cannot read nftables table %q: %w", t.Name, err)
+	err = t.sockets.do(func(s socket) error {
+		if strings.HasPrefix(e.Set, SetPort) {
+			found, ok, err := t.get(s, Element{Set: SetAnyPort + family, Key: portKey})
+			if ok {
+				owners = append(owners, found.Owner)
+			}
+			return err
 		}
-		if !ok {
-			return nil, nil
+		listed, err := t.list(s, SetPort+family)
+		for _, other := range listed {
+			if len(other.Key) > portKeySize && string(other.Key[len(other.Key)-portKeySize:]) == string(portKey) {
+				owners = append(owners, other.Owner)
+			}
 		}
-		return []string{found.Owner}, nil
-	}
-	listed, err := t.list(SetPort + family)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot list set %q of nftables table %q: %w", SetPort+family, t.Name, err)
-	}
-	var owners []string
-	for _, other := range listed {
-		if len(other.Key) > portKeySize && string(other.Key[len(other.Key)-portKeySize:]) == string(portKey) {
-			owners = append(owners, other.Owner)
-		}
+		return nil, fmt.Errorf("cannot read nftables table %q: %w", t.Name, err)
 	}
 	return owners, nil
 }

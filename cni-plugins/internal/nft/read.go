@@ -12,10 +12,9 @@ import (
 )
 
 // get reads one element by its key.
-func (t Table) get(element Element) (Element, bool, error) {
+func (t Table) get(s socket, element Element) (Element, bool, error) {
 	question := elementMessages(getElement, 0, t.Name, element.Set, []Element{element})[0]
-	var found []Element
-	err := t.ask(question, element.Set, &found)
+	found, err := s.elements(question, element.Set)
 	if errors.Is(err, unix.ENOENT) {
 		return Element{}, false, nil
 	}
@@ -27,64 +26,66 @@ func (t Table) get(element Element) (Element, bool, error) {
 
 // Check fails with errdefs.ErrFailedPrecondition unless every element is there and belongs to its owner.
 func (t Table) Check(elements []Element) error {
-	for _, element := range elements {
-		present, found, err := t.get(element)
-		if err != nil {
-			return fmt.Errorf("cannot read nftables table %q: %w", t.Name, err)
+	return t.sockets.do(func(s socket) error {
+		for _, element := range elements {
+			present, found, err := t.get(s, element)
+			if err != nil {
+				return fmt.Errorf("cannot read nftables table %q: %w", t.Name, err)
+			}
+			if !found || present.Owner != element.Owner || string(present.Data) != string(element.Data) {
+				return errdefs.As(errdefs.ErrFailedPrecondition,
+					fmt.Errorf("an entry of set %q in nftables table %q is missing", element.Set, t.Name))
+			}
 		}
-		if !found || present.Owner != element.Owner || string(present.Data) != string(element.Data) {
-			return errdefs.As(errdefs.ErrFailedPrecondition,
-				fmt.Errorf("an entry of set %q in nftables table %q is missing", element.Set, t.Name))
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // Find lists the elements of some sets, both families, whose owner is wanted.
-func (t Table) Find(wanted func(owner string) bool, sets ...string) ([]Element, error) {
-	var found []Element
-	for _, set := range sets {
-		for _, family := range []string{"4", "6"} {
-			listed, err := t.list(set + family)
-			if err != nil {
-				return nil, fmt.Errorf("cannot list set %q of nftables table %q: %w", set+family, t.Name, err)
-			}
-			for _, element := range listed {
-				if wanted(element.Owner) {
-					found = append(found, element)
+func (t Table) Find(wanted func(owner string) bool, sets ...string) (found []Element, err error) {
+	err = t.sockets.do(func(s socket) error {
+		for _, set := range sets {
+			for _, family := range []string{"4", "6"} {
+				listed, err := t.list(s, set+family)
+				if err != nil {
+					return err
+				}
+				for _, element := range listed {
+					if wanted(element.Owner) {
+						found = append(found, element)
+					}
 				}
 			}
 		}
-	}
-	return found, nil
+		return nil
+	})
+	return found, err
 }
 
 // list reads a whole set. One that does not exist is empty.
-func (t Table) list(set string) ([]Element, error) {
+func (t Table) list(s socket, set string) ([]Element, error) {
 	var body []byte
 	body = attribute(body, unix.NFTA_SET_ELEM_LIST_TABLE, text(t.Name))
 	body = attribute(body, unix.NFTA_SET_ELEM_LIST_SET, text(set))
 	question := message{kind: getElement, flags: unix.NLM_F_DUMP, body: body}
 	for try := 0; ; try++ {
-		var found []Element
-		err := t.ask(question, set, &found)
+		found, err := s.elements(question, set)
 		if errors.Is(err, errInterrupted) && try < 100 {
 			continue
 		}
 		if errors.Is(err, unix.ENOENT) {
 			return nil, nil
 		}
-		return found, err
+		if err != nil {
+			return nil, fmt.Errorf("cannot list set %q of nftables table %q: %w", set, t.Name, err)
+		}
+		return found, nil
 	}
 }
 
-func (t Table) ask(question message, set string, found *[]Element) error {
-	s, err := dial()
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	return s.ask(question, func(payload []byte) error {
+// elements asks a question that is answered by elements of a set.
+func (s socket) elements(question message, set string) (found []Element, err error) {
+	err = s.ask(question, func(payload []byte) error {
 		if len(payload) < 4 {
 			return nil
 		}
@@ -94,11 +95,12 @@ func (t Table) ask(question message, set string, found *[]Element) error {
 			}
 			return attributes(value, func(_ uint16, value []byte) error {
 				element, err := decode(set, value)
-				*found = append(*found, element)
+				found = append(found, element)
 				return err
 			})
 		})
 	})
+	return found, err
 }
 
 func decode(set string, data []byte) (Element, error) {

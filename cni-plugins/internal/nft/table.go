@@ -43,11 +43,12 @@ const DefaultTable = "berth"
 
 // Table is berth's table `inet NAME` in the network namespace of the calling thread.
 type Table struct {
-	Name string
+	Name    string
+	sockets *Sockets
 }
 
 // Named returns the table of a configuration, whose key nftTable may be empty.
-func Named(name string) (Table, error) {
+func Named(name string, sockets *Sockets) (Table, error) {
 	if name == "" {
 		name = DefaultTable
 	}
@@ -59,7 +60,7 @@ func Named(name string) (Table, error) {
 			return Table{}, fmt.Errorf("nftTable %q has a %q in it: letters, digits, -, _ and . are allowed", name, c)
 		}
 	}
-	return Table{Name: name}, nil
+	return Table{Name: name, sockets: sockets}, nil
 }
 
 // connect opens google/nftables with room for a whole layout: its own buffers overflow at some 200 messages, and a connection that is
@@ -80,7 +81,7 @@ func (t Table) create() error {
 	if err != nil {
 		return fmt.Errorf("cannot open nftables: %w", err)
 	}
-	table := conn.AddTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
+	table := conn.AddTable(t.kernel())
 	l := layout{conn: conn, table: table}
 	if err := l.addSets(); err != nil {
 		return fmt.Errorf("cannot describe nftables table %q: %w", t.Name, err)
@@ -98,12 +99,42 @@ func (t Table) Delete() error {
 	if err != nil {
 		return fmt.Errorf("cannot open nftables: %w", err)
 	}
-	conn.DelTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
+	conn.DelTable(t.kernel())
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("cannot delete nftables table %q: %w", t.Name, err)
 	}
 	return nil
 }
 
-// Usable tells whether the kernel lets us change nftables at all: it makes the table if there is none.
-func (t Table) Usable() error { return t.create() }
+// Usable fails if the kernel does not let us change nftables.
+func (t Table) Usable() error {
+	conn, err := connect()
+	if err != nil {
+		return fmt.Errorf("cannot open nftables: %w", err)
+	}
+	conn.AddTable(t.kernel())
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("cannot create nftables table %q: %w", t.Name, err)
+	}
+	return nil
+}
+
+// Renew writes the layout again if there is a table: it may be that of another release of berth.
+func (t Table) Renew() error {
+	conn, err := connect()
+	if err != nil {
+		return fmt.Errorf("cannot open nftables: %w", err)
+	}
+	_, err = conn.ListTableOfFamily(t.Name, nftables.TableFamilyINet)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read nftables table %q: %w", t.Name, err)
+	}
+	return t.create()
+}
+
+func (t Table) kernel() *nftables.Table {
+	return &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
+}

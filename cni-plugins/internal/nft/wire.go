@@ -3,7 +3,6 @@ package nft
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,26 +109,6 @@ func (e Element) encode(whole bool) []byte {
 	comment := text(e.Owner)
 	return attribute(out, unix.NFTA_SET_ELEM_USERDATA, []byte{commentKind, byte(len(comment))}, comment)
 }
-
-// socket is a netlink socket for one exchange, in the network namespace of the calling thread.
-type socket int
-
-func dial() (socket, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
-	if err != nil {
-		return 0, fmt.Errorf("cannot open a netfilter socket: %w", err)
-	}
-	for _, option := range []int{unix.SO_SNDBUFFORCE, unix.SO_RCVBUFFORCE} {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, socketBuffer); err != nil {
-			// Without CAP_NET_ADMIN in the first user namespace the kernel's default has to do, which holds 500 elements.
-			break
-		}
-	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1) // smaller error messages, if the kernel can
-	return socket(fd), nil
-}
-
-func (s socket) close() { _ = unix.Close(int(s)) }
 
 // batch sends messages as one transaction: all of them happen, or none.
 func (s socket) batch(messages []message) error {

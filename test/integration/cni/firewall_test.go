@@ -3,6 +3,9 @@ package cni_test
 import (
 	"fmt"
 	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 )
 
 // island attaches a container that serves HTTP to a network with a bridge and a policy of its own.
@@ -97,8 +100,12 @@ func TestAdminChainIsKept(t *testing.T) {
 	out.wantAnswer("192.0.2.1:8080", "web")
 	h.run("nft", "add", "rule", "inet", "berth", "admin", "ip", "saddr", "192.0.2.2", "drop")
 	out.wantSilence("192.0.2.1:8080")
-	if err := h.status(n); err != nil { // renews the layout
-		t.Errorf("STATUS: %v", err)
+	var err error
+	h.do(func() { // renews the layout
+		err = h.cni.GCNetworkList(t.Context(), n, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: "web", IfName: "eth0"}}})
+	})
+	if err != nil {
+		t.Errorf("GC: %v", err)
 	}
 	other := newContainer(t, "other", port("", 8081, 80))
 	h.attach(n, other)
