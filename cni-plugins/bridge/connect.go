@@ -55,9 +55,11 @@ func (a *attachment) connect(undo *cleanup.Stack) error {
 	if err := link.SetPort(a.hostName, port); err != nil {
 		return err
 	}
-	if err := a.ns.Do(a.container().Configure); err != nil {
+	container := a.container()
+	if err := a.ns.Do(container.Configure); err != nil {
 		return err
 	}
+	a.result.Routes = container.Routes
 	mtu := a.MTU
 	if mtu == 0 {
 		mtu = a.bridge.Attrs().MTU
@@ -70,8 +72,8 @@ func (a *attachment) connect(undo *cleanup.Stack) error {
 	return nil
 }
 
-func (a *attachment) container() link.Container {
-	return link.Container{Name: a.request.IfName, IPs: a.result.IPs, Routes: a.result.Routes, DAD: a.EnableDAD}
+func (a *attachment) container() *link.Container {
+	return &link.Container{Name: a.request.IfName, IPs: a.result.IPs, Routes: a.result.Routes, DAD: a.EnableDAD}
 }
 
 // explainExisting says which of the two names is taken.

@@ -18,7 +18,7 @@ import (
 // store is the directory of one network, locked against every other process:
 //
 //	lock                  held (flock) by whoever reads or changes the directory
-//	10.88.0.2             "CONTAINER\r\nINTERFACE", one file for each address in use; empty: its writer crashed, so it is free
+//	10.88.0.2             "CONTAINER\r\nINTERFACE", one file for each address in use; empty: its writer was killed, so it is removed
 //	last_reserved_ip.0    the address that was given last, for each set of ranges
 //
 // It has to survive neither power failure nor reboot, so that nothing is synced: the containers are gone then.
@@ -89,9 +89,13 @@ func (s *store) leases() (leases, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read a reservation: %w", err)
 		}
-		if len(content) > 0 {
-			found[address] = strings.TrimSpace(string(content))
+		if len(content) == 0 {
+			if err := s.release(address); err != nil {
+				return nil, err
+			}
+			continue
 		}
+		found[address] = strings.TrimSpace(string(content))
 	}
 	return found, nil
 }

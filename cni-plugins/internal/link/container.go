@@ -24,8 +24,9 @@ type Container struct {
 }
 
 // Configure gives an interface of the calling thread's namespace its addresses and routes, and sets it up. The addresses come
-// first: when the link comes up it announces them to neighbours that remember who had them before.
-func (c Container) Configure() error {
+// first: when the link comes up it announces them to neighbours that remember who had them before. A route that another interface
+// has already, as the default route of a container in two networks, stays there and is dropped from Routes.
+func (c *Container) Configure() error {
 	on, err := netlink.LinkByName(c.Name)
 	if err != nil {
 		return fmt.Errorf("cannot find interface %q: %w", c.Name, err)
@@ -46,15 +47,10 @@ func (c Container) Configure() error {
 			return err
 		}
 	}
-	for _, route := range c.Routes {
-		if err := c.addRoute(on, route); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.addRoutes(on)
 }
 
-func (c Container) hasIPv6() bool {
+func (c *Container) hasIPv6() bool {
 	for _, ip := range c.IPs {
 		if ip.Address.IP.To4() == nil {
 			return true
@@ -63,7 +59,7 @@ func (c Container) hasIPv6() bool {
 	return false
 }
 
-func (c Container) setSysctls() error {
+func (c *Container) setSysctls() error {
 	settings := [][2]string{{"net/ipv4/conf/" + c.Name + "/arp_notify", "1"}}
 	if c.hasIPv6() {
 		v6 := "net/ipv6/conf/" + c.Name
@@ -80,15 +76,26 @@ func (c Container) setSysctls() error {
 	return nil
 }
 
-func (c Container) addRoute(on netlink.Link, route *types.Route) error {
-	err := netlink.RouteAdd(c.route(on, route))
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("cannot add route to %s via %s on interface %q: %w", &route.Dst, c.gateway(route), c.Name, err)
+func (c *Container) addRoutes(on netlink.Link) error {
+	var kept []*types.Route
+	for _, route := range c.Routes {
+		err := netlink.RouteAdd(c.route(on, route))
+		if errors.Is(err, unix.EEXIST) {
+			if c.checkRoute(on, route) != nil {
+				continue
+			}
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot add route to %s via %s on interface %q: %w", &route.Dst, c.gateway(route), c.Name, err)
+		}
+		kept = append(kept, route)
 	}
+	c.Routes = kept
 	return nil
 }
 
-func (c Container) route(on netlink.Link, route *types.Route) *netlink.Route {
+func (c *Container) route(on netlink.Link, route *types.Route) *netlink.Route {
 	out := &netlink.Route{
 		LinkIndex: on.Attrs().Index, Dst: &route.Dst, Gw: c.gateway(route), MTU: route.MTU, AdvMSS: route.AdvMSS, Priority: route.Priority,
 	}
@@ -104,7 +111,7 @@ func (c Container) route(on netlink.Link, route *types.Route) *netlink.Route {
 }
 
 // gateway is the route's own, or that of the address of its family. A route within the link has none.
-func (c Container) gateway(route *types.Route) net.IP {
+func (c *Container) gateway(route *types.Route) net.IP {
 	if route.GW != nil {
 		return route.GW
 	}
@@ -120,7 +127,7 @@ func (c Container) gateway(route *types.Route) net.IP {
 }
 
 // Check fails if something that Configure did is gone.
-func (c Container) Check() error {
+func (c *Container) Check() error {
 	on, err := netlink.LinkByName(c.Name)
 	if err != nil {
 		return fmt.Errorf("cannot find interface %q: %w", c.Name, err)
@@ -154,7 +161,7 @@ func hasAddress(present []netlink.Addr, wanted *net.IPNet) bool {
 	return false
 }
 
-func (c Container) checkRoute(on netlink.Link, route *types.Route) error {
+func (c *Container) checkRoute(on netlink.Link, route *types.Route) error {
 	family := netlink.FAMILY_V4
 	if route.Dst.IP.To4() == nil {
 		family = netlink.FAMILY_V6

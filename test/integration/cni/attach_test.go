@@ -37,6 +37,7 @@ func TestPublishedPortsAnswerEverywhere(t *testing.T) {
 		t.Run("bridge-nf-call-iptables="+setting, func(t *testing.T) {
 			h := newHost(t)
 			setBridgeNetfilter(h, setting)
+			h.sysctl("net.ipv4.conf.all.rp_filter", setting) // some distributions have 1
 			out := h.outside()
 			n := h.network("net", "10.88.0.0/24")
 			web := newContainer(t, "web", port("", 8080, 80), port("127.0.0.1", 8081, 80), port("0.0.0.0", 8082, 80), port("192.0.2.1", 8083, 80))
@@ -265,5 +266,42 @@ func TestAddressesGoRound(t *testing.T) {
 	want := []string{"10.88.0.2", "10.88.0.3", "10.88.0.4", "10.88.0.5", "10.88.0.6", "10.88.0.2", "10.88.0.3"}
 	if !slices.Equal(got, want) {
 		t.Errorf("the addresses are %v, want %v", got, want)
+	}
+}
+
+// A container in two networks has the default route of the first, and both are whole.
+func TestTwoNetworks(t *testing.T) {
+	h := newHost(t)
+	out := h.outside()
+	out.serve(":80", "outside")
+	conf := h.bridgeConf("10.99.0.0/24")
+	conf["bridge"] = "berth1"
+	first, second := h.network("first", "10.88.0.0/24"), list(t, "second", conf, portmapConf(), firewallConf())
+	c := newContainer(t, "c", port("", 8080, 80))
+	h.attach(first, c)
+	neighbour := newContainer(t, "neighbour")
+	at := address(t, h.attach(second, neighbour), 0)
+	neighbour.serve(":80", "neighbour")
+	c.ifName, c.ports = "eth1", []object{port("", 8081, 80)}
+	if routes := h.attach(second, c).Routes; len(routes) > 0 {
+		t.Errorf("the second network gives routes %v", routes)
+	}
+	if route := c.run("ip", "route", "show", "default"); !strings.Contains(route, "via 10.88.0.1 dev eth0") {
+		t.Errorf("the default route is %s", route)
+	}
+	c.serve(":80", "c")
+	c.wantAnswer("192.0.2.2:80", "outside")
+	c.wantAnswer(at+":80", "neighbour")
+	h.wantAnswer("127.0.0.1:8080", "c")
+	h.wantAnswer("127.0.0.1:8081", "c")
+	if err := h.check(second, c); err != nil {
+		t.Errorf("CHECK of the second: %v", err)
+	}
+	h.detach(second, c)
+	h.wantAnswer("127.0.0.1:8080", "c")
+	h.wantSilence("127.0.0.1:8081")
+	c.ifName, c.ports = "eth0", []object{port("", 8080, 80)}
+	if err := h.check(first, c); err != nil {
+		t.Errorf("CHECK of the first: %v", err)
 	}
 }

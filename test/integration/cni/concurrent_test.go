@@ -1,10 +1,12 @@
 package cni_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
@@ -113,4 +115,33 @@ func TestComingAndGoing(t *testing.T) {
 		}
 	})
 	h.wantNothing("net")
+}
+
+// A plugin may be killed at any instant. DEL, which the caller owes after it, finds all that was done.
+func TestKilledPluginsLeaveNothingAfterDel(t *testing.T) {
+	h := newHost(t)
+	n := h.network("net", "10.88.0.0/24", "fd00:88::/64")
+	c := newContainer(t, "c", port("", 8080, 80))
+	killed := 0
+	for i := range 40 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*500*time.Microsecond)
+		h.do(func() {
+			if _, err := h.cni.AddNetworkList(ctx, n, c.runtimeConf()); err != nil {
+				killed++
+			}
+		})
+		cancel()
+		h.detach(n, c)
+		h.wantNothing("net")
+		if links := c.links(); len(links) > 0 {
+			t.Fatalf("the container has links %v", links)
+		}
+	}
+	if killed < 5 {
+		t.Errorf("only %d plugins were killed", killed)
+	}
+	h.attach(n, c)
+	if err := h.check(n, c); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
 }

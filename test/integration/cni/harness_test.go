@@ -41,7 +41,7 @@ func newHost(t testing.TB) *host {
 // use chooses the plugins for what follows.
 func (h *host) use(plugins string) {
 	h.plugins = plugins
-	h.cni = libcni.NewCNIConfigWithCacheDir([]string{plugins}, filepath.Join(h.dir, "cache"), nil)
+	h.cni = libcni.NewCNIConfigWithCacheDir(filepath.SplitList(plugins), filepath.Join(h.dir, "cache"), nil)
 }
 
 // object is a piece of JSON.

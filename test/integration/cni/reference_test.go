@@ -257,3 +257,24 @@ func (h *host) releaseOnly(n *libcni.NetworkConfigList, c *container) {
 		h.t.Errorf("DEL of %s: %v", c.id, answer)
 	}
 }
+
+// An IPAM plugin that is not ours is executed, for every command.
+func TestForeignIPAM(t *testing.T) {
+	needReference(t)
+	h := newHost(t)
+	h.use(h.plugins + ":" + referencePlugins)
+	conf := h.bridgeConf()
+	conf["ipam"] = object{"type": "static", "addresses": []any{object{"address": "10.88.0.7/24", "gateway": "10.88.0.1"}}, "routes": []any{object{"dst": "0.0.0.0/0"}}}
+	n := versionedList(t, "1.0.0", "net", conf, portmapConf(), firewallConf())
+	c := newContainer(t, "c", port("", 8080, 80))
+	if got := address(t, h.attach(n, c), 0); got != "10.88.0.7" {
+		t.Errorf("the address is %s", got)
+	}
+	c.serve(":80", "c")
+	h.wantAnswer("127.0.0.1:8080", "c")
+	if err := h.check(n, c); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+	h.detach(n, c)
+	h.wantNothing("net")
+}
