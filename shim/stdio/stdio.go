@@ -210,7 +210,7 @@ func (p *Process) beginConsole(console *os.File) error {
 		p.stdin = console
 	}
 	p.mu.Unlock()
-	var dst io.Writer = io.Discard
+	dst := io.Discard
 	switch uri := p.config.Stdout; {
 	case strings.HasPrefix(uri, "stream:"):
 		dst = p.hub.writer(1)

@@ -159,10 +159,11 @@ func TestUnderContainerd(t *testing.T) {
 	}
 	c.mustRun("tasks", "kill", "-s", "KILL", "web")
 	testenv.Until(t, limit, "containerd has seen the exit", func() error {
-		if got, err := c.try("tasks", "ls"); err != nil || !strings.Contains(got, "STOPPED") {
-			return fmt.Errorf("%s, %v", got, err)
+		got, err := c.try("tasks", "ls")
+		if err == nil && !strings.Contains(got, "STOPPED") {
+			err = errors.New(got)
 		}
-		return nil
+		return err
 	})
 	c.mustRun("tasks", "rm", "web")
 	c.mustRun("containers", "rm", "web")
@@ -222,10 +223,11 @@ func TestContainerdCleansUpBehindADeadShim(t *testing.T) {
 		return nil
 	})
 	testenv.Until(t, limit, "containerd has cleaned up", func() error {
-		if got, err := c.try("tasks", "ls", "-q"); err != nil || got != "" {
-			return fmt.Errorf("task %q, %v", got, err)
+		got, err := c.try("tasks", "ls", "-q")
+		if err == nil && got != "" {
+			err = fmt.Errorf("task %q is there", got)
 		}
-		return nil
+		return err
 	})
 	c.mustRun("containers", "rm", "web")
 }

@@ -138,15 +138,17 @@ func TestEventsThroughAProgram(t *testing.T) {
 		want += "--address " + filepath.Join(c.Bundle, "none.sock") + " publish --topic /tasks/" + topic + " --namespace " + namespace + "\n"
 	}
 	testenv.Until(t, limit, "three events were published", func() error {
-		if data, err := os.ReadFile(log); err != nil || string(data) != want {
-			return fmt.Errorf("%q, %v", data, err)
+		data, err := os.ReadFile(log)
+		if err == nil && string(data) != want {
+			err = fmt.Errorf("it was called with %q", data)
 		}
-		return nil
+		return err
 	})
 	testenv.Until(t, limit, "the last is whole", func() error {
-		if data, err := os.ReadFile(log + ".last"); err != nil || !strings.Contains(string(data), "containerd.events.TaskExit") {
-			return fmt.Errorf("%q, %v", data, err)
+		data, err := os.ReadFile(log + ".last")
+		if err == nil && !strings.Contains(string(data), "containerd.events.TaskExit") {
+			err = fmt.Errorf("it is %q", data)
 		}
-		return nil
+		return err
 	})
 }
