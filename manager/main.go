@@ -53,6 +53,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := d.build(); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, d.networks.Close(context.WithoutCancel(ctx))) }()
 	defer d.containers.Close()
 	listeners, err := options.listen()
 	if err != nil {
