@@ -33,6 +33,7 @@ func (h *host) outside() *namespace {
 
 // br_netfilter, which Kubernetes turns on and Docker too, sends what stays on a bridge through other hooks.
 func TestPublishedPortsAnswerEverywhere(t *testing.T) {
+	t.Parallel()
 	for _, setting := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables="+setting, func(t *testing.T) {
 			h := newHost(t)
@@ -88,6 +89,7 @@ func setBridgeNetfilter(h *host, value string) {
 
 // Setting route_localnet, which 127.0.0.1 needs to leave the host, must not open the host's own loopback services to others.
 func TestLoopbackStaysPrivate(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	out := h.outside()
 	n := h.network("net", "10.88.0.0/24")
@@ -109,6 +111,7 @@ func TestLoopbackStaysPrivate(t *testing.T) {
 }
 
 func TestContainersReachTheOutsideAsTheHost(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	out := h.outside()
 	out.serve("192.0.2.2:80", "outside")
@@ -125,6 +128,7 @@ func TestContainersReachTheOutsideAsTheHost(t *testing.T) {
 }
 
 func TestContainersOfOneBridgeSeeEachOther(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	a, b := newContainer(t, "a"), newContainer(t, "b")
@@ -137,6 +141,7 @@ func TestContainersOfOneBridgeSeeEachOther(t *testing.T) {
 }
 
 func TestDualStack(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	out := h.outside()
 	n := h.network("net", "10.88.0.0/24", "fd00:88::/64")
@@ -162,6 +167,7 @@ func TestDualStack(t *testing.T) {
 }
 
 func TestUDPAndManyPorts(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	var ports []object
@@ -185,6 +191,7 @@ func TestUDPAndManyPorts(t *testing.T) {
 }
 
 func TestLoopback(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := list(t, "lo", object{"type": "loopback"})
 	c := newContainer(t, "c")
@@ -205,6 +212,7 @@ func TestLoopback(t *testing.T) {
 }
 
 func TestBridgeOptionsTakeEffect(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	conf := h.bridgeConf("10.88.0.0/24")
 	conf["mtu"], conf["promiscMode"], conf["hairpinMode"], conf["portIsolation"] = 1400, true, false, true
@@ -238,6 +246,7 @@ func TestBridgeOptionsTakeEffect(t *testing.T) {
 
 // The result is in the version that the configuration asks for.
 func TestOlderVersions(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0"} {
 		h := newHost(t)
 		n := versionedList(t, version, "net", h.bridgeConf("10.88.0.0/24"), portmapConf(), firewallConf())
@@ -255,6 +264,7 @@ func TestOlderVersions(t *testing.T) {
 
 // Addresses go round, so that one is reused as late as possible.
 func TestAddressesGoRound(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/29")
 	var got []string
@@ -271,6 +281,7 @@ func TestAddressesGoRound(t *testing.T) {
 
 // A container in two networks has the default route of the first, and both are whole.
 func TestTwoNetworks(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	out := h.outside()
 	out.serve(":80", "outside")

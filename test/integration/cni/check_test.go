@@ -13,6 +13,7 @@ import (
 
 // CHECK notices whatever somebody else takes away.
 func TestCheckNoticesDamage(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		damage func(h *host, c *container, veth string)
@@ -64,6 +65,7 @@ func TestCheckNoticesDamage(t *testing.T) {
 
 // When a container's namespace is gone, DEL still removes what is on the host.
 func TestDelWithoutNamespace(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	for id, path := range map[string]string{"closed": "/proc/1/fd/99999", "unnamed": ""} {
@@ -82,6 +84,7 @@ func TestDelWithoutNamespace(t *testing.T) {
 
 // GC leaves exactly the attachments that are valid, of the network that it is for.
 func TestGC(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24", "fd00:88::/64")
 	conf := h.bridgeConf("10.99.0.0/24")

@@ -23,6 +23,7 @@ func together(f func(i int)) {
 
 // The first attachments of a host make the bridge and the table, all at once.
 func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24", "fd00:88::/64")
 	containers := make([]*container, crowd)
@@ -60,6 +61,7 @@ func TestManyAtOnce(t *testing.T) {
 
 // Of many that want one port exactly one gets it, also if some want it on all addresses and some on one: never two.
 func TestOnePortIsGivenOnce(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	containers := make([]*container, crowd)
@@ -100,6 +102,7 @@ func TestOnePortIsGivenOnce(t *testing.T) {
 
 // Containers come and go while others do.
 func TestComingAndGoing(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	containers := make([]*container, crowd)
@@ -119,6 +122,7 @@ func TestComingAndGoing(t *testing.T) {
 
 // A plugin may be killed at any instant. DEL, which the caller owes after it, finds all that was done.
 func TestKilledPluginsLeaveNothingAfterDel(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24", "fd00:88::/64")
 	c := newContainer(t, "c", port("", 8080, 80))

@@ -38,6 +38,7 @@ const (
 )
 
 func TestBadConfigurationIsRefused(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	edit := func(key string, value any) object {
 		conf := h.bridgeConf("10.88.0.0/24")
@@ -91,6 +92,7 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 }
 
 func TestBadPortMappingsAreRefused(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	for _, test := range []struct {
@@ -117,6 +119,7 @@ func TestBadPortMappingsAreRefused(t *testing.T) {
 }
 
 func TestTakenPortIsNamed(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.outside()
 	n := h.network("net", "10.88.0.0/24")
@@ -165,6 +168,7 @@ func TestTakenPortIsNamed(t *testing.T) {
 }
 
 func TestExhaustedSubnetIsAnError(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/29")
 	var all []*container
@@ -189,6 +193,7 @@ func TestExhaustedSubnetIsAnError(t *testing.T) {
 }
 
 func TestSecondAttachmentIsRefusedAndHarmless(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	c := newContainer(t, "c", port("", 8080, 80))
@@ -211,6 +216,7 @@ func TestSecondAttachmentIsRefusedAndHarmless(t *testing.T) {
 }
 
 func TestBadNamespaceIsRefused(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	file := filepath.Join(h.dir, "file")
@@ -231,6 +237,7 @@ func TestBadNamespaceIsRefused(t *testing.T) {
 
 // A bridge of another kind, or with another address, is not taken over.
 func TestOccupiedBridgeNameIsRefused(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.run("ip", "link", "add", "berth0", "type", "veth", "peer", "name", "peer0")
 	n := h.network("net", "10.88.0.0/24")

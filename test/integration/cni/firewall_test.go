@@ -24,6 +24,7 @@ func (h *host) island(name, bridge, subnet string, policy object) (*container, s
 }
 
 func TestPoliciesBetweenBridges(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	out := h.outside()
 	out.serve(":80", "outside")
@@ -55,6 +56,7 @@ func TestPoliciesBetweenBridges(t *testing.T) {
 func atHost(port int) string { return fmt.Sprint("192.0.2.1:", port) }
 
 func TestIsolatedContainersSeeNobody(t *testing.T) {
+	t.Parallel()
 	for _, setting := range []string{"0", "1"} {
 		h := newHost(t)
 		setBridgeNetfilter(h, setting)
@@ -74,6 +76,7 @@ func TestIsolatedContainersSeeNobody(t *testing.T) {
 }
 
 func TestInternalNetworkForwardsNothing(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	out := h.outside()
 	out.serve(":80", "outside")
@@ -91,6 +94,7 @@ func TestInternalNetworkForwardsNothing(t *testing.T) {
 
 // Rules that the administrator wrote into the chain for that purpose count, and stay.
 func TestAdminChainIsKept(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	out := h.outside()
 	n := h.network("net", "10.88.0.0/24")
@@ -117,6 +121,7 @@ func TestAdminChainIsKept(t *testing.T) {
 
 // Two daemons, or a daemon and a kubelet, can have tables of their own on one host.
 func TestTablesOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	mine := func(name, bridge, subnet, table string) (*container, func()) {
 		conf := h.bridgeConf(subnet)

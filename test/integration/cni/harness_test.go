@@ -216,7 +216,7 @@ func (n *namespace) serve(address, name string) {
 
 // get fetches from an address, from within the namespace. It returns who answered, and where the request seemed to come from.
 func (n *namespace) get(address string) (name, from string, err error) {
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 			n.do(func() { conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", address) })

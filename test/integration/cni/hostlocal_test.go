@@ -11,6 +11,7 @@ import (
 )
 
 func TestRequestedAddresses(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	conf := h.bridgeConf("10.88.0.0/24", "fd00:88::/64")
 	conf["capabilities"] = object{"ips": true, "mac": true}
@@ -48,6 +49,7 @@ func TestRequestedAddresses(t *testing.T) {
 
 // A set may have several ranges, which are used up one after the other, and the runtime may give ranges of its own.
 func TestRanges(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	conf := h.bridgeConf()
 	conf["capabilities"] = object{"ipRanges": true}
@@ -90,6 +92,7 @@ func TestRanges(t *testing.T) {
 
 // What a crash in the middle of a reservation leaves is an empty file: nobody's.
 func TestHalfWrittenReservationIsFree(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/29")
 	dir := filepath.Join(h.dir, "leases/net")
@@ -111,6 +114,7 @@ func TestHalfWrittenReservationIsFree(t *testing.T) {
 
 // A full disk must not leave an address that nobody has. A file system of two pages gets full at once.
 func TestFullDiskLeavesNothing(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	full := filepath.Join(h.dir, "full")
 	script := `mkdir -p "$1" && mount -t tmpfs -o size=4k,nr_inodes=4 none "$1" && echo '{"cniVersion":"1.1.0","name":"net","ipam":{"type":"host-local","dataDir":"'"$1"'","subnet":"10.88.0.0/24"}}' |

@@ -43,6 +43,7 @@ func (h *host) call(plugin, config string, environ ...string) (answer object, ok
 }
 
 func TestEveryPluginTellsItsVersions(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for _, name := range pluginNames() {
 		answer, ok := h.call(name, `{"cniVersion":"1.1.0"}`, "CNI_COMMAND=VERSION")
@@ -54,6 +55,7 @@ func TestEveryPluginTellsItsVersions(t *testing.T) {
 }
 
 func TestBadCallsAreErrorsOfCNI(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	good := `{"cniVersion":"1.1.0","name":"net","type":"loopback"}`
 	attachment := []string{"CNI_CONTAINERID=c", "CNI_IFNAME=lo", "CNI_NETNS=/nonexistent"}
@@ -88,6 +90,7 @@ func TestBadCallsAreErrorsOfCNI(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.network("net", "10.88.0.0/24")
 	if err := h.status(n); err != nil {
@@ -105,6 +108,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestProgramSpeaksToPeople(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	if output := h.run(testenv.Binary(t, "berth-cni"), "--version"); !strings.HasPrefix(output, "berth-cni version ") {
 		t.Errorf("--version prints %q", output)

@@ -89,6 +89,7 @@ type outcome struct {
 }
 
 func TestResultsEqualTheReference(t *testing.T) {
+	t.Parallel()
 	needReference(t)
 	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0"} {
 		for name := range chains(newHost(t)) {
@@ -127,6 +128,7 @@ func TestResultsEqualTheReference(t *testing.T) {
 
 // Traffic takes the same ways. With br_netfilter ours keeps the source of what one container sends to another's published port.
 func TestTrafficEqualsTheReference(t *testing.T) {
+	t.Parallel()
 	for _, setting := range []string{"0", "1"} {
 		ours, theirs := pair(t, func(t *testing.T, h *host) map[string]string { return ways(t, h, setting) })
 		for way, answer := range theirs {
@@ -168,6 +170,7 @@ func ways(t *testing.T, h *host, bridgeNetfilter string) map[string]string {
 
 // What the reference refuses, ours refuses too, and where the specification has a code it is the same.
 func TestRefusalsEqualTheReference(t *testing.T) {
+	t.Parallel()
 	needReference(t)
 	for name, change := range map[string]object{
 		"hairpin and promiscuous": {"promiscMode": true},
@@ -212,6 +215,7 @@ func TestRefusalsEqualTheReference(t *testing.T) {
 
 // The reservations are the same files, so that a host can change from one implementation to the other with containers running.
 func TestReservationsAreShared(t *testing.T) {
+	t.Parallel()
 	needReference(t)
 	h := newHost(t)
 	own := h.plugins
@@ -260,6 +264,7 @@ func (h *host) releaseOnly(n *libcni.NetworkConfigList, c *container) {
 
 // An IPAM plugin that is not ours is executed, for every command.
 func TestForeignIPAM(t *testing.T) {
+	t.Parallel()
 	needReference(t)
 	h := newHost(t)
 	h.use(h.plugins + ":" + referencePlugins)
