@@ -30,8 +30,9 @@ const (
 func serve(ctx context.Context, inv invocation) error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
-	// The shim ends with its container, not with the session or service it was started in.
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
+	// The shim ends with its container, not with the session or service it was started in. The signals are caught and
+	// dropped: ignored ones would stay ignored in the processes of the container.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
 	file := os.NewFile(listenerFd, inv.socket())
 	listener, err := net.FileListener(file)
 	if err != nil {
