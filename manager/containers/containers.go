@@ -71,10 +71,24 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// Close lets go of the containers, which go on without the daemon.
+// Close lets go of the containers, which go on without the daemon. If none has a process, their common cgroup goes.
 func (s *Service) Close() {
 	s.cancel()
 	s.owned.Wait()
+	if len(s.connected()) == 0 {
+		removeCgroup(s.cfg.CgroupParent)
+	}
+}
+
+// removeCgroup removes a cgroup that has no members from every hierarchy. One that is in use stays: the kernel sees to
+// that.
+func removeCgroup(name string) {
+	for _, hierarchy := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, _ := filepath.Glob(filepath.Join(hierarchy, name))
+		for _, dir := range dirs {
+			_ = os.Remove(dir)
+		}
+	}
 }
 
 func (s *Service) stateDir(name string) string { return filepath.Join(s.cfg.State, name) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -85,6 +86,8 @@ func (s *Service) recordFailedStart(c *container, before status, cause error) {
 //	make the network namespace, connect it ────────┼─ shim: create ─ connect those who attach ─ shim: start
 //	start the shim ────────────────────────────────┘
 func (s *Service) launch(ctx context.Context, c *container, size *berthv1.TerminalSize) (pid uint32, err error) {
+	ctx, cancel := context.WithTimeout(ctx, launchLimit)
+	defer cancel()
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
 	request, err := s.bundleRequest(c, size)
@@ -125,6 +128,9 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 	})
 	return pid, nil
 }
+
+// launchLimit bounds what should take milliseconds: a runtime that hangs must not keep its container for ever.
+const launchLimit = 2 * time.Minute
 
 // together runs the steps at the same time, waits for all, and returns what failed.
 func together(steps ...func() error) error {

@@ -131,7 +131,12 @@ func (l *Launcher) options(runtime string) (*anypb.Any, error) {
 	return anypb.New(&options.Options{BinaryName: runtime, Root: l.config.RuntimeRoot, SystemdCgroup: l.config.SystemdCgroup})
 }
 
+// commandLimit bounds what should take milliseconds: a shim that hangs must not hang berthd.
+const commandLimit = time.Minute
+
 func (l *Launcher) run(ctx context.Context, id, bundle, verb string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
 	arguments := []string{"-namespace", l.config.Namespace, "-id", id, "-address", l.config.Address, "-bundle", bundle, verb}
 	command := exec.CommandContext(ctx, l.config.Shim, arguments...)
 	command.Dir = bundle
