@@ -1,9 +1,7 @@
 package failure_test
 
 import (
-	"context"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -23,7 +21,7 @@ const rounds = 6
 // killWithin kills berthd at a random instant.
 func (d *daemon) killWithin(window time.Duration) {
 	time.Sleep(rand.N(window)) // not a wait for anything: the instant is to be random
-	d.kill()
+	d.Kill()
 }
 
 func TestDaemonKilledDuringPulls(t *testing.T) {
@@ -41,7 +39,7 @@ func TestDaemonKilledDuringPulls(t *testing.T) {
 		}
 		d.start()
 		checkContent(t, d)
-		response, err := d.images().ListImages(d.lost, &berthv1.ListImagesRequest{})
+		response, err := d.images().ListImages(d.t.Context(), &berthv1.ListImagesRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,17 +61,17 @@ func TestDaemonKilledDuringPulls(t *testing.T) {
 	if log := d.logs(c.Id); strings.Count(log, "6291456") != 3 {
 		t.Errorf("the image has %s", log)
 	}
-	if _, err := d.containers().RemoveContainer(d.lost, &berthv1.RemoveContainerRequest{Container: c.Id}); err != nil {
+	if _, err := d.containers().RemoveContainer(d.t.Context(), &berthv1.RemoveContainerRequest{Container: c.Id}); err != nil {
 		t.Fatal(err)
 	}
 	removeImage(t, d, image)
-	d.stop() // waits for directories that are being removed
+	d.Stop() // waits for directories that are being removed
 	d.noneOf(func() []string { return stored(t, d) })
 }
 
 func removeImage(t testing.TB, d *daemon, image string) {
 	t.Helper()
-	if _, err := d.images().RemoveImage(d.lost, &berthv1.RemoveImageRequest{Image: image, Force: true}); err != nil {
+	if _, err := d.images().RemoveImage(d.t.Context(), &berthv1.RemoveImageRequest{Image: image, Force: true}); err != nil {
 		t.Fatalf("remove %q: %v", image, err)
 	}
 }
@@ -81,7 +79,7 @@ func removeImage(t testing.TB, d *daemon, image string) {
 // checkContent checks that every blob is whole.
 func checkContent(t testing.TB, d *daemon) {
 	t.Helper()
-	for _, path := range globs(t, d.path("root/content/blobs/sha256/*")) {
+	for _, path := range globs(t, filepath.Join(d.Root, "content/blobs/sha256/*")) {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -96,8 +94,8 @@ func checkContent(t testing.TB, d *daemon) {
 func stored(t testing.TB, d *daemon) []string {
 	t.Helper()
 	var found []string
-	for _, pattern := range []string{"root/content/blobs/sha256/*", "root/content/ingests/*/*", "root/snapshots/snapshots/*"} {
-		found = append(found, globs(t, d.path(pattern))...)
+	for _, pattern := range []string{"content/blobs/sha256/*", "content/ingests/*/*", "snapshots/snapshots/*"} {
+		found = append(found, globs(t, filepath.Join(d.Root, pattern))...)
 	}
 	return found
 }
@@ -113,20 +111,19 @@ func (w *worker) live(d *daemon, prefix, image string) {
 		name := fmt.Sprintf("%s-%d", prefix, i)
 		spec := shell(image, "echo it runs; sleep 1000")
 		w.unsure[name] = true
-		response, err := d.containers().CreateContainer(d.lost, &berthv1.CreateContainerRequest{Name: name, Spec: spec})
+		_, err := d.containers().CreateContainer(d.t.Context(), &berthv1.CreateContainerRequest{Name: name, Spec: spec})
 		if err != nil {
 			return
 		}
-		d.remember(response.Id)
 		w.exists[name], w.unsure[name] = true, false
-		if _, err := d.containers().StartContainer(d.lost, &berthv1.StartContainerRequest{Container: name}); err != nil {
+		if _, err := d.containers().StartContainer(d.t.Context(), &berthv1.StartContainerRequest{Container: name}); err != nil {
 			return
 		}
 		if i%2 == 0 {
 			continue
 		}
 		w.unsure[name] = true
-		if _, err := d.containers().RemoveContainer(d.lost, &berthv1.RemoveContainerRequest{Container: name, Force: true}); err != nil {
+		if _, err := d.containers().RemoveContainer(d.t.Context(), &berthv1.RemoveContainerRequest{Container: name, Force: true}); err != nil {
 			return
 		}
 		w.exists[name], w.unsure[name] = false, false
@@ -135,20 +132,21 @@ func (w *worker) live(d *daemon, prefix, image string) {
 
 func TestDaemonKilledWhileContainersComeAndGo(t *testing.T) {
 	d, image := startWithImage(t)
-	layers := len(globs(t, d.path("root/snapshots/snapshots/*")))
+	layers := len(globs(t, filepath.Join(d.Root, "snapshots/snapshots/*")))
 	for round := range rounds {
-		workers := []*worker{{map[string]bool{}, map[string]bool{}}, {map[string]bool{}, map[string]bool{}}, {map[string]bool{}, map[string]bool{}}}
+		var workers []*worker
 		var group sync.WaitGroup
-		for i, w := range workers {
+		for i := range 3 {
+			w := &worker{exists: map[string]bool{}, unsure: map[string]bool{}}
+			workers = append(workers, w)
 			group.Go(func() { w.live(d, fmt.Sprintf("r%d-w%d", round, i), image) })
 		}
 		d.killWithin(800 * time.Millisecond)
 		group.Wait()
 		d.start()
 		there := map[string]*berthv1.Container{}
-		for _, c := range d.list(d.lost) {
+		for _, c := range d.list() {
 			there[c.Name] = c
-			d.remember(c.Id)
 			checkContainer(t, d, c)
 		}
 		for _, w := range workers {
@@ -164,11 +162,10 @@ func TestDaemonKilledWhileContainersComeAndGo(t *testing.T) {
 			t.Fatalf("in round %d", round)
 		}
 	}
-	d.stop() // waits for directories that are being removed
-	if now := globs(t, d.path("root/snapshots/snapshots/*")); len(now) != layers {
+	d.Stop() // waits for directories that are being removed
+	if now := globs(t, filepath.Join(d.Root, "snapshots/snapshots/*")); len(now) != layers {
 		t.Errorf("%d snapshots, without containers there were %d", len(now), layers)
 	}
-	d.noneOf(func() []string { return addresses(t, d.path("state")) })
 }
 
 // checkContainer checks that a container is what it says, and that its life can go on from there.
@@ -180,7 +177,7 @@ func checkContainer(t testing.TB, d *daemon, c *berthv1.Container) {
 			t.Errorf("exec in %s: %q, %d", c.Name, output, code)
 		}
 	case created, exited:
-		if _, err := d.containers().StartContainer(d.lost, &berthv1.StartContainerRequest{Container: c.Id}); err != nil {
+		if _, err := d.containers().StartContainer(d.t.Context(), &berthv1.StartContainerRequest{Container: c.Id}); err != nil {
 			t.Errorf("start of %s, which was %v: %v", c.Name, c.State, err)
 		}
 	default:
@@ -190,27 +187,9 @@ func checkContainer(t testing.TB, d *daemon, c *berthv1.Container) {
 
 func removeAll(t testing.TB, d *daemon) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(d.lost, limit)
-	defer cancel()
-	for _, c := range d.list(ctx) {
-		if _, err := d.containers().RemoveContainer(ctx, &berthv1.RemoveContainerRequest{Container: c.Id, Force: true}); err != nil {
+	for _, c := range d.list() {
+		if _, err := d.containers().RemoveContainer(t.Context(), &berthv1.RemoveContainerRequest{Container: c.Id, Force: true}); err != nil {
 			t.Errorf("remove %s: %v", c.Name, err)
 		}
 	}
-}
-
-// addresses lists the files of addresses that are in use.
-func addresses(t testing.TB, root string) []string {
-	t.Helper()
-	var found []string
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && strings.Contains(path, "/addresses/") && strings.HasPrefix(entry.Name(), "10.") {
-			found = append(found, path)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
 }

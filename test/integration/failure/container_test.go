@@ -29,12 +29,11 @@ func shell(image, script string) *berthv1.ContainerSpec {
 // run creates and starts a container.
 func (d *daemon) run(name string, spec *berthv1.ContainerSpec) *berthv1.Container {
 	d.t.Helper()
-	response, err := d.containers().CreateContainer(d.lost, &berthv1.CreateContainerRequest{Name: name, Spec: spec})
+	response, err := d.containers().CreateContainer(d.t.Context(), &berthv1.CreateContainerRequest{Name: name, Spec: spec})
 	if err != nil {
 		d.t.Fatalf("create %q: %v", name, err)
 	}
-	d.remember(response.Id)
-	if _, err := d.containers().StartContainer(d.lost, &berthv1.StartContainerRequest{Container: response.Id}); err != nil {
+	if _, err := d.containers().StartContainer(d.t.Context(), &berthv1.StartContainerRequest{Container: response.Id}); err != nil {
 		d.t.Fatalf("start %q: %v", name, err)
 	}
 	return d.inspect(response.Id)
@@ -42,7 +41,7 @@ func (d *daemon) run(name string, spec *berthv1.ContainerSpec) *berthv1.Containe
 
 func (d *daemon) inspect(ref string) *berthv1.Container {
 	d.t.Helper()
-	response, err := d.containers().InspectContainer(d.lost, &berthv1.InspectContainerRequest{Container: ref})
+	response, err := d.containers().InspectContainer(d.t.Context(), &berthv1.InspectContainerRequest{Container: ref})
 	if err != nil {
 		d.t.Fatalf("inspect %q: %v", ref, err)
 	}
@@ -52,7 +51,7 @@ func (d *daemon) inspect(ref string) *berthv1.Container {
 // awaitExit waits until a container has exited and returns its state.
 func (d *daemon) awaitExit(ref string) *berthv1.ContainerState {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.lost, limit)
+	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
 	defer cancel()
 	if _, err := d.containers().WaitContainer(ctx, &berthv1.WaitContainerRequest{Container: ref}); err != nil {
 		d.t.Fatalf("wait for %q: %v", ref, err)
@@ -63,7 +62,7 @@ func (d *daemon) awaitExit(ref string) *berthv1.ContainerState {
 // exec runs a shell script in a container and returns its output and status.
 func (d *daemon) exec(ref, script string) (output string, code int32) {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.lost, limit)
+	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
 	defer cancel()
 	stream, err := d.containers().ExecContainer(ctx)
 	if err != nil {
@@ -90,7 +89,7 @@ func (d *daemon) exec(ref, script string) (output string, code int32) {
 // logs returns what a container wrote, as it was logged.
 func (d *daemon) logs(ref string) string {
 	d.t.Helper()
-	stream, err := d.containers().StreamLogs(d.lost, &berthv1.StreamLogsRequest{Container: ref, Stdout: true, Stderr: true})
+	stream, err := d.containers().StreamLogs(d.t.Context(), &berthv1.StreamLogsRequest{Container: ref, Stdout: true, Stderr: true})
 	var text strings.Builder
 	for err == nil {
 		var response *berthv1.StreamLogsResponse

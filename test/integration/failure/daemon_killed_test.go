@@ -53,7 +53,7 @@ func TestContainersDoNotNoticeThatTheDaemonIsKilled(t *testing.T) {
 	d.untilLogged("counter", "\n1000\n")
 
 	for range 3 {
-		d.kill()
+		d.Kill()
 		if err := served.get(); err != nil {
 			t.Errorf("while berthd is dead: %v", err)
 		}
@@ -102,7 +102,7 @@ func TestExitWhileTheDaemonIsDeadIsKept(t *testing.T) {
 		pids[name] = d.run(name, spec).State.Pid
 		untilExists(t, filepath.Join(dirs[name], "up"))
 	}
-	d.kill()
+	d.Kill()
 	for name, dir := range dirs {
 		touch(t, filepath.Join(dir, "go"))
 		testenv.Until(t, limit, name+" ends", func() error {
@@ -125,7 +125,7 @@ func TestExitWhileTheDaemonIsDeadIsKept(t *testing.T) {
 			t.Errorf("%s: the log is %q", name, log)
 		}
 	}
-	if _, err := d.containers().StartContainer(d.lost, &berthv1.StartContainerRequest{Container: "zero"}); err != nil {
+	if _, err := d.containers().StartContainer(d.t.Context(), &berthv1.StartContainerRequest{Container: "zero"}); err != nil {
 		t.Errorf("starting again: %v", err)
 	}
 	if state := d.awaitExit("zero"); state.ExitCode != 0 {
@@ -147,7 +147,7 @@ func TestPoliciesAreFollowedAfterTheDaemonWasDead(t *testing.T) {
 		s.Restart = &berthv1.RestartPolicy{Condition: berthv1.RestartCondition_RESTART_CONDITION_ALWAYS}
 	})
 	gone, gonePid := start("gone", func(s *berthv1.ContainerSpec) { s.AutoRemove = true })
-	d.kill()
+	d.Kill()
 	for dir, pid := range map[string]uint32{always: alwaysPid, gone: gonePid} {
 		touch(t, filepath.Join(dir, "go"))
 		testenv.Until(t, limit, "the container ends", func() error {
@@ -165,7 +165,7 @@ func TestPoliciesAreFollowedAfterTheDaemonWasDead(t *testing.T) {
 		return nil
 	})
 	testenv.Until(t, limit, "the container has removed itself", func() error {
-		for _, c := range d.list(d.lost) {
+		for _, c := range d.list() {
 			if c.Name == "gone" {
 				return fmt.Errorf("it is %v", c.State)
 			}
@@ -181,7 +181,7 @@ func TestAttachedClientLosesTheDaemonOnly(t *testing.T) {
 	c := d.run("reader", spec)
 	attach := func() berthv1.ContainersService_AttachContainerClient {
 		t.Helper()
-		stream, err := d.containers().AttachContainer(d.lost)
+		stream, err := d.containers().AttachContainer(d.t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -211,7 +211,7 @@ func TestAttachedClientLosesTheDaemonOnly(t *testing.T) {
 	}
 	first := attach()
 	say(first, "one\n", "got one\n")
-	d.kill()
+	d.Kill()
 	if _, err := first.Recv(); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the client was told %v", err)
 	}
@@ -242,7 +242,7 @@ func TestAttachedClientLosesTheDaemonOnly(t *testing.T) {
 func TestTerminatedDaemonLeavesContainersAlone(t *testing.T) {
 	d, image := startWithImage(t)
 	c := d.run("sleeper", shell(image, "exec sleep 1000"))
-	d.stop()
+	d.Stop()
 	if !alive(c.State.Pid) {
 		t.Error("the container ended with berthd")
 	}
@@ -255,15 +255,15 @@ func TestTerminatedDaemonLeavesContainersAlone(t *testing.T) {
 func TestPausedContainerStaysPaused(t *testing.T) {
 	d, image := startWithImage(t)
 	d.run("sleeper", shell(image, "exec sleep 1000"))
-	if _, err := d.containers().PauseContainer(d.lost, &berthv1.PauseContainerRequest{Container: "sleeper"}); err != nil {
+	if _, err := d.containers().PauseContainer(d.t.Context(), &berthv1.PauseContainerRequest{Container: "sleeper"}); err != nil {
 		t.Fatal(err)
 	}
-	d.kill()
+	d.Kill()
 	d.start()
 	if now := d.inspect("sleeper"); now.State.Status != paused {
 		t.Errorf("afterwards it is %v", now.State)
 	}
-	if _, err := d.containers().ResumeContainer(d.lost, &berthv1.ResumeContainerRequest{Container: "sleeper"}); err != nil {
+	if _, err := d.containers().ResumeContainer(d.t.Context(), &berthv1.ResumeContainerRequest{Container: "sleeper"}); err != nil {
 		t.Fatal(err)
 	}
 	if output, code := d.exec("sleeper", "echo awake"); output != "awake\n" || code != 0 {
@@ -289,14 +289,17 @@ func TestSecondDaemonLeavesTheFirstAlone(t *testing.T) {
 		}
 	}
 	check("both run")
-	second.kill()
+	second.Kill()
 	check("the second is dead")
 	second.start()
 	check("the second was restarted")
-	first.kill()
+	first.Kill()
 	first.start()
 	check("the first was restarted")
-	second.finish()
+	if _, err := second.containers().RemoveContainer(t.Context(), &berthv1.RemoveContainerRequest{Container: "web", Force: true}); err != nil {
+		t.Error(err)
+	}
+	second.Stop()
 	if err := served.get(); err != nil {
 		t.Errorf("the second has ended: %v", err)
 	}

@@ -2,7 +2,6 @@ package failure_test
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -16,11 +15,7 @@ import (
 func TestPullOntoAFullDisk(t *testing.T) {
 	testenv.NeedRoot(t)
 	image := pushBusybox(t, testenv.Registry(t), 24<<20)
-	dir := testenv.ShortDir(t)
-	root := dir + "/root"
-	if err := os.Mkdir(root, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	root := testenv.ShortDir(t)
 	if err := unix.Mount("tmpfs", root, "tmpfs", 0, fmt.Sprintf("size=%d", 16<<20)); err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +24,8 @@ func TestPullOntoAFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	d := startDaemonIn(t, dir)
+	d := startDaemon(t, "--root", root)
+	d.Root = root
 	err := d.pull(image)
 	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "no space left on device") {
 		t.Errorf("the pull ended with %v", err)
@@ -41,6 +37,6 @@ func TestPullOntoAFullDisk(t *testing.T) {
 		t.Errorf("with more room: %v", err)
 	}
 	removeImage(t, d, image)
-	d.finish()
+	d.Stop()
 	d.noneOf(func() []string { return stored(t, d) })
 }

@@ -87,7 +87,7 @@ func send(t testing.TB, method, url, mediaType string, content []byte) *http.Res
 
 // pull pulls an image and returns how that ended.
 func (d *daemon) pull(image string) error {
-	stream, err := d.images().PullImage(d.lost, &berthv1.PullImageRequest{Reference: image})
+	stream, err := d.images().PullImage(d.t.Context(), &berthv1.PullImageRequest{Reference: image})
 	for err == nil {
 		_, err = stream.Recv()
 	}

@@ -51,7 +51,7 @@ func TestKilledShimEndsItsContainerOnly(t *testing.T) {
 	if now := d.inspect("other"); now.State.Status != running || !alive(other.State.Pid) {
 		t.Errorf("the other container is %v", now.State)
 	}
-	if _, err := d.containers().StartContainer(d.lost, &berthv1.StartContainerRequest{Container: "victim"}); err != nil {
+	if _, err := d.containers().StartContainer(d.t.Context(), &berthv1.StartContainerRequest{Container: "victim"}); err != nil {
 		t.Errorf("starting it again: %v", err)
 	}
 	if output, code := d.exec("victim", "echo again"); output != "again\n" || code != 0 {
@@ -63,7 +63,7 @@ func TestShimKilledWhileTheDaemonIsDead(t *testing.T) {
 	d, image := startWithImage(t)
 	c := d.run("victim", shell(image, "exec sleep 1000"))
 	shim := shimOf(t, c)
-	d.kill()
+	d.Kill()
 	if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
