@@ -55,8 +55,8 @@ func supported() features.Features {
 // mountOptions lists the options that mean the same on every file system, sorted.
 func mountOptions() []string {
 	names := []string{
-		"async", "bind", "defaults", "dirsync", "iversion", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand",
-		"rbind", "silent", "sync",
+		"async", "bind", "defaults", "dirsync", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand",
+		"rbind", "sync",
 	}
 	for _, attribute := range []string{
 		"atime", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid",

@@ -109,10 +109,17 @@ func compareFilters(t *testing.T, profile *specs.LinuxSeccomp, random *rand.Rand
 	}
 	const x32 = 0x40000000
 	for _, arch := range []struct{ audit, first, last uint32 }{
-		{unix.AUDIT_ARCH_X86_64, 0, lastKnown}, {unix.AUDIT_ARCH_I386, 0, lastKnown}, {unix.AUDIT_ARCH_X86_64, x32, x32 + 547},
-		{unix.AUDIT_ARCH_X86_64, 1000, 1010}, {unix.AUDIT_ARCH_AARCH64, 0, 10},
+		{unix.AUDIT_ARCH_X86_64, 0, lastKnown},
+		{unix.AUDIT_ARCH_I386, 0, lastKnown},
+		{unix.AUDIT_ARCH_X86_64, x32, x32 + lastKnown},
+		{unix.AUDIT_ARCH_X86_64, x32 + 512, x32 + 547},
+		{unix.AUDIT_ARCH_X86_64, 1000, 1010},
+		{unix.AUDIT_ARCH_AARCH64, 0, 10},
 	} {
 		for number := arch.first; number <= arch.last; number++ {
+			if arch.audit == unix.AUDIT_ARCH_X86_64 && (number == unix.SYS_URETPROBE || number == unix.SYS_UPROBE) {
+				continue // newer than their numbers look
+			}
 			for range 40 {
 				var args [6]uint64
 				for i := range args {
@@ -141,7 +148,7 @@ var rare = []string{
 	"lookup_dcookie", "mbind", "migrate_pages", "mknod", "modify_ldt", "move_pages", "msgsnd", "name_to_handle_at", "open_by_handle_at",
 	"perf_event_open", "personality", "pivot_root", "process_madvise", "process_vm_readv", "ptrace", "quotactl", "reboot",
 	"request_key", "sethostname", "setns", "settimeofday", "splice", "swapoff", "swapon", "syslog", "tee", "umount2", "unshare",
-	"userfaultfd", "ustat", "vhangup", "vmsplice", "chmod", "fallocate", "flock", "getrandom", "inotify_init1", "link", "memfd_create",
+	"userfaultfd", "ustat", "vhangup", "vmsplice", "chmod", "fallocate", "flock", "inotify_init1", "link", "memfd_create",
 }
 
 // randomProfile puts random rules for rare calls before a base on which everything works: all is allowed, or what
@@ -155,7 +162,9 @@ func randomProfile(t *testing.T, random *rand.Rand) *specs.LinuxSeccomp {
 		for _, entry := range base.Syscalls {
 			if entry.Action == specs.ActAllow {
 				names := slices.DeleteFunc(slices.Clone(entry.Names), func(name string) bool { return slices.Contains(rare, name) })
-				profile.Syscalls = append(profile.Syscalls, specs.LinuxSyscall{Names: names, Action: specs.ActAllow})
+				if len(names) > 0 {
+					profile.Syscalls = append(profile.Syscalls, specs.LinuxSyscall{Names: names, Action: specs.ActAllow})
+				}
 			}
 		}
 	}
