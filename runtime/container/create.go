@@ -16,6 +16,7 @@ import (
 	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/capability"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/config"
 	"github.com/berthd/berth/runtime/hooks"
@@ -33,7 +34,8 @@ type CreateOptions struct {
 	NoPivot          bool
 	NoNewKeyring     bool
 	Systemd          bool
-	Forked           func() // called while the process sets itself up; may be nil
+	Protect          func() error // executes the runtime from a read-only handle, unless it runs from one
+	Forked           func()       // called while the process sets itself up; may be nil
 	Attached         bool   // start comes from this process, not from another over the socket
 }
 
@@ -56,6 +58,11 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	}
 	if spec.Process == nil {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
+	}
+	if canTrace(spec, spec.Process) {
+		if err := o.Protect(); err != nil {
+			return nil, err
+		}
 	}
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
@@ -80,6 +87,21 @@ func Create(o CreateOptions) (_ *Created, err error) {
 		return nil, err
 	}
 	return created, created.publish(o)
+}
+
+// canTrace tells whether processes of the container may look at the runtime while it is in the container.
+func canTrace(spec *specs.Spec, process *specs.Process) bool {
+	for _, namespace := range spec.Linux.Namespaces {
+		if namespace.Type == specs.UserNamespace {
+			return false
+		}
+	}
+	for _, p := range []*specs.Process{spec.Process, process} {
+		if masks, _ := capability.Sets(p.Capabilities); (masks.Bounding|masks.Permitted|masks.Inheritable)&(1<<unix.CAP_SYS_PTRACE) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // newContainer makes and locks a container's directory.
@@ -131,6 +153,8 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 	}
 	birth := plan.Birth()
 	birth.CgroupFD = group.DirFD()
+	birth.Shared = plan.Simple() && !setup.pausesForHooks()
+	hide()
 	if c.process, err = launch.Fork(program, birth); err != nil {
 		return err
 	}
@@ -156,6 +180,14 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 		}
 	}
 	return c.settle(setup)
+}
+
+// hide keeps the container's processes from looking at the child while it is still the runtime: they would need
+// CAP_SYS_PTRACE in the host's user namespace for it. Fork hands the setting on.
+func hide() {
+	if os.Geteuid() == 0 { // anybody else would lose access to the child's files in /proc
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
 }
 
 // settle does for the new process what is done from outside, and waits until it has done the rest.

@@ -20,7 +20,8 @@ type ExecOptions struct {
 	PidFile, PidfdSocket string
 	PreserveFDs          int
 	IgnorePaused         bool
-	Forked               func() // called while the process sets itself up; may be nil
+	Protect              func() error // executes the runtime from a read-only handle, unless it runs from one
+	Forked               func()       // called while the process sets itself up; may be nil
 }
 
 // Executed is a process that exec has started.
@@ -48,6 +49,11 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if err != nil {
 		return nil, err
 	}
+	if canTrace(spec, o.Process) {
+		if err := o.Protect(); err != nil {
+			return nil, err
+		}
+	}
 	group, err := cgroup.Load(c.Cgroups)
 	if err != nil {
 		return nil, err
@@ -71,6 +77,8 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 		return nil, err
 	}
 	birth.CgroupFD = group.DirFD()
+	birth.Shared = flags&unix.CLONE_NEWTIME == 0 // a time namespace is entered by processes with memory of their own
+	hide()
 	forked, err := launch.Fork(program, birth.Birth)
 	if err != nil {
 		return nil, err
@@ -85,7 +93,6 @@ func (c *Container) execProgram(spec *specs.Spec, o ExecOptions, group cgroup.Cg
 	p := launch.New()
 	p.Call("create", "a session", unix.SYS_SETSID)
 	joinCgroup(p, group)
-	attributes := addAttributes(p, o.Process)
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
 	namespace.AddSetns(p, into.pidfd, into.flags)
 	conf, err := processConfig(spec, o.Process)
@@ -96,12 +103,9 @@ func (c *Container) execProgram(spec *specs.Spec, o ExecOptions, group cgroup.Cg
 		slave := terminal.Terminal{Socket: o.Console, Size: o.Process.ConsoleSize}.Add(p, terminal.OpenPtmx(p))
 		conf.Terminal = &slave
 	}
-	conf.Preserve, conf.Attributes = o.PreserveFDs, attributes
+	conf.Preserve = o.PreserveFDs
 	conf.Home = home(fmt.Sprintf("/proc/%d/root", c.Pid), o.Process)
-	conf.Wait = func(p *launch.Program) {
-		p.Report(launch.Ready)
-		p.Wait()
-	}
+	conf.Wait = (*launch.Last).ReportAndWait
 	return p, process.Add(p, conf)
 }
 

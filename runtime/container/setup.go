@@ -52,7 +52,6 @@ func (s *setup) program() (*launch.Program, error) {
 	}
 	s.addNames(p)
 	s.addLoopback(p)
-	attributes := addAttributes(p, spec.Process)
 	addSysctls(p, spec.Linux.Sysctl)
 	if err := rootfs.Add(p, s.rootfs()); err != nil {
 		return nil, err
@@ -68,7 +67,7 @@ func (s *setup) program() (*launch.Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Preserve, c.Attributes, c.Terminal = s.options.PreserveFDs, attributes, s.terminal
+	c.Preserve, c.Terminal = s.options.PreserveFDs, s.terminal
 	c.Home = home(s.container.Rootfs, spec.Process)
 	if c.Wait, err = s.wait(); err != nil {
 		return nil, err
@@ -132,24 +131,29 @@ func addSysctls(p *launch.Program, sysctls map[string]string) {
 	}
 }
 
-// addAttributes opens the files for the labels while the host's /proc is still in sight.
-func addAttributes(p *launch.Program, wanted *specs.Process) []process.Attribute {
-	var attributes []process.Attribute
-	open := func(field, file, value string) {
-		fd := p.Call("set", field, unix.SYS_OPENAT, launch.Cwd, p.String(file), launch.Int(unix.O_WRONLY|unix.O_CLOEXEC), launch.Int(0)).Result()
-		attributes = append(attributes, process.Attribute{Field: field, FD: fd, Value: value})
+// attributes are the labels of the process, for files of the host's /proc that are written when it is out of sight.
+func attributes(c *process.Config) error {
+	add := func(field, file, value string) {
+		c.Attributes = append(c.Attributes, process.Attribute{Field: field, File: file, Value: value})
 	}
-	if wanted.ApparmorProfile != "" {
-		file := "/proc/thread-self/attr/apparmor/exec"
-		if _, err := os.Stat(file); err != nil {
-			file = "/proc/thread-self/attr/exec"
+	if c.Process.ApparmorProfile != "" {
+		file := "apparmor/exec"
+		if _, err := os.Stat("/proc/self/attr/apparmor"); err != nil {
+			file = "exec" // before Linux 5.8
 		}
-		open("process.apparmorProfile", file, "exec "+wanted.ApparmorProfile)
+		add("process.apparmorProfile", file, "exec "+c.Process.ApparmorProfile)
 	}
-	if wanted.SelinuxLabel != "" {
-		open("process.selinuxLabel", "/proc/thread-self/attr/exec", wanted.SelinuxLabel)
+	if c.Process.SelinuxLabel != "" {
+		add("process.selinuxLabel", "exec", c.Process.SelinuxLabel)
 	}
-	return attributes
+	if len(c.Attributes) == 0 {
+		return nil
+	}
+	var err error
+	if c.HostProc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("cannot open /proc: %w", err)
+	}
+	return nil
 }
 
 func (s *setup) rootfs() rootfs.Config {
@@ -194,7 +198,7 @@ func processConfig(spec *specs.Spec, wanted *specs.Process) (process.Config, err
 	if !wanted.Terminal {
 		c.Chown = ownable(wanted.User.UID)
 	}
-	return c, nil
+	return c, attributes(&c)
 }
 
 // ownable returns which standard descriptors the user is given: not those that are the user's already, and not

@@ -22,12 +22,9 @@ import (
 //	       ── end of file ──────────► started
 //
 // The descriptors close with the execve. Nothing of this is reachable from inside the container.
-func (s *setup) wait() (func(p *launch.Program), error) {
+func (s *setup) wait() (func(l *launch.Last), error) {
 	if s.options.Attached {
-		return func(p *launch.Program) {
-			p.Report(launch.Ready)
-			p.Wait()
-		}, nil
+		return (*launch.Last).ReportAndWait, nil
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -42,12 +39,7 @@ func (s *setup) wait() (func(p *launch.Program), error) {
 	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: name}), unix.Listen(fd, 1)); err != nil {
 		return nil, fmt.Errorf("cannot create the start socket: %w", err)
 	}
-	return func(p *launch.Program) {
-		p.Report(launch.Ready)
-		conn := p.Call("wait for", "start", unix.SYS_ACCEPT4, launch.Int(fd), launch.Int(0), launch.Int(0), launch.Int(unix.SOCK_CLOEXEC)).Result()
-		p.SwitchChannel(conn)
-		p.Wait()
-	}, nil
+	return func(l *launch.Last) { l.ReportAndAccept(fd) }, nil
 }
 
 // shortName names a socket through its directory's descriptor, as the path of one must not be longer than 107 bytes.

@@ -34,6 +34,10 @@ type Birth struct {
 	Flags    uint64 // namespaces to create
 	CgroupFD int    // cgroup v2 directory to be born in, or -1
 
+	// Shared lets the child work in this process's memory, while the calling thread waits for it to execute something.
+	// The program must not wait for this process before that.
+	Shared bool
+
 	// Within are namespaces that the calling thread enters for the moment of the fork, so that the child is born in
 	// them. A pid namespace can't be entered otherwise, and one that a new user namespace doesn't own can't be later.
 	Within []Namespace
@@ -62,6 +66,15 @@ func Fork(program *Program, birth Birth) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot create a channel to the container's process: %w", err)
 	}
+	image := -1
+	if program.last != nil {
+		if image, err = program.last.open(ends[1]); err != nil {
+			_, _ = unix.Close(ends[0]), unix.Close(ends[1])
+			return nil, err
+		}
+		program.operations[program.enterLast].args[0] = uintptr(image)
+		program.operations[program.keepChannel].args[0] = uintptr(ends[1])
+	}
 	m := program.seal()
 	m.channel = uintptr(ends[1])
 
@@ -72,6 +85,9 @@ func Fork(program *Program, birth Birth) (*Process, error) {
 		pidfd:      uint64(uintptr(unsafe.Pointer(pidfd))),
 		exitSignal: uint64(unix.SIGCHLD),
 	}
+	if birth.Shared {
+		args.flags |= unix.CLONE_VM | unix.CLONE_VFORK
+	}
 	if birth.CgroupFD >= 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(birth.CgroupFD)
@@ -79,6 +95,9 @@ func Fork(program *Program, birth Birth) (*Process, error) {
 	outcome := forkWithin(m, args, birth.Within)
 	program.keepAlive()
 	_ = unix.Close(ends[1])
+	if image >= 0 {
+		_ = unix.Close(image)
+	}
 	if outcome.errno != 0 {
 		_ = unix.Close(ends[0])
 		return nil, outcome.explain(birth)
@@ -114,6 +133,11 @@ func forkWithin(m *machine, args *cloneArgs, within []Namespace) (outcome forked
 	return outcome
 }
 
+// clone is clone3. The child calls child and never returns.
+//
+//go:noescape
+func clone(args *cloneArgs, size uintptr, m *machine) (pid, errno uintptr)
+
 //go:nosplit
 //go:norace
 //go:noinline
@@ -128,10 +152,9 @@ func forkRaw(m *machine, args *cloneArgs, within []Namespace) forked {
 		within[i].entered = true
 	}
 	if outcome.errno == 0 {
-		outcome.pid, _, outcome.errno = syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(args)), cloneArgsSize, 0)
-		if outcome.errno == 0 && outcome.pid == 0 {
-			m.interpret() // the child
-		}
+		var errno uintptr
+		outcome.pid, errno = clone(args, cloneArgsSize, m)
+		outcome.errno = syscall.Errno(errno)
 	}
 	for i := range within {
 		if within[i].entered {

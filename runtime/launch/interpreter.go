@@ -36,6 +36,12 @@ const (
 	sendFlags       = syscall.MSG_NOSIGNAL
 )
 
+// child is where a new process begins.
+//
+//go:nosplit
+//go:norace
+func child(m *machine) { m.interpret() }
+
 // interpret is the child's life. It and all it calls are nosplit and use raw system calls only: after the fork there
 // is no scheduler, no garbage collector and no other thread, and to grow the stack would deadlock. It never returns.
 //
@@ -110,6 +116,8 @@ func (m *machine) pretend(op *operation, first, second uintptr) (uintptr, syscal
 		return first, 0
 	case opStore:
 		*(*int32)(pointer(&first)) = int32(second)
+	case opStoreWord:
+		*(*uintptr)(pointer(&first)) = second
 	case opExpect:
 		if *(*uint64)(pointer(&first))&uint64(second) != uint64(op.args[2]) {
 			return 0, syscall.Errno(op.args[3])

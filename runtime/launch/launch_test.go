@@ -151,3 +151,51 @@ func TestForkReportsUnknownNamespace(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestLastLeg(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := New()
+		p.Call("redirect", "output", unix.SYS_DUP3, Int(int(writer.Fd())), Int(1), Int(0))
+		last := p.NewLast()
+		last.ReportAndWait()
+		last.Call("close", "nothing", unix.SYS_CLOSE, Int(-1)).Tolerate(unix.EBADF)
+		last.Call("execute", "sh", unix.SYS_EXECVE, Int(0), last.Strings([]string{"sh", "-c", "echo $WORD; exit 7"}), last.Strings([]string{"WORD=hello"})).TakesPath()
+		path := p.NewSlot()
+		p.Set(path, p.String("/bin/sh"))
+		p.Enter(last, path)
+		process := fork(t, p, Birth{Shared: shared})
+		writer.Close()
+		if _, err := process.Expect(Ready); err != nil {
+			t.Fatal(err)
+		}
+		if err := process.Release(); err != nil {
+			t.Fatal(err)
+		}
+		if err := process.Executed(); err != nil {
+			t.Fatal(err)
+		}
+		buffer := make([]byte, 100)
+		n, err := reader.Read(buffer)
+		if err != nil || string(buffer[:n]) != "hello\n" {
+			t.Errorf("read %q, %v", buffer[:n], err)
+		}
+		wantStatus(t, process, 7)
+		reader.Close()
+	}
+}
+
+func TestLastLegFails(t *testing.T) {
+	p := New()
+	last := p.NewLast()
+	last.Call("execute", `"/nowhere"`, unix.SYS_EXECVE, Int(0), last.Strings([]string{"x"}), last.Strings(nil)).TakesPath()
+	p.Enter(last, p.String("/nowhere"))
+	process := fork(t, p, Birth{Shared: true})
+	if err := process.Executed(); err == nil || err.Error() != `cannot execute "/nowhere": no such file or directory` {
+		t.Errorf("error %v", err)
+	}
+	wantStatus(t, process, exitSetupFailed)
+}

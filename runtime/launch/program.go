@@ -6,8 +6,12 @@
 //	Fork ── clone3 ─────────────────────────────► interpret: operation 0, 1, 2 …
 //	join the cgroup, write the user mappings
 //	Release ── one byte on the channel ─────────► Wait continues
-//	Next ◄── {pid, ready, failed: index, errno} ─ Report, or the operation that failed
-//	Next ◄── end of file ──────────────────────── execve closed the channel
+//	Expect ◄── {pid, ready, failed: index, errno} Report, or the operation that failed
+//	                                              execute the last leg: an image that waits for start
+//	Expect ◄── end of file ────────────────────── execve closed the channel
+//
+// Where the parent has nothing to do between, the child shares its memory and the parent waits, as with vfork: a copy
+// of the page tables, and of the pages that either writes to, would cost more than all that the child does.
 //
 // The child is a copy of one thread of a Go program. It can't allocate, grow its stack or take a lock, for the threads
 // that hold them were not copied. So everything that it needs is laid out in memory beforehand, and what it finds out
@@ -70,6 +74,9 @@ type Program struct {
 	slots        int
 	text         []byte // where strings are laid out
 	pinned       []any
+
+	last                   *Last // nil without one
+	enterLast, keepChannel int   // operations whose descriptors Fork fills in
 }
 
 // New returns an empty program.

@@ -12,6 +12,8 @@ const (
 	opReport                     // send {args[0], args[1]} to the parent
 	opWait                       // receive one byte from the parent
 	opChannel                    // speak to the descriptor args[0] from now on
+	opStoreWord                  // *(uintptr)(args[0]) = args[1]
+	opNever                      // stands for a call of the last leg
 	opSecondFork                 // go on in a new process, a sibling of this one: clone3 with args[0], args[1]
 )
 

@@ -168,6 +168,11 @@ func (p *Plan) Birth() launch.Birth {
 // Mapped tells whether the child waits for its user mappings.
 func (p *Plan) Mapped() bool { return p.New&unix.CLONE_NEWUSER != 0 }
 
+// Simple tells whether the child needs neither an answer of the parent's nor memory of its own to enter its namespaces.
+func (p *Plan) Simple() bool {
+	return !p.Mapped() && !p.ForksAgain() && (p.New|p.Joined)&unix.CLONE_NEWTIME == 0
+}
+
 // ForksAgain tells whether the child replaces itself by a sibling.
 func (p *Plan) ForksAgain() bool {
 	return p.Joined&unix.CLONE_NEWUSER != 0 && p.New&unix.CLONE_NEWPID != 0

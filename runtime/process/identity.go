@@ -10,16 +10,6 @@ import (
 
 const maxCap = 63
 
-// addBounding drops what the process and its descendants must never have.
-func (c Config) addBounding(p *launch.Program) {
-	for number := 0; number <= min(c.LastCap, maxCap); number++ {
-		if c.Masks.Bounding&(1<<number) == 0 {
-			p.Call("drop", fmt.Sprintf("capability %d from the bounding set", number), unix.SYS_PRCTL,
-				launch.Int(unix.PR_CAPBSET_DROP), launch.Int(number), launch.Int(0), launch.Int(0), launch.Int(0))
-		}
-	}
-}
-
 // addUser changes the user and its groups. The capabilities survive it, for what comes after.
 func (c Config) addUser(p *launch.Program) {
 	user := c.Process.User
@@ -39,7 +29,7 @@ func (c Config) addUser(p *launch.Program) {
 	p.Call("become", fmt.Sprintf("user %d", user.UID), unix.SYS_SETRESUID, launch.Int(user.UID), launch.Int(user.UID), launch.Int(user.UID))
 	prctl(unix.PR_SET_KEEPCAPS, 0)
 	p.Call("set", "process.user.umask", unix.SYS_UMASK, launch.Int(c.umask()))
-	c.addCapabilities(p, c.untilFilter())
+	c.addCapabilities(p)
 }
 
 func (c Config) umask() uint32 {
@@ -57,25 +47,50 @@ func (c Config) untilFilter() uint64 {
 	return 0
 }
 
-// addCapabilities sets the process's sets, with more than asked for until the next call.
-func (c Config) addCapabilities(p *launch.Program, more uint64) {
-	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	effective, permitted := c.Masks.Effective|more, c.Masks.Permitted|more
-	data := &[2]unix.CapUserData{
-		{Effective: uint32(effective), Permitted: uint32(permitted), Inheritable: uint32(c.Masks.Inheritable)},
-		{Effective: uint32(effective >> 32), Permitted: uint32(permitted >> 32), Inheritable: uint32(c.Masks.Inheritable >> 32)},
+// ambient is what may be raised of what is asked for. Of the rest runc warns, and the process doesn't get it either.
+func (c Config) ambient() uint64 {
+	return c.Masks.Ambient & c.Masks.Permitted & c.Masks.Inheritable
+}
+
+// addCapabilities sets the process's sets, with what is needed until the filter is loaded.
+func (c Config) addCapabilities(p *launch.Program) {
+	const object = "process.capabilities"
+	needed := c.untilFilter()
+	header, data := capabilities(c.Masks.Permitted|needed|1<<unix.CAP_SETPCAP, c.Masks.Inheritable|needed)
+	p.Call("set", object, unix.SYS_CAPSET, launch.PinSlice(p, header), launch.PinSlice(p, data))
+	prctl := func(what string, args ...launch.Arg) {
+		p.Call("set", what, unix.SYS_PRCTL, args...)
 	}
-	p.Call("set", "process.capabilities", unix.SYS_CAPSET, launch.Pin(p, header), launch.Pin(p, data))
-	ambient := func(action, number int) launch.Op {
-		return p.Call("set", "process.capabilities.ambient", unix.SYS_PRCTL,
-			launch.Int(unix.PR_CAP_AMBIENT), launch.Int(action), launch.Int(number), launch.Int(0), launch.Int(0))
-	}
-	ambient(unix.PR_CAP_AMBIENT_CLEAR_ALL, 0)
-	for number := 0; number <= maxCap; number++ {
-		if c.Masks.Ambient&(1<<number) != 0 {
-			// One that isn't permitted and inheritable can't be raised, which runc only warns of.
-			ambient(unix.PR_CAP_AMBIENT_RAISE, number).Tolerate(unix.EPERM)
+	for number := 0; number <= min(c.LastCap, maxCap); number++ {
+		if c.Masks.Bounding&(1<<number) == 0 {
+			prctl(object+".bounding", launch.Int(unix.PR_CAPBSET_DROP), launch.Int(number), launch.Int(0), launch.Int(0), launch.Int(0))
 		}
+	}
+	prctl(object+".ambient", launch.Int(unix.PR_CAP_AMBIENT), launch.Int(unix.PR_CAP_AMBIENT_CLEAR_ALL), launch.Int(0), launch.Int(0), launch.Int(0))
+	for number := 0; number <= maxCap; number++ {
+		if (c.ambient()|needed)&(1<<number) != 0 {
+			prctl(object+".ambient", launch.Int(unix.PR_CAP_AMBIENT), launch.Int(unix.PR_CAP_AMBIENT_RAISE), launch.Int(number), launch.Int(0), launch.Int(0))
+		}
+	}
+}
+
+// addLastCapabilities takes away what the execution of the last leg has given to root, and what was for the filter.
+// The kernel takes from the ambient set what leaves the inheritable one.
+func (c Config) addLastCapabilities(l *launch.Last) {
+	available := c.ambient()
+	if c.Process.User.UID == 0 {
+		available = c.Masks.Bounding | c.Masks.Inheritable
+	}
+	header, data := capabilities(c.Masks.Permitted&available, c.Masks.Inheritable)
+	effective := c.Masks.Effective & c.Masks.Permitted & available
+	data[0].Effective, data[1].Effective = uint32(effective), uint32(effective>>32)
+	l.Call("set", "process.capabilities", unix.SYS_CAPSET, launch.LastSlice(l, header), launch.LastSlice(l, data))
+}
+
+func capabilities(permitted, inheritable uint64) ([]unix.CapUserHeader, []unix.CapUserData) {
+	return []unix.CapUserHeader{{Version: unix.LINUX_CAPABILITY_VERSION_3}}, []unix.CapUserData{
+		{Effective: uint32(permitted), Permitted: uint32(permitted), Inheritable: uint32(inheritable)},
+		{Effective: uint32(permitted >> 32), Permitted: uint32(permitted >> 32), Inheritable: uint32(inheritable >> 32)},
 	}
 }
 

@@ -4,8 +4,11 @@
 // What needs privileges comes before they are given up, and the seccomp filter as late as possible, because it may
 // forbid what this package does:
 //
-//	limits, bounding set → user and groups → capabilities → working directory, program
-//	    → [wait for start] → no_new_privs, filter → last capabilities → execve
+//	limits, terminal → user and groups → capabilities → working directory, program
+//	    → [last leg: wait for start → descriptors → labels → no_new_privs, filter → last capabilities → execve]
+//
+// The execution of the last leg changes the capabilities by the kernel's rules: root has the bounding set afterwards,
+// and everybody else the ambient set.
 package process
 
 import (
@@ -31,18 +34,17 @@ type Config struct {
 
 	// Terminal is the descriptor of the program's terminal.
 	Terminal *launch.Arg
-	// Notify sends the filter's descriptor to the listener; nil without.
-	Notify func(p *launch.Program, listener launch.Arg)
 	// Wait adds the waiting for the permission to execute.
-	Wait func(p *launch.Program)
-	// Attributes are descriptors of files in /proc/self/attr with what to write there before the execution.
+	Wait func(l *launch.Last)
+	// Attributes are written to files in /proc/self/attr before the execution. HostProc is a descriptor of the host's /proc.
 	Attributes []Attribute
+	HostProc   int
 }
 
 // Attribute is a label that the kernel is to give to the program that is executed.
 type Attribute struct {
 	Field string // of config.json
-	FD    launch.Arg
+	File  string // in /proc/self/attr
 	Value string
 }
 
@@ -52,28 +54,38 @@ func Add(p *launch.Program, c Config) error {
 		return err
 	}
 	c.addTerminal(p)
-	c.addBounding(p)
 	c.addDirectoryAndUser(p)
 	path, err := c.addLookup(p)
 	if err != nil {
 		return err
 	}
-	c.addDescriptors(p)
-	if c.Wait != nil {
-		c.Wait(p)
-	}
-	for _, attribute := range c.Attributes {
-		p.Call("set", attribute.Field, unix.SYS_WRITE, attribute.FD, p.String(attribute.Value), launch.Int(len(attribute.Value)))
-	}
-	if c.Process.NoNewPrivileges {
-		p.Call("set", "process.noNewPrivileges", unix.SYS_PRCTL, launch.Int(unix.PR_SET_NO_NEW_PRIVS), launch.Int(1), launch.Int(0), launch.Int(0), launch.Int(0))
-	}
-	c.addFilter(p)
-	if c.untilFilter() != 0 {
-		c.addCapabilities(p, 0)
-	}
-	c.addExecute(p, path)
+	last := p.NewLast()
+	c.addLast(last)
+	p.Enter(last, path)
 	return nil
+}
+
+// addLast adds what the process does in an image of its own, once nothing of the runtime is in it any more.
+func (c Config) addLast(l *launch.Last) {
+	c.Wait(l)
+	for _, attribute := range c.Attributes {
+		l.Keep(c.HostProc)
+		l.Call("set", attribute.Field, unix.SYS_OPENAT, launch.Int(c.HostProc), l.String("self/attr/"+attribute.File), launch.Int(unix.O_WRONLY|unix.O_CLOEXEC), launch.Int(0)).ToNext()
+		l.Call("set", attribute.Field, unix.SYS_WRITE, launch.Int(0), l.String(attribute.Value), launch.Int(len(attribute.Value)))
+	}
+	l.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3+c.Preserve), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
+	if c.Process.NoNewPrivileges {
+		l.Call("set", "process.noNewPrivileges", unix.SYS_PRCTL, launch.Int(unix.PR_SET_NO_NEW_PRIVS), launch.Int(1), launch.Int(0), launch.Int(0), launch.Int(0))
+	}
+	c.addFilter(l)
+	c.addLastCapabilities(l)
+	env := c.Process.Env
+	if c.Home != "" {
+		env = append(env[:len(env):len(env)], "HOME="+c.Home)
+	}
+	name := c.Process.Args[0]
+	l.Call("execute", fmt.Sprintf("%q", name), unix.SYS_EXECVE, launch.Int(0), l.Strings(c.Process.Args), l.Strings(env)).TakesPath().
+		Explain(func(errno unix.Errno) error { return ExecutionFailed(name, errno) })
 }
 
 func (c Config) addTerminal(p *launch.Program) {
@@ -92,35 +104,13 @@ func (c Config) addTerminal(p *launch.Program) {
 		Tolerate(unix.EINVAL, unix.EPERM, unix.EROFS)
 }
 
-// addDescriptors lets nothing through to the program but what it is meant to inherit.
-func (c Config) addDescriptors(p *launch.Program) {
-	for fd := 3; fd < 3+c.Preserve; fd++ {
-		p.Call("preserve", fmt.Sprintf("descriptor %d", fd), unix.SYS_FCNTL, launch.Int(fd), launch.Int(unix.F_SETFD), launch.Int(0))
-	}
-	p.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3+c.Preserve), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
-}
-
-func (c Config) addFilter(p *launch.Program) {
+func (c Config) addFilter(l *launch.Last) {
 	if c.Filter == nil {
 		return
 	}
-	program := &unix.SockFprog{Len: uint16(len(c.Filter.Program)), Filter: &c.Filter.Program[0]}
-	listener := p.Call("load", "linux.seccomp", unix.SYS_SECCOMP, launch.Int(unix.SECCOMP_SET_MODE_FILTER), launch.Int(c.Filter.Flags), launch.Pin(p, program)).Result()
-	if c.Notify != nil {
-		c.Notify(p, listener)
-		p.Close(listener)
-	}
-}
-
-// addExecute executes the program that the lookup has found.
-func (c Config) addExecute(p *launch.Program, path launch.Arg) {
-	env := c.Process.Env
-	if c.Home != "" {
-		env = append(env[:len(env):len(env)], "HOME="+c.Home)
-	}
-	name := c.Process.Args[0]
-	p.Call("execute", fmt.Sprintf("%q", name), unix.SYS_EXECVE, path, p.Strings(c.Process.Args), p.Strings(env)).
-		Explain(func(errno unix.Errno) error { return ExecutionFailed(name, errno) })
+	instructions := launch.LastSlice(l, c.Filter.Program)
+	program := l.Words(launch.Int(len(c.Filter.Program)), instructions) // struct sock_fprog
+	l.Call("load", "linux.seccomp", unix.SYS_SECCOMP, launch.Int(unix.SECCOMP_SET_MODE_FILTER), launch.Int(c.Filter.Flags), program)
 }
 
 // ExecutionFailed says why a program could not be executed.

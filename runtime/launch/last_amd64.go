@@ -1,0 +1,3 @@
+package launch
+
+const machineType = 62 // EM_X86_64

@@ -1,0 +1,3 @@
+package launch
+
+const machineType = 183 // EM_AARCH64
