@@ -114,13 +114,17 @@ func familiar(names []string) []string {
 }
 
 func inUseError(ref string, containers []string, running, force bool) error {
-	switch {
-	case len(containers) == 0 || force && !running:
+	if len(containers) == 0 || force && !running {
 		return nil
-	case running:
-		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf(
-			"cannot remove image %q: the running container %s uses it: stop and remove that first", ref, short(containers[0])))
+	}
+	users := make([]string, len(containers))
+	for i, id := range containers {
+		users[i] = short(id)
+	}
+	advice := "remove them first, or use force"
+	if running {
+		advice = "not all have exited: stop and remove them first"
 	}
 	return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf(
-		"cannot remove image %q: container %s uses it: remove that first, or use force", ref, short(containers[0])))
+		"cannot remove image %q: containers use it (%s): %s", ref, strings.Join(users, ", "), advice))
 }

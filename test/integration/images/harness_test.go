@@ -3,7 +3,6 @@
 package images_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -21,7 +20,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	healthapi "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -31,65 +29,9 @@ import (
 
 const limit = 30 * time.Second
 
-// program is a service of ours that runs on private directories.
-type program struct {
-	t    testing.TB
-	path string
-	args []string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
-	conn *grpc.ClientConn
-}
-
-func run(t testing.TB, name, socket string, args ...string) *program {
-	t.Helper()
-	p := &program{t: t, path: testenv.Binary(t, name), args: args}
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.conn = conn
-	t.Cleanup(func() {
-		_ = conn.Close()
-		p.stop(syscall.SIGTERM)
-		if t.Failed() {
-			t.Logf("%s said:\n%s", name, &p.log)
-		}
-	})
-	p.start()
-	return p
-}
-
-func (p *program) start() {
-	p.t.Helper()
-	p.cmd = exec.Command(p.path, p.args...)
-	p.cmd.Stderr = &p.log
-	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-	testenv.Until(p.t, limit, p.path+" is healthy", func() error {
-		p.conn.ResetConnectBackoff()
-		response, err := healthapi.NewHealthClient(p.conn).Check(p.t.Context(), &healthapi.HealthCheckRequest{})
-		if err == nil && response.Status != healthapi.HealthCheckResponse_SERVING {
-			err = errors.New(response.Status.String())
-		}
-		return err
-	})
-}
-
-// stop ends the program with a signal and waits for it. It is harmless if the program has ended.
-func (p *program) stop(signal syscall.Signal) {
-	if p.cmd == nil {
-		return
-	}
-	_ = p.cmd.Process.Signal(signal)
-	_ = p.cmd.Wait()
-	p.cmd = nil
-}
-
 // host is a berthd whose snapshotter is a program of its own, so that tests can look into it.
 type host struct {
-	*program
+	*testenv.Daemon
 	t         testing.TB
 	dir       string
 	images    berthv1.ImagesServiceClient
@@ -98,18 +40,38 @@ type host struct {
 
 func newHost(t testing.TB) *host {
 	t.Helper()
-	testenv.NeedRoot(t)
 	dir := testenv.ShortDir(t)
-	socket := filepath.Join(dir, "snapshots.sock")
-	snapshotter := run(t, "berth-snapshotter", socket, "--root", filepath.Join(dir, "snapshots"), "--address", socket)
-	api := filepath.Join(dir, "berthd.sock")
-	daemon := run(t, "berthd", api, "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "state"),
-		"--address", "unix://"+api, "--snapshotter-address", "unix://"+socket, "--log-level", "debug",
-		"--bridge-name", "b"+filepath.Base(dir)[2:], "--bridge-subnet", "10.213.0.0/24", "--nft-table", "berth-"+filepath.Base(dir)[2:])
-	return &host{
-		program: daemon, t: t, dir: dir,
-		images: berthv1.NewImagesServiceClient(daemon.conn), snapshots: snapshotsapi.NewSnapshotsClient(snapshotter.conn),
+	socket := "unix://" + startSnapshotter(t, dir)
+	daemon := testenv.StartDaemon(t, "--snapshotter-address", socket, "--log-level", "debug")
+	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &host{
+		Daemon: daemon, t: t, dir: dir,
+		images: berthv1.NewImagesServiceClient(daemon.Dial()), snapshots: snapshotsapi.NewSnapshotsClient(conn),
+	}
+}
+
+// startSnapshotter returns the socket of a berth-snapshotter that keeps its snapshots below dir.
+func startSnapshotter(t testing.TB, dir string) string {
+	t.Helper()
+	socket := filepath.Join(dir, "snapshots.sock")
+	cmd := exec.Command(testenv.Binary(t, "berth-snapshotter"), "--root", filepath.Join(dir, "snapshots"), "--address", socket)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+	})
+	testenv.Until(t, limit, "berth-snapshotter listens", func() error {
+		_, err := os.Stat(socket)
+		return err
+	})
+	return socket
 }
 
 // pulled is all that a pull said.
@@ -265,7 +227,7 @@ func (h *host) wantNothingLeft() {
 // blobs lists the files of the content store.
 func (h *host) blobs() []string {
 	h.t.Helper()
-	files, err := filepath.Glob(filepath.Join(h.dir, "root/content/blobs/sha256/*"))
+	files, err := filepath.Glob(filepath.Join(h.Root, "content/blobs/sha256/*"))
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -158,8 +157,8 @@ func TestImagesSurviveTheDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, blobs := h.inspect("other:v2"), h.blobs()
-	h.stop(syscall.SIGKILL)
-	h.start()
+	h.Kill()
+	h.Start()
 	after := h.inspect("other:v2")
 	if after.GetId() != before.GetId() || !slices.Equal(after.GetTags(), before.GetTags()) || !after.GetTaggedAt().AsTime().Equal(before.GetTaggedAt().AsTime()) {
 		t.Errorf("before the kill %v, after it %v", before, after)

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -135,8 +134,8 @@ func TestPullContinuesAfterKill(t *testing.T) {
 	wantCode(t, err, codes.Unavailable, "killed")
 	h.wantNothingLeft()
 
-	h.stop(syscall.SIGKILL)
-	h.start()
+	h.Kill()
+	h.Start()
 	x.do(nil)
 	h.mustPull(x.host + "/killed")
 	gets := x.gets(big)
