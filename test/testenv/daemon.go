@@ -28,8 +28,8 @@ type Daemon struct {
 	Root, State string
 	// Host is the address of its socket, as $BERTH_HOST has it.
 	Host string
-	// Bridge and Table are its interface and its nftables table.
-	Bridge, Table string
+	// Bridge, Table and Cgroup are its interface, its nftables table and the parent of its containers' cgroups.
+	Bridge, Table, Cgroup string
 
 	t       testing.TB
 	dir     string
@@ -47,11 +47,23 @@ func StartDaemon(t testing.TB, args ...string) *Daemon {
 	unique := filepath.Ext(dir)[1:]
 	d := &Daemon{
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Host: "unix://" + filepath.Join(dir, "sock"),
-		Bridge: "bd" + unique, Table: "berth-test-" + unique, t: t, dir: dir, args: args,
+		Bridge: "bd" + unique, Table: "berth-test-" + unique, Cgroup: "berth-test-" + unique, t: t, dir: dir, args: args,
 	}
 	t.Cleanup(d.end)
 	d.Start()
 	return d
+}
+
+// DaemonFails runs berthd, which must end by itself with an error, and returns what it said.
+func DaemonFails(t testing.TB, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), stopPatience)
+	defer cancel()
+	output, err := exec.CommandContext(ctx, Binary(t, "berthd"), args...).CombinedOutput()
+	if err == nil || ctx.Err() != nil {
+		t.Fatalf("berthd did not fail: %v\n%s", err, output)
+	}
+	return string(output)
 }
 
 // subnet is one of 32768 of 30 addresses in 10.208.0.0/12, so that tests can run side by side.
@@ -76,7 +88,7 @@ func (d *Daemon) Start() {
 	defer func() { _ = log.Close() }()
 	args := append([]string{
 		"--root", d.Root, "--state", d.State, "--address", d.Host, "--bridge-name", d.Bridge, "--bridge-subnet", d.subnet(),
-		"--nft-table", d.Table, "--cgroup-parent", "berth-test-" + filepath.Ext(d.dir)[1:],
+		"--nft-table", d.Table, "--cgroup-parent", d.Cgroup,
 	}, d.args...)
 	d.process = exec.Command(Binary(d.t, "berthd"), args...)
 	d.process.Stdout, d.process.Stderr = log, log
@@ -106,6 +118,7 @@ func (d *Daemon) await() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
+		conn.ResetConnectBackoff() // or else it tries once a second only
 		_, err := berthv1.NewContainersServiceClient(conn).ListContainers(ctx, &berthv1.ListContainersRequest{})
 		return err
 	})
@@ -168,7 +181,7 @@ func (d *Daemon) signal(signal syscall.Signal) error {
 
 // end removes what the test has left, and complains about what should not be there any more.
 func (d *Daemon) end() {
-	if d.process == nil && len(d.records()) > 0 && !d.t.Failed() {
+	if d.process == nil && len(d.records()) > 0 {
 		d.Start() // a test that ended with the daemon killed: its containers are still to be removed
 	}
 	if d.process != nil {
@@ -283,10 +296,9 @@ func (d *Daemon) hasTable() bool {
 }
 
 func (d *Daemon) cgroups() []string {
-	name := "berth-test-" + filepath.Ext(d.dir)[1:]
 	var found []string
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-		dirs, _ := filepath.Glob(pattern + name)
+		dirs, _ := filepath.Glob(pattern + d.Cgroup)
 		found = append(found, dirs...)
 	}
 	return found
