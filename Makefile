@@ -8,7 +8,7 @@ BINARIES := bin/berth bin/berthd bin/containerd-shim-berth-v2 bin/berth-runtime 
 GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' 2>/dev/null) go.mod go.sum
 PREFIX := /usr/local
 
-.PHONY: help demo test check build build-arm64 unit integration lint fmt generate check-generated test-vm bench install deps clean
+.PHONY: help demo test check build build-arm64 unit integration lint fmt generate check-generated test-vm conformance bench install deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +50,9 @@ check-generated: $(TOOLS)/buf ## fail if generated code is stale
 
 test-vm: deps build ## the runtime's and the demo's essentials on cgroup v2, in a virtual machine
 	hack/test-vm.sh
+
+conformance: deps build ## the OCI validation programs with berth-runtime and with runc, compared
+	hack/run-conformance.sh
 
 bench: deps build ## pair berth with crun, runc, containerd, dockerd and podman; print ratios
 	hack/run-bench.sh

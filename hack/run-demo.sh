@@ -56,7 +56,7 @@ step() { printf '\n== %s\n' "$*"; }
 # run shows a command and its output, and keeps the output in $output. A failing command fails the demo.
 run() {
 	printf '$ %s\n' "$*"
-	output=$("$@" 2>&1)
+	output=$(timeout 60 "$@" 2>&1)
 	local status=$?
 	[ -z "$output" ] || printf '%s\n' "$output"
 	[ $status = 0 ] || fail "exit status $status of: $*"
