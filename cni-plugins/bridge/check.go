@@ -34,7 +34,9 @@ func check(ctx context.Context, r *plugin.Request) error {
 	if err := a.checkHost(); err != nil {
 		return err
 	}
-	if err := ns.Do(a.container().Check); err != nil {
+	container := a.container()
+	container.MAC = a.describedMAC(r.IfName)
+	if err := ns.Do(container.Check); err != nil {
 		return err
 	}
 	return conf.table.Check(a.masquerading())
@@ -64,7 +66,7 @@ func (a *attachment) checkHost() error {
 	if err := link.CheckBridge(a.Bridge, gateways...); err != nil {
 		return err
 	}
-	if err := link.CheckPort(a.hostName, a.Bridge); err != nil {
+	if err := link.CheckPort(a.hostName, a.Bridge, a.describedMAC(a.hostName)); err != nil {
 		return err
 	}
 	for _, described := range a.result.Interfaces {
@@ -73,4 +75,14 @@ func (a *attachment) checkHost() error {
 		}
 	}
 	return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("prevResult has no interface %q in a container", a.request.IfName))
+}
+
+// describedMAC is the hardware address that the result gives an interface.
+func (a *attachment) describedMAC(name string) string {
+	for _, described := range a.result.Interfaces {
+		if described.Name == name {
+			return described.Mac
+		}
+	}
+	return ""
 }

@@ -19,6 +19,7 @@ type config struct {
 	PromiscMode      bool   `json:"promiscMode"`
 	EnableDAD        bool   `json:"enabledad"`
 	PortIsolation    bool   `json:"portIsolation"`
+	StayDown         bool   `json:"disableContainerInterface"`
 
 	table nft.Table
 	mac   net.HardwareAddr
@@ -26,11 +27,10 @@ type config struct {
 
 // refused holds the options of the reference plugin that are not offered.
 type refused struct {
-	IPMasqBackend             string `json:"ipMasqBackend"`
-	Vlan                      int    `json:"vlan"`
-	VlanTrunk                 []any  `json:"vlanTrunk"`
-	MacSpoofChk               bool   `json:"macspoofchk"`
-	DisableContainerInterface bool   `json:"disableContainerInterface"`
+	IPMasqBackend string `json:"ipMasqBackend"`
+	Vlan          int    `json:"vlan"`
+	VlanTrunk     []any  `json:"vlanTrunk"`
+	MacSpoofChk   bool   `json:"macspoofchk"`
 }
 
 func (o refused) check(network string) error {
@@ -39,7 +39,6 @@ func (o refused) check(network string) error {
 	}
 	for name, set := range map[string]bool{
 		"vlan": o.Vlan != 0, "vlanTrunk": len(o.VlanTrunk) > 0, "macspoofchk": o.MacSpoofChk,
-		"disableContainerInterface": o.DisableContainerInterface,
 	} {
 		if set {
 			return plugin.Unsupported("network %q: %s is not implemented", network, name)
@@ -67,6 +66,9 @@ func parse(r *plugin.Request) (*config, error) {
 	}
 	if conf.HairpinMode && conf.PromiscMode {
 		return nil, plugin.InvalidConfig("network %q: hairpinMode and promiscMode exclude each other", r.Common.Name)
+	}
+	if conf.StayDown && r.Common.IPAM.Type != "" {
+		return nil, plugin.InvalidConfig("network %q: disableContainerInterface and ipam exclude each other", r.Common.Name)
 	}
 	conf.IsGateway = conf.IsGateway || conf.IsDefaultGateway
 	var err error

@@ -60,6 +60,10 @@ func (a *attachment) connect(undo *cleanup.Stack) error {
 		return err
 	}
 	a.result.Routes = container.Routes
+	// A bridge that somebody else made may have changed its address with this port.
+	if a.bridge, err = link.EnsureBridge(a.Bridge, a.MTU, false); err != nil {
+		return err
+	}
 	mtu := a.MTU
 	if mtu == 0 {
 		mtu = a.bridge.Attrs().MTU
@@ -73,7 +77,7 @@ func (a *attachment) connect(undo *cleanup.Stack) error {
 }
 
 func (a *attachment) container() *link.Container {
-	return &link.Container{Name: a.request.IfName, IPs: a.result.IPs, Routes: a.result.Routes, DAD: a.EnableDAD}
+	return &link.Container{Name: a.request.IfName, IPs: a.result.IPs, Routes: a.result.Routes, DAD: a.EnableDAD, Down: a.StayDown}
 }
 
 // explainExisting says which of the two names is taken.

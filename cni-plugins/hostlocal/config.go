@@ -80,8 +80,26 @@ func parse(r *plugin.Request) (*config, error) {
 		}
 		conf.sets = append(conf.sets, set)
 	}
+	if err := conf.checkVersion(r); err != nil {
+		return nil, err
+	}
 	conf.requested, err = requested(r)
 	return conf, err
+}
+
+// checkVersion refuses what a result of the oldest versions has no place for.
+func (c *config) checkVersion(r *plugin.Request) error {
+	if version := r.Common.CNIVersion; version != "0.1.0" && version != "0.2.0" {
+		return nil
+	}
+	families := map[bool]int{}
+	for _, set := range c.sets {
+		families[set[0].Subnet.Addr().Is4()]++
+	}
+	if families[true] > 1 || families[false] > 1 {
+		return plugin.InvalidConfig("network %q: CNI version %s has no place for two addresses of one family", r.Common.Name, r.Common.CNIVersion)
+	}
+	return nil
 }
 
 // requested collects the addresses that are asked for, in the three ways that CNI has for it.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -40,7 +41,7 @@ func add(ctx context.Context, r *plugin.Request) (_ *types100.Result, err error)
 	if err != nil {
 		return nil, err
 	}
-	if held := leases.of(leaseOwner(r)); len(held) > 0 {
+	if held := leases.of(r); len(held) > 0 {
 		return nil, errdefs.As(errdefs.ErrAlreadyExists,
 			fmt.Errorf("container %q already has the address %s for interface %q of network %q", r.ContainerID, held[0], r.IfName, r.Common.Name))
 	}
@@ -54,7 +55,7 @@ func add(ctx context.Context, r *plugin.Request) (_ *types100.Result, err error)
 		if err != nil {
 			return nil, fmt.Errorf("%w of network %q", err, r.Common.Name)
 		}
-		if err := s.reserve(address, leaseOwner(r), i); err != nil {
+		if err := s.reserve(address, owner(r.ContainerID, r.IfName), i); err != nil {
 			return nil, err
 		}
 		undo.Add(func(context.Context) error { return s.release(address) })
@@ -76,18 +77,16 @@ func (in addressRange) ipConfig(address netip.Addr) *types100.IPConfig {
 
 // del needs no ranges: what they were when the address was given does not matter.
 func del(_ context.Context, r *plugin.Request) error {
-	return release(r, func(owner string) bool { return owner == leaseOwner(r) })
+	return release(r, func(holder string) bool { return owns(r.ContainerID, r.IfName, holder) })
 }
 
 func gc(_ context.Context, r *plugin.Request) error {
-	valid := map[string]bool{}
-	for _, attachment := range r.Common.ValidAttachments {
-		valid[owner(attachment.ContainerID, attachment.IfName)] = true
-	}
-	return release(r, func(owner string) bool { return !valid[owner] })
+	return release(r, func(holder string) bool {
+		return !slices.ContainsFunc(r.Common.ValidAttachments, func(a types.GCAttachment) bool { return owns(a.ContainerID, a.IfName, holder) })
+	})
 }
 
-func release(r *plugin.Request, wanted func(owner string) bool) error {
+func release(r *plugin.Request, wanted func(holder string) bool) error {
 	conf, err := decode(r)
 	if err != nil {
 		return err
@@ -101,8 +100,8 @@ func release(r *plugin.Request, wanted func(owner string) bool) error {
 	if err != nil {
 		return err
 	}
-	for address, owner := range leases {
-		if wanted(owner) {
+	for address, holder := range leases {
+		if wanted(holder) {
 			if err := s.release(address); err != nil {
 				return err
 			}
@@ -127,7 +126,7 @@ func check(_ context.Context, r *plugin.Request) error {
 			return err
 		}
 	}
-	mine := held.of(leaseOwner(r))
+	mine := held.of(r)
 	if len(mine) == 0 {
 		return errdefs.As(errdefs.ErrFailedPrecondition,
 			fmt.Errorf("no address of network %q is reserved for interface %q of container %q", r.Common.Name, r.IfName, r.ContainerID))

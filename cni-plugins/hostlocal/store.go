@@ -30,11 +30,11 @@ type store struct {
 // leases maps addresses in use to their owners.
 type leases map[netip.Addr]string
 
-// of lists the addresses of an owner.
-func (l leases) of(owner string) []netip.Addr {
+// of lists the addresses of the request's attachment.
+func (l leases) of(r *plugin.Request) []netip.Addr {
 	var list []netip.Addr
 	for address, holder := range l {
-		if holder == owner {
+		if owns(r.ContainerID, r.IfName, holder) {
 			list = append(list, address)
 		}
 	}
@@ -43,7 +43,10 @@ func (l leases) of(owner string) []netip.Addr {
 
 func owner(container, ifName string) string { return container + "\r\n" + ifName }
 
-func leaseOwner(r *plugin.Request) string { return owner(r.ContainerID, r.IfName) }
+// owns tells whether a reservation is that of an interface. Old ones do not say of which interface they are.
+func owns(container, ifName, holder string) bool {
+	return holder == owner(container, ifName) || holder == container
+}
 
 // open locks the directory, made if create. It returns nil if there is none.
 func open(dir string, create bool) (*store, error) {

@@ -55,7 +55,7 @@ type Request struct {
 
 // versions are the CNI versions that the plugins speak.
 func versions() version.PluginInfo {
-	return version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+	return version.PluginSupports("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 }
 
 // since tells which version of CNI brought a command. The others were always there.
@@ -121,12 +121,21 @@ func (p Plugin) serve(ctx context.Context, request *Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := trim(result, request.Common.CNIVersion); err != nil {
+	output, err := encode(result, request.Common.CNIVersion)
+	if err != nil && p.Del != nil {
+		err = errors.Join(err, p.Del(ctx, request))
+	}
+	return output, err
+}
+
+// encode writes a result in the version that the caller asked for. Some cannot be expressed in old ones.
+func encode(result *types100.Result, asked string) ([]byte, error) {
+	if err := trim(result, asked); err != nil {
 		return nil, err
 	}
-	converted, err := result.GetAsVersion(request.Common.CNIVersion)
+	converted, err := result.GetAsVersion(asked)
 	if err != nil {
-		return nil, fmt.Errorf("cannot express the result in CNI version %q: %w", request.Common.CNIVersion, err)
+		return nil, fmt.Errorf("cannot express the result in CNI version %q: %w", asked, err)
 	}
 	output, err := json.Marshal(converted)
 	if err != nil {

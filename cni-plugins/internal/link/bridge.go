@@ -89,8 +89,8 @@ func CheckBridge(name string, gateways ...*net.IPNet) error {
 	return nil
 }
 
-// CheckPort fails unless the link is up and on the bridge.
-func CheckPort(name, bridge string) error {
+// CheckPort fails unless the link is up, on the bridge, and has the hardware address.
+func CheckPort(name, bridge, mac string) error {
 	port, err := netlink.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("cannot find veth %q: %w", name, err)
@@ -104,6 +104,13 @@ func CheckPort(name, bridge string) error {
 	}
 	if port.Attrs().Flags&net.FlagUp == 0 {
 		return failed("veth %q is down", name)
+	}
+	return checkMAC(port, mac)
+}
+
+func checkMAC(of netlink.Link, wanted string) error {
+	if got := of.Attrs().HardwareAddr.String(); wanted != "" && got != wanted {
+		return failed("link %q has the hardware address %s, not %s", of.Attrs().Name, got, wanted)
 	}
 	return nil
 }
@@ -142,7 +149,14 @@ func EnsureGateway(bridge netlink.Link, gateway *net.IPNet, force bool) error {
 			return fmt.Errorf("cannot remove address %s of bridge %q: %w", address.IPNet, name, err)
 		}
 	}
-	return AddAddress(bridge, gateway, false)
+	if err := AddAddress(bridge, gateway, false); err != nil {
+		return err
+	}
+	// As in createBridge, for a bridge that somebody else made.
+	if err := netlink.LinkSetHardwareAddr(bridge, bridge.Attrs().HardwareAddr); err != nil {
+		return fmt.Errorf("cannot fix the hardware address of bridge %q: %w", name, err)
+	}
+	return nil
 }
 
 // AddAddress adds an address. An IPv6 address skips duplicate address detection unless dad: it is ours, and waiting costs over a second.

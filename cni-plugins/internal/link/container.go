@@ -17,10 +17,13 @@ import (
 // Container is what an interface in a container is to have.
 type Container struct {
 	Name   string
+	MAC    string // to be checked; "": whatever it is
 	IPs    []*types100.IPConfig
 	Routes []*types.Route
 	// DAD waits until the kernel has made sure that nobody else has an IPv6 address, which takes over a second.
 	DAD bool
+	// Down leaves the interface down, for a container that sets it up itself.
+	Down bool
 }
 
 // Configure gives an interface of the calling thread's namespace its addresses and routes, and sets it up. The addresses come
@@ -38,6 +41,9 @@ func (c *Container) Configure() error {
 		if err := AddAddress(on, &ip.Address, c.DAD); err != nil {
 			return err
 		}
+	}
+	if c.Down {
+		return nil
 	}
 	if err := netlink.LinkSetUp(on); err != nil {
 		return fmt.Errorf("cannot set interface %q up: %w", c.Name, err)
@@ -132,8 +138,11 @@ func (c *Container) Check() error {
 	if err != nil {
 		return fmt.Errorf("cannot find interface %q: %w", c.Name, err)
 	}
-	if on.Attrs().Flags&net.FlagUp == 0 {
+	if on.Attrs().Flags&net.FlagUp == 0 && !c.Down {
 		return failed("interface %q is down", c.Name)
+	}
+	if err := checkMAC(on, c.MAC); err != nil {
+		return err
 	}
 	present, err := Addresses(on)
 	if err != nil {

@@ -247,14 +247,14 @@ func TestBridgeOptionsTakeEffect(t *testing.T) {
 // The result is in the version that the configuration asks for.
 func TestOlderVersions(t *testing.T) {
 	t.Parallel()
-	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0"} {
+	for _, version := range []string{"0.1.0", "0.2.0", "0.3.1", "0.4.0", "1.0.0"} {
 		h := newHost(t)
 		n := versionedList(t, version, "net", h.bridgeConf("10.88.0.0/24"), portmapConf(), firewallConf())
 		c := newContainer(t, "c", port("", 8080, 80))
 		if got := address(t, h.attach(n, c), 0); got != "10.88.0.2" {
 			t.Errorf("version %s: the address is %s", version, got)
 		}
-		if err := h.check(n, c); (err != nil) != (version == "0.3.1") {
+		if err := h.check(n, c); (err != nil) != (version < "0.4.0") {
 			t.Errorf("version %s: CHECK: %v", version, err)
 		}
 		h.detach(n, c)
@@ -314,5 +314,38 @@ func TestTwoNetworks(t *testing.T) {
 	c.ifName, c.ports = "eth0", []object{port("", 8080, 80)}
 	if err := h.check(first, c); err != nil {
 		t.Errorf("CHECK of the first: %v", err)
+	}
+}
+
+// A bridge that an administrator made, without a hardware address of its own, keeps the one it has.
+func TestForeignBridgeKeepsItsAddress(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.run("ip", "link", "add", "berth0", "type", "bridge")
+	n := h.network("net", "10.88.0.0/24")
+	a := newContainer(t, "a")
+	before := h.attach(n, a).Interfaces[0].Mac
+	for _, id := range []string{"b", "c", "d"} {
+		if mac := h.attach(n, newContainer(t, id)).Interfaces[0].Mac; mac != before {
+			t.Errorf("the bridge had the address %s and has %s", before, mac)
+		}
+	}
+	h.detach(n, a)
+	if link := h.run("ip", "link", "show", "berth0"); !strings.Contains(link, before) {
+		t.Errorf("the bridge had the address %s and is\n%s", before, link)
+	}
+}
+
+func TestContainerInterfaceMayStayDown(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	n := list(t, "net", object{"type": "bridge", "bridge": "berth0", "disableContainerInterface": true})
+	c := newContainer(t, "c")
+	h.attach(n, c)
+	if link := c.run("ip", "link", "show", "eth0"); !strings.Contains(link, "state DOWN") {
+		t.Errorf("the interface is\n%s", link)
+	}
+	if err := h.check(n, c); err != nil {
+		t.Errorf("CHECK: %v", err)
 	}
 }

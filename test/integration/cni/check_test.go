@@ -29,6 +29,9 @@ func TestCheckNoticesDamage(t *testing.T) {
 			c.run("ip", "link", "set", "eth0", "down")
 			c.run("ip", "link", "set", "eth0", "name", "eth1")
 		}, "eth0"},
+		{"hardware address changed", func(_ *host, c *container, _ string) {
+			c.run("ip", "link", "set", "eth0", "address", "02:00:00:00:00:01")
+		}, "02:00:00:00:00:01"},
 		{"address gone", func(_ *host, c *container, _ string) {
 			c.run("ip", "address", "add", "10.88.0.77/24", "dev", "eth0")
 			c.run("ip", "address", "del", "10.88.0.2/24", "dev", "eth0")

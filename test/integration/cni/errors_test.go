@@ -258,3 +258,21 @@ func TestOccupiedBridgeNameIsRefused(t *testing.T) {
 	conf["forceAddress"] = true
 	h.attach(list(t, "net", conf), c)
 }
+
+// What an old version of the protocol cannot say must not be done either.
+func TestInexpressibleResultIsUndone(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	two := h.bridgeConf("10.88.0.0/24", "10.89.0.0/24")
+	two["forceAddress"] = true
+	for _, conf := range []object{two, {"type": "bridge", "bridge": "berth0"}} {
+		c := newContainer(t, "c")
+		if _, err := h.tryAttach(versionedList(t, "0.2.0", "net", conf), c); err == nil {
+			t.Errorf("ADD with %v succeeds", conf)
+		}
+		if links := c.links(); len(links) > 0 {
+			t.Errorf("the container has links %v", links)
+		}
+		h.wantNothing("net")
+	}
+}

@@ -124,3 +124,20 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 		t.Errorf("host-local on a full disk: %s", output)
 	}
 }
+
+// Reservations from before they said for which interface they are go with their container.
+func TestOldReservations(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	n := h.network("net", "10.88.0.0/24")
+	c := newContainer(t, "c")
+	h.attach(n, c)
+	if err := os.WriteFile(filepath.Join(h.dir, "leases/net/10.88.0.2"), []byte("c"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.check(n, c); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+	h.detach(n, c)
+	h.wantNothing("net")
+}
