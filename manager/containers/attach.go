@@ -12,16 +12,15 @@ import (
 
 // Session is a client's connection to the streams of a process.
 type Session struct {
-	// TTY says that the process has a terminal.
-	TTY bool
+	// TTY says that the process has a terminal, StdinOnce that its input ends with the client's.
+	TTY, StdinOnce bool
 	// ExecID and Pid are of a process that Exec added.
 	ExecID string
 	Pid    uint32
 
-	container *container
-	task      *shims.Task
-	stream    *shims.Stream
-	exit      func(context.Context) (int32, error)
+	task   *shims.Task
+	stream *shims.Stream
+	exit   func(context.Context) (int32, error)
 }
 
 // attachment is an Attach that waits for its container to be started.
@@ -122,8 +121,9 @@ func (c *container) failAttachments(cause error) {
 }
 
 func (s *Service) session(c *container, current *run, stream *shims.Stream) *Session {
+	process := c.snapshot().GetProcess()
 	return &Session{
-		TTY: c.snapshot().GetProcess().GetTty(), container: c, task: current.task(), stream: stream,
+		TTY: process.GetTty(), StdinOnce: process.GetStdinOnce(), task: current.task(), stream: stream,
 		exit: func(ctx context.Context) (int32, error) {
 			select {
 			case <-current.done:
@@ -156,8 +156,13 @@ func (s *Session) Write(data []byte) error {
 	return err
 }
 
-// EndInput says that there is no more input.
-func (s *Session) EndInput() error { return s.stream.EndInput() }
+// EndInput says that the client has no more input. The process's goes on unless it is of this client only.
+func (s *Session) EndInput() error {
+	if !s.StdinOnce {
+		return nil
+	}
+	return s.stream.EndInput()
+}
 
 // Resize sets the size of the process's terminal.
 func (s *Session) Resize(ctx context.Context, size *berthv1.TerminalSize) error {

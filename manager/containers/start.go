@@ -119,11 +119,12 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 	if err := c.connectAttachments(streams.Path); err != nil {
 		return 0, err
 	}
+	started := timestamppb.Now() // a short process may have ended before Start answers
 	if _, err := task.Start(ctx, ""); err != nil {
 		return 0, err
 	}
 	s.begin(c, newRun(task, env), func(m *berthv1.Container) {
-		m.State.Status, m.State.Pid, m.State.StartedAt = statusRunning, pid, timestamppb.Now()
+		m.State.Status, m.State.Pid, m.State.StartedAt = statusRunning, pid, started
 		m.State.ExitCode, m.State.Error, m.State.OomKilled, m.State.FinishedAt = 0, "", false, nil
 	})
 	return pid, nil

@@ -25,7 +25,7 @@ type Services struct {
 
 // Register registers the services with r. Calls that still wait when running ends are answered with Unavailable.
 func (s Services) Register(running context.Context, r grpc.ServiceRegistrar) {
-	r = grpcserve.Registrar(endingWith{running, r})
+	r = endingWith{running, grpcserve.Registrar(r)}
 	berthv1.RegisterContainersServiceServer(r, s.Containers)
 	berthv1.RegisterImagesServiceServer(r, s.Images)
 	berthv1.RegisterNetworksServiceServer(r, s.Networks)

@@ -162,11 +162,7 @@ func takeInput(ctx context.Context, session *containers.Session, stdin bool, rec
 	for {
 		message, err := receive()
 		if err != nil {
-			// The client has closed its half, or gone away; in that case the context ends.
-			if errors.Is(err, io.EOF) && stdin {
-				_ = session.EndInput()
-			}
-			return
+			return // the client has gone away, or will say no more; its input ends by stdin_close only
 		}
 		switch {
 		case message.GetResize() != nil:
