@@ -33,9 +33,9 @@ func (c *container) cgroupFile(v1, v2 string) string {
 	return readFile(c.t, filepath.Join("/sys/fs/cgroup", controller, c.Spec.Linux.CgroupsPath, file))
 }
 
-type limit struct{ v1, v2, wantV1, wantV2 string }
+type limited struct{ v1, v2, wantV1, wantV2 string }
 
-func (c *container) checkLimits(limits []limit) {
+func (c *container) checkLimits(limits []limited) {
 	c.t.Helper()
 	for _, l := range limits {
 		file, want := l.v1, l.wantV1
@@ -59,7 +59,7 @@ func TestResources(t *testing.T) {
 		Pids:   &specs.LinuxPids{Limit: pointer(int64(20))},
 	}
 	c.start()
-	c.checkLimits([]limit{
+	c.checkLimits([]limited{
 		{"memory/memory.limit_in_bytes", "memory.max", "67108864", "67108864"},
 		{"memory/memory.soft_limit_in_bytes", "memory.low", "16777216", "16777216"},
 		{"cpu/cpu.shares", "cpu.weight", "512", "59"},

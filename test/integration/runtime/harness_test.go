@@ -1,5 +1,3 @@
-// Package runtime_test drives berth-runtime by its command line, as engines do, and looks at the effects from inside
-// the containers and from the host.
 package runtime_test
 
 import (
@@ -94,13 +92,13 @@ func (c *container) writeConfig() {
 	}
 }
 
-// result is what a command came to.
-type result struct {
+// outcome is what a command came to.
+type outcome struct {
 	Stdout, Stderr string
 	Status         int
 }
 
-func execute(t testing.TB, command *exec.Cmd) result {
+func execute(t testing.TB, command *exec.Cmd) outcome {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
@@ -109,7 +107,7 @@ func execute(t testing.TB, command *exec.Cmd) result {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%v: %v", command.Args, err)
 	}
-	return result{stdout.String(), stderr.String(), command.ProcessState.ExitCode()}
+	return outcome{stdout.String(), stderr.String(), command.ProcessState.ExitCode()}
 }
 
 // command is the runtime with a verb and its arguments.
@@ -119,7 +117,7 @@ func (c *container) command(args ...string) *exec.Cmd {
 }
 
 // verb executes the runtime and returns whatever comes of it.
-func (c *container) verb(args ...string) result {
+func (c *container) verb(args ...string) outcome {
 	c.t.Helper()
 	return execute(c.t, c.command(args...))
 }
@@ -135,7 +133,7 @@ func (c *container) must(args ...string) string {
 }
 
 // run runs the container to its end.
-func (c *container) run(flags ...string) result {
+func (c *container) run(flags ...string) outcome {
 	c.t.Helper()
 	c.writeConfig()
 	return c.verb(append(append([]string{"run", "--bundle", c.Bundle}, flags...), c.ID)...)
