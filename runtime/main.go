@@ -40,6 +40,7 @@ func commands() []command {
 		{"resume", "resume all processes of a container", (*globals).resume},
 		{"spec", "write an example of a config.json", (*globals).spec},
 		{"features", "print what the runtime can do", (*globals).features},
+		{"events", "print what a container uses, and when it runs out of memory", (*globals).events},
 	}
 }
 
