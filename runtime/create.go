@@ -120,4 +120,3 @@ func exitStatus(status unix.WaitStatus) int {
 	}
 	return status.ExitStatus()
 }
-

@@ -36,6 +36,7 @@ func commands() []command {
 		{"spec", "write a configuration to start from", (*globals).spec},
 		{"features", "print what this runtime can do", (*globals).features},
 		{"update", "change the limits of a container", (*globals).update},
+		{"events", "print statistics and events of a container", (*globals).events},
 		{"pause", "suspend all processes of a container", (*globals).pause},
 		{"resume", "resume all processes of a container", (*globals).resume},
 		{"spec", "write an example of a config.json", (*globals).spec},
@@ -62,8 +63,11 @@ func main() {
 func start(args []string) int {
 	g := &globals{}
 	status, err := g.dispatch(args)
-	if err == nil || errors.Is(err, flag.ErrHelp) {
+	switch {
+	case err == nil:
 		return status
+	case errors.Is(err, flag.ErrHelp):
+		return 0
 	}
 	g.report(err)
 	return max(status, 1)

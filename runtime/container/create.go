@@ -36,7 +36,7 @@ type CreateOptions struct {
 	Systemd          bool
 	Protect          func() error // executes the runtime from a read-only handle, unless it runs from one
 	Forked           func()       // called while the process sets itself up; may be nil
-	Attached         bool   // start comes from this process, not from another over the socket
+	Attached         bool         // start comes from this process, not from another over the socket
 }
 
 // Created is a container whose process waits for its start.
