@@ -53,9 +53,22 @@ func New(content contentapi.ContentClient, leases leasesapi.LeasesClient) *Store
 // can be continued by a later pull; a blob stays in it only until the lease of its pull has it.
 const transfersID = "berth-transfers"
 
-// Start prepares the store. Call it once, before any transfer.
+// Start prepares the store and ends the leases that an earlier manager was killed with. Call it once, before any
+// transfer.
 func (s *Store) Start(ctx context.Context) error {
-	_, err := s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{ID: transfersID})
+	leases, err := s.leases.List(WithNamespace(ctx), &leasesapi.ListRequest{})
+	if err != nil {
+		return FromStatus(err)
+	}
+	for _, lease := range leases.GetLeases() {
+		if lease.GetID() == transfersID {
+			continue
+		}
+		if _, err := s.leases.Delete(WithNamespace(ctx), &leasesapi.DeleteRequest{ID: lease.GetID()}); err != nil && status.Code(err) != codes.NotFound {
+			return FromStatus(err)
+		}
+	}
+	_, err = s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{ID: transfersID})
 	if status.Code(err) != codes.AlreadyExists {
 		return FromStatus(err)
 	}
@@ -137,28 +150,14 @@ func (l *Lease) Delete(ctx context.Context) error {
 	return nil
 }
 
-// Leased returns the digests that some lease holds.
-func (s *Store) Leased(ctx context.Context) (map[digest.Digest]bool, error) {
-	list, err := s.leases.List(WithNamespace(ctx), &leasesapi.ListRequest{})
+// Collect makes the store remove what neither a lease nor a label keeps. The store does so in one step, so that nothing
+// is lost which a lease gets meanwhile.
+func (s *Store) Collect(ctx context.Context) error {
+	lease, err := s.Lease(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list leases: %w", FromStatus(err))
+		return err
 	}
-	held := map[digest.Digest]bool{}
-	for _, lease := range list.GetLeases() {
-		response, err := s.leases.ListResources(WithNamespace(ctx), &leasesapi.ListResourcesRequest{ID: lease.GetID()})
-		if status.Code(err) == codes.NotFound {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("cannot list what lease %q holds: %w", lease.GetID(), FromStatus(err))
-		}
-		for _, resource := range response.GetResources() {
-			if resource.GetType() == "content" {
-				held[digest.Digest(resource.GetID())] = true
-			}
-		}
-	}
-	return held, nil
+	return lease.Delete(ctx)
 }
 
 // Info describes a blob. ErrNotFound: it is not there.
@@ -178,15 +177,6 @@ func (s *Store) SetLabel(ctx context.Context, d digest.Digest, key, value string
 	})
 	if err != nil {
 		return fmt.Errorf("cannot label content %s: %w", d, FromStatus(err))
-	}
-	return nil
-}
-
-// Delete removes a blob. Deleting one that is not there does nothing.
-func (s *Store) Delete(ctx context.Context, d digest.Digest) error {
-	_, err := s.content.Delete(WithNamespace(ctx), &contentapi.DeleteContentRequest{Digest: d.String()})
-	if err != nil && status.Code(err) != codes.NotFound {
-		return fmt.Errorf("cannot delete content %s: %w", d, FromStatus(err))
 	}
 	return nil
 }

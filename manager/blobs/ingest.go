@@ -34,12 +34,21 @@ var errShort = errors.New("the transfer was cut off")
 // cut off, and leaves a cut-off transfer for a later one to continue. Content that does not match its descriptor is
 // dropped, with ErrDataLoss. A blob that is there already is only added to the lease.
 func (l *Lease) Ingest(ctx context.Context, t Transfer) error {
-	resumed, err := l.ingest(ctx, t)
-	if resumed && errors.Is(err, errdefs.ErrDataLoss) {
-		// The part that was there may be what is wrong, and it may be from another registry.
-		_, err = l.ingest(ctx, t)
+	for {
+		resumed, err := l.ingest(ctx, t)
+		if resumed && errors.Is(err, errdefs.ErrDataLoss) {
+			// The part that was there may be what is wrong, and it may be from another registry.
+			_, err = l.ingest(ctx, t)
+		}
+		if err != nil {
+			return err
+		}
+		// A blob that was there may have been collected before it was in the lease. Now it can't be.
+		_, err = l.store.Info(ctx, t.Descriptor.Digest)
+		if !errors.Is(err, errdefs.ErrNotFound) {
+			return err
+		}
 	}
-	return err
 }
 
 func (l *Lease) ingest(ctx context.Context, t Transfer) (resumed bool, err error) {

@@ -89,28 +89,35 @@ func (c *Collector) Collect(ctx context.Context) (freed int64, err error) {
 	return snapshots + content, c.cfg.Content.AbortBefore(ctx, time.Now().Add(-transferLifetime))
 }
 
+// collectContent takes the label from what was the top of an image, and lets the store remove it with all below it.
 func (c *Collector) collectContent(ctx context.Context, live Live) (freed int64, err error) {
-	leased, err := c.cfg.Content.Leased(ctx)
-	if err != nil {
-		return 0, err
-	}
-	var dead []*contentapi.Info
-	err = c.cfg.Content.List(ctx, func(info *contentapi.Info) {
-		if !live[info.GetDigest()] && !leased[digest.Digest(info.GetDigest())] {
-			dead = append(dead, info)
+	var roots []digest.Digest
+	before, err := c.contentSize(ctx, func(info *contentapi.Info) {
+		if info.GetLabels()[blobs.RootLabel] != "" && !live[info.GetDigest()] {
+			roots = append(roots, digest.Digest(info.GetDigest()))
 		}
 	})
 	if err != nil {
 		return 0, err
 	}
-	for _, info := range dead {
-		if err := c.cfg.Content.Delete(ctx, digest.Digest(info.GetDigest())); err != nil {
-			return freed, err
+	for _, root := range roots {
+		if err := c.cfg.Content.SetLabel(ctx, root, blobs.RootLabel, ""); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+			return 0, err
 		}
-		freed += info.GetSize()
-		c.cfg.Logger.Debug("content removed", "digest", info.GetDigest(), "size", info.GetSize())
 	}
-	return freed, nil
+	if err := c.cfg.Content.Collect(ctx); err != nil {
+		return 0, err
+	}
+	after, err := c.contentSize(ctx, func(*contentapi.Info) {})
+	return max(before-after, 0), err // a pull may have added some meanwhile
+}
+
+func (c *Collector) contentSize(ctx context.Context, visit func(*contentapi.Info)) (size int64, err error) {
+	err = c.cfg.Content.List(ctx, func(info *contentapi.Info) {
+		size += info.GetSize()
+		visit(info)
+	})
+	return size, err
 }
 
 func (c *Collector) collectSnapshots(ctx context.Context, live Live) (freed int64, err error) {
