@@ -83,8 +83,8 @@ func (s *Service) recordFailedStart(c *container, before status, cause error) {
 // launch sets up what surrounds a process, all at once where one thing does not need another, and starts it.
 //
 //	mount the root file system, write config.json ─┐
-//	make the network namespace, connect it ────────┼─ shim: create ─ connect those who attach ─ shim: start
-//	start the shim ────────────────────────────────┘
+//	start the shim ────────────────────────────────┼─ shim: create ─┬─ connect those who attach ─ shim: start
+//	make the network namespace ────────────────────┴─ plug it in ───┘
 func (s *Service) launch(ctx context.Context, c *container, size *berthv1.TerminalSize) (pid uint32, err error) {
 	ctx, cancel := context.WithTimeout(ctx, launchLimit)
 	defer cancel()
@@ -94,26 +94,34 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 	if err != nil {
 		return 0, err
 	}
-	if err := os.MkdirAll(c.bundle, 0o711); err != nil {
-		return 0, fmt.Errorf("cannot make the bundle: %w", err)
-	}
 	undo.Add(func(context.Context) error { return s.removeBundle(c) })
-
-	var task *shims.Task
-	var env []string
-	undo.Add(func(ctx context.Context) error { return s.disconnect(ctx, c) })
-	undo.Add(func(ctx context.Context) error { return s.dropShim(ctx, c, task) })
-	err = together(
-		func() (err error) { env, err = s.writeBundle(ctx, c, request); return err },
-		func() error { return s.connect(ctx, c) },
-		func() (err error) { task, err = s.cfg.Shims.Start(ctx, c.id, c.bundle); return err },
-	)
-	if err != nil {
+	if err := makeBundle(c.bundle); err != nil {
 		return 0, err
 	}
-	spec := request.Spec
-	streams := s.streams(c.id, "", spec)
-	if pid, err = s.cfg.Shims.Create(ctx, task, c.bundle, s.runtimePath(spec), streams.IO(request.Process.GetStdin(), request.Process.GetTty())); err != nil {
+	var task *shims.Task
+	undo.Add(func(ctx context.Context) error { return s.disconnect(ctx, c) })
+	undo.Add(func(ctx context.Context) error { return s.dropShim(ctx, c, task) })
+	if err := s.makeNetns(c); err != nil {
+		return 0, err
+	}
+	var env []string
+	streams := s.streams(c.id, "", request.Spec)
+	err = together(
+		func() error { return s.plugIn(ctx, c) },
+		func() error {
+			err := together(
+				func() (err error) { env, err = s.writeBundle(ctx, c, request); return err },
+				func() (err error) { task, err = s.cfg.Shims.Start(ctx, c.id, c.bundle); return err },
+			)
+			if err != nil {
+				return err
+			}
+			streamIO := streams.IO(request.Process.GetStdin(), request.Process.GetTty())
+			pid, err = s.cfg.Shims.Create(ctx, task, c.bundle, s.runtimePath(request.Spec), streamIO)
+			return err
+		},
+	)
+	if err != nil {
 		return 0, err
 	}
 	if err := c.connectAttachments(streams.Path); err != nil {
@@ -128,6 +136,17 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 		m.State.ExitCode, m.State.Error, m.State.OomKilled, m.State.FinishedAt = 0, "", false, nil
 	})
 	return pid, nil
+}
+
+// makeBundle makes the bundle's directory, and in it the file that plugIn fills when the runtime may have mounted it.
+func makeBundle(dir string) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("cannot make the bundle: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, bundle.HostsFile), nil, 0o644); err != nil {
+		return fmt.Errorf("cannot make the bundle: %w", err)
+	}
+	return nil
 }
 
 // launchLimit bounds what should take milliseconds: a runtime that hangs must not keep its container for ever.
@@ -172,20 +191,24 @@ func (s *Service) streams(id, execID string, spec *berthv1.ContainerSpec) shims.
 	return uri
 }
 
-// connect makes the container's network namespace and plugs it into its networks.
-func (s *Service) connect(ctx context.Context, c *container) error {
+// makeNetns makes the container's network namespace, if it gets one of its own.
+func (s *Service) makeNetns(c *container) error {
+	mode, _, err := networks.ParseMode(c.snapshot().GetSpec().GetNetwork())
+	if err != nil || !ownsNetns(mode) {
+		return err
+	}
+	return netns.Create(s.netnsPath(c.id))
+}
+
+// plugIn connects the network namespace to the container's networks, and writes its /etc/hosts.
+func (s *Service) plugIn(ctx context.Context, c *container) error {
 	message := c.snapshot()
 	spec := message.GetSpec()
-	var connected networks.Result
 	mode, _, err := networks.ParseMode(spec.GetNetwork())
 	if err != nil {
 		return err
 	}
-	if ownsNetns(mode) {
-		if err := netns.Create(s.netnsPath(c.id)); err != nil {
-			return err
-		}
-	}
+	var connected networks.Result
 	if mode == networks.ModeNetworks {
 		connected, err = s.cfg.Networks.Attach(ctx, networks.Request{
 			ContainerID: c.id, NetnsPath: s.netnsPath(c.id), Spec: spec.GetNetwork(), ExposedPorts: message.GetExposedPorts(),
@@ -200,6 +223,7 @@ func (s *Service) connect(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	// In place: the container may have the file mounted already.
 	if err := os.WriteFile(filepath.Join(c.bundle, bundle.HostsFile), hosts, 0o644); err != nil {
 		return fmt.Errorf("cannot write the container's /etc/hosts: %w", err)
 	}
@@ -215,16 +239,18 @@ func ownsNetns(mode networks.Mode) bool {
 
 func (s *Service) netnsPath(id string) string { return filepath.Join(s.stateDir("netns"), id) }
 
-// disconnect undoes connect, also if that got half-way only.
+// disconnect undoes connect, also if that got half-way only. The namespace goes first: with its last reference the
+// kernel removes the interfaces by itself, behind our back, which is many times faster than asking it to.
 func (s *Service) disconnect(ctx context.Context, c *container) error {
 	mode, _, err := networks.ParseMode(c.snapshot().GetSpec().GetNetwork())
 	if err != nil || !ownsNetns(mode) {
 		return err
 	}
+	err = netns.Remove(s.netnsPath(c.id))
 	if mode == networks.ModeNetworks {
-		err = s.cfg.Networks.Detach(ctx, c.id)
+		err = errors.Join(err, s.cfg.Networks.Detach(ctx, c.id))
 	}
-	return errors.Join(err, netns.Remove(s.netnsPath(c.id)))
+	return err
 }
 
 // dropShim ends a shim whose container did not start.
