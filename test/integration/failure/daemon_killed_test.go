@@ -174,65 +174,75 @@ func TestPoliciesAreFollowedAfterTheDaemonWasDead(t *testing.T) {
 	})
 }
 
+// attached is a client at the streams of a container.
+type attached struct {
+	t      testing.TB
+	stream berthv1.ContainersService_AttachContainerClient
+}
+
+func (d *daemon) attach(ref string) attached {
+	d.t.Helper()
+	stream, err := d.containers().AttachContainer(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	err = stream.Send(&berthv1.AttachContainerRequest{Message: &berthv1.AttachContainerRequest_Start{Start: &berthv1.AttachStart{
+		Container: ref, Stdin: true, Stdout: true, Stderr: true,
+	}}})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if ready, err := stream.Recv(); err != nil || ready.GetReady() == nil {
+		d.t.Fatalf("attach answered %v, %v", ready, err)
+	}
+	return attached{d.t, stream}
+}
+
+// say writes to the container and waits until that has written what is wanted.
+func (a attached) say(line, want string) {
+	a.t.Helper()
+	if err := a.stream.Send(&berthv1.AttachContainerRequest{Message: &berthv1.AttachContainerRequest_Stdin{Stdin: []byte(line)}}); err != nil {
+		a.t.Fatal(err)
+	}
+	for got := ""; got != want; {
+		response, err := a.stream.Recv()
+		if err != nil {
+			a.t.Fatalf("after %q: %v", got, err)
+		}
+		got += string(response.GetOutput().GetData())
+	}
+}
+
+// endInput ends the container's input and returns the exit code that comes of it.
+func (a attached) endInput() int32 {
+	a.t.Helper()
+	err := a.stream.Send(&berthv1.AttachContainerRequest{Message: &berthv1.AttachContainerRequest_StdinClose{StdinClose: &berthv1.StdinClose{}}})
+	for err == nil {
+		var response *berthv1.AttachContainerResponse
+		if response, err = a.stream.Recv(); response.GetExit() != nil {
+			return response.GetExit().GetCode()
+		}
+	}
+	a.t.Fatal(err)
+	return 0
+}
+
 func TestAttachedClientLosesTheDaemonOnly(t *testing.T) {
 	d, image := startWithImage(t)
 	spec := shell(image, "while read line; do echo got $line; done; echo end; exit 4")
 	spec.Process.Stdin = true
-	c := d.run("reader", spec)
-	attach := func() berthv1.ContainersService_AttachContainerClient {
-		t.Helper()
-		stream, err := d.containers().AttachContainer(d.t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = stream.Send(&berthv1.AttachContainerRequest{Message: &berthv1.AttachContainerRequest_Start{Start: &berthv1.AttachStart{
-			Container: c.Id, Stdin: true, Stdout: true, Stderr: true,
-		}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if ready, err := stream.Recv(); err != nil || ready.GetReady() == nil {
-			t.Fatalf("attach answered %v, %v", ready, err)
-		}
-		return stream
-	}
-	say := func(stream berthv1.ContainersService_AttachContainerClient, line, want string) {
-		t.Helper()
-		if err := stream.Send(&berthv1.AttachContainerRequest{Message: &berthv1.AttachContainerRequest_Stdin{Stdin: []byte(line)}}); err != nil {
-			t.Fatal(err)
-		}
-		for got := ""; got != want; {
-			response, err := stream.Recv()
-			if err != nil {
-				t.Fatalf("after %q: %v", got, err)
-			}
-			got += string(response.GetOutput().GetData())
-		}
-	}
-	first := attach()
-	say(first, "one\n", "got one\n")
+	d.run("reader", spec)
+	first := d.attach("reader")
+	first.say("one\n", "got one\n")
 	d.Kill()
-	if _, err := first.Recv(); err == nil || errors.Is(err, io.EOF) {
+	if _, err := first.stream.Recv(); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the client was told %v", err)
 	}
 	d.start()
-	second := attach()
-	say(second, "two\n", "got two\n")
-	err := second.Send(&berthv1.AttachContainerRequest{Message: &berthv1.AttachContainerRequest_StdinClose{StdinClose: &berthv1.StdinClose{}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		response, err := second.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if exit := response.GetExit(); exit != nil {
-			if exit.GetCode() != 4 {
-				t.Errorf("exit %v", exit)
-			}
-			break
-		}
+	second := d.attach("reader")
+	second.say("two\n", "got two\n")
+	if code := second.endInput(); code != 4 {
+		t.Errorf("exit code %d", code)
 	}
 	if log := d.logs("reader"); log != "got one\ngot two\nend\n" {
 		t.Errorf("the log is %q", log)
