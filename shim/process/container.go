@@ -49,8 +49,9 @@ type Container struct {
 	Init   *Process
 	Cgroup cgroup.Cgroup
 
-	reaper *reaper.Reaper
-	count  atomic.Int64 // numbers scratch files
+	reaper  *reaper.Reaper
+	count   atomic.Int64 // numbers scratch files
+	buffers stdio.Buffers
 
 	mu    sync.Mutex
 	kills uint64 // OOM kills that were announced
@@ -71,7 +72,7 @@ func Create(ctx context.Context, reap *reaper.Reaper, config Config) (_ *Contain
 		return nil, err
 	}
 	c.Init = c.process("", config.Stdio)
-	if c.Init.io, err = stdio.Open(config.Stdio); err != nil {
+	if c.Init.io, err = stdio.Open(c.Init.Stdio); err != nil {
 		return nil, err
 	}
 	undo.Add(func(context.Context) error { return c.Init.io.Close() })
@@ -102,6 +103,7 @@ func Create(ctx context.Context, reap *reaper.Reaper, config Config) (_ *Contain
 }
 
 func (c *Container) process(execID string, config stdio.Config) *Process {
+	config.Buffers = &c.buffers
 	return &Process{ExecID: execID, Stdio: config, container: c, exited: make(chan struct{})}
 }
 
@@ -175,7 +177,7 @@ func (c *Container) Exec(execID string, spec []byte, config stdio.Config) error 
 	p := c.process(execID, config)
 	p.spec = spec
 	var err error
-	if p.io, err = stdio.Open(config); err != nil {
+	if p.io, err = stdio.Open(p.Stdio); err != nil {
 		return err
 	}
 	c.execs[execID] = p

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -159,20 +160,36 @@ func spawn(binary string, args []string, stdio [3]*os.File) (int, error) {
 		}
 		attr.Files[i] = f.Fd()
 	}
-	path := binary
-	if fd, err := readOnly(binary); err == nil {
-		defer func() { _ = unix.Close(fd) }()
-		// The child still has this close-on-exec descriptor when the kernel looks the path up.
-		path = "/proc/self/fd/" + strconv.Itoa(fd)
-	} else if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSYS) {
+	// A script's interpreter opens the path anew, when a descriptor is closed already.
+	if script, err := isScript(binary); err != nil {
 		return 0, err
-	}
-	pid, err := syscall.ForkExec(path, args, attr)
-	if errors.Is(err, unix.ENOENT) && path != binary {
-		// A wrapper script: its interpreter opens the path anew, when the descriptor is closed already.
+	} else if script {
 		return syscall.ForkExec(binary, args, attr)
 	}
-	return pid, err
+	fd, err := readOnly(binary)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) { // not root, or an old kernel
+		return syscall.ForkExec(binary, args, attr)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	// The child still has this close-on-exec descriptor when the kernel looks the path up.
+	return syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd), args, attr)
+}
+
+func isScript(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = f.Close() }()
+	var magic [2]byte
+	_, err = io.ReadFull(f, magic[:])
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, err
+	}
+	return string(magic[:]) == "#!", nil
 }
 
 // readOnly returns a descriptor of the file on a read-only mount that is in nobody's mount tree and goes away with

@@ -37,6 +37,7 @@ type Service struct {
 	config   Config
 	shutdown chan struct{}
 	once     sync.Once
+	trim     trimmer
 
 	mu        sync.Mutex
 	container *process.Container // nil before Create and after the init process was deleted
@@ -51,29 +52,30 @@ func New(config Config) *Service {
 // methods is the whole API.
 func (s *Service) methods() map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
-		"Create":     method(s.create),
-		"Start":      method(s.start),
-		"Exec":       method(s.exec),
-		"State":      method(s.state),
-		"Wait":       method(s.wait),
-		"Kill":       method(s.kill),
-		"Pids":       method(s.pids),
-		"ResizePty":  method(s.resizePty),
-		"CloseIO":    method(s.closeIO),
-		"Pause":      method(s.pause),
-		"Resume":     method(s.resume),
-		"Update":     method(s.update),
-		"Delete":     method(s.delete),
-		"Connect":    method(s.connect),
-		"Shutdown":   method(s.shutDown),
-		"Stats":      method(s.stats),
-		"Checkpoint": method(s.checkpoint),
+		"Create":     method(s, s.create),
+		"Start":      method(s, s.start),
+		"Exec":       method(s, s.exec),
+		"State":      method(s, s.state),
+		"Wait":       method(s, s.wait),
+		"Kill":       method(s, s.kill),
+		"Pids":       method(s, s.pids),
+		"ResizePty":  method(s, s.resizePty),
+		"CloseIO":    method(s, s.closeIO),
+		"Pause":      method(s, s.pause),
+		"Resume":     method(s, s.resume),
+		"Update":     method(s, s.update),
+		"Delete":     method(s, s.delete),
+		"Connect":    method(s, s.connect),
+		"Shutdown":   method(s, s.shutDown),
+		"Stats":      method(s, s.stats),
+		"Checkpoint": method(s, s.checkpoint),
 	}
 }
 
 // method adapts one of the service's methods to ttrpc, with its error as a status.
-func method[Request, Response any](call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
+func method[Request, Response any](s *Service, call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
+		s.trim.touch()
 		request := new(Request)
 		if err := unmarshal(request); err != nil {
 			return nil, err

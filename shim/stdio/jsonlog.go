@@ -133,12 +133,16 @@ func (l *jsonLog) append(stream byte, line []byte, now time.Time) {
 	l.size += int64(n)
 }
 
-// rotate moves the files on by one. With a single file it starts that one anew.
+// rotate moves the files on by one. With a single file it starts that one anew. If it fails there is no open file:
+// the next line tries again.
 func (l *jsonLog) rotate() error {
-	if err := l.file.Close(); err != nil {
-		return err
+	if l.file != nil {
+		err := l.file.Close()
+		l.file = nil
+		if err != nil {
+			return err
+		}
 	}
-	l.file = nil
 	if l.maxFile < 2 {
 		return l.open(os.O_TRUNC)
 	}

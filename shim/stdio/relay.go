@@ -13,24 +13,35 @@ import (
 // bufferSize is what one read takes: half a pipe, so that the process can fill one half while the other is written.
 const bufferSize = 32 << 10
 
+// Buffers are what all relays of a container share. The zero value is ready to use.
+type Buffers struct {
+	pool sync.Pool
+}
+
+func (b *Buffers) get() *[bufferSize]byte {
+	if buf, ok := b.pool.Get().(*[bufferSize]byte); ok {
+		return buf
+	}
+	return new([bufferSize]byte)
+}
+
+func (b *Buffers) put(buf *[bufferSize]byte) { b.pool.Put(buf) }
+
 // A relay copies what can be read from src to dst. It holds a buffer only while there is something to copy: most
 // containers are silent most of the time, and each would pay for three buffers.
 type relay struct {
 	src       *os.File
 	dst       io.Writer
+	buffers   *Buffers
 	terminal  bool // src is a pty's master
 	waitFirst bool // src is a fifo that nobody may have opened for writing yet
 
-	buffers sync.Pool
 	drained chan struct{} // closed when what the exited process wrote was copied
 	once    sync.Once
 }
 
-func newRelay(src *os.File, dst io.Writer) *relay {
-	return &relay{
-		src: src, dst: dst, drained: make(chan struct{}),
-		buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }},
-	}
+func (p *Process) relay(src *os.File, dst io.Writer) *relay {
+	return &relay{src: src, dst: dst, buffers: p.config.Buffers, drained: make(chan struct{})}
 }
 
 // run copies until the end of src, which it closes. After drain it only reads, so that nobody who still holds the
@@ -67,8 +78,8 @@ func (r *relay) run() {
 
 // copyOnce copies one buffer, or returns EAGAIN if there is nothing to read now.
 func (r *relay) copyOnce(fd int) error {
-	buf := r.buffers.Get().(*[bufferSize]byte)
-	defer r.buffers.Put(buf)
+	buf := r.buffers.get()
+	defer r.buffers.put(buf)
 	n, err := unix.Read(fd, buf[:])
 	for err == unix.EINTR {
 		n, err = unix.Read(fd, buf[:])

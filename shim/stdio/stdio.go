@@ -28,7 +28,8 @@ import (
 type Config struct {
 	Stdin, Stdout, Stderr string
 	Terminal              bool
-	UID, GID              int // owner of the pipes that the process gets
+	UID, GID              int      // owner of the pipes that the process gets
+	Buffers               *Buffers // shared by the processes of a container
 }
 
 // Process is the shim's side of the streams of one process. Its life: Open, then the runtime is run with Files, then
@@ -112,7 +113,7 @@ func (p *Process) openOutput(number int, uri string) (err error) {
 		return err
 	}
 	p.child[number] = theirs
-	p.relays = append(p.relays, newRelay(ours, p.hub.writer(byte(number))))
+	p.relays = append(p.relays, p.relay(ours, p.hub.writer(byte(number))))
 	return nil
 }
 
@@ -228,7 +229,7 @@ func (p *Process) beginConsole(console *os.File) error {
 		p.keep = append(p.keep, target)
 		dst = target
 	}
-	r := newRelay(console, dst)
+	r := p.relay(console, dst)
 	r.terminal = true
 	p.relays = append(p.relays, r)
 	return nil
@@ -251,7 +252,7 @@ func (p *Process) feedFromFifo() error {
 	}
 	fifo := pollable(fd, p.config.Stdin)
 	p.keep = append(p.keep, fifo)
-	input := newRelay(fifo, feeder{p})
+	input := p.relay(fifo, feeder{p})
 	input.waitFirst = true
 	p.feeding.Go(func() {
 		input.run()

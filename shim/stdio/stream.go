@@ -35,7 +35,8 @@ type hub struct {
 	input     func([]byte) error // feeds the process
 	inputEnd  func()
 
-	output sync.Mutex // orders output; held while a slow client takes its time
+	output  sync.Mutex // orders output; held while a slow client takes its time
+	scratch frame
 
 	mu       sync.Mutex
 	clients  map[*client]struct{}
@@ -249,26 +250,38 @@ type streamWriter struct {
 
 func (h *hub) writer(stream byte) streamWriter { return streamWriter{hub: h, stream: stream} }
 
+// frame is what Write needs for each frame, kept between them: output is all that a shim does often.
+type frame struct {
+	clients []*client
+	header  [frameHeader]byte
+	parts   [2][]byte
+	unsent  net.Buffers
+}
+
 // Write never fails: the process does not depend on who listens.
 func (w streamWriter) Write(p []byte) (int, error) {
 	h := w.hub
 	h.output.Lock()
 	defer h.output.Unlock()
 	h.log.write(w.stream, p)
+	f := &h.scratch
+	f.clients = f.clients[:0]
 	h.mu.Lock()
-	clients := make([]*client, 0, len(h.clients))
 	for c := range h.clients {
-		clients = append(clients, c)
+		f.clients = append(f.clients, c)
 	}
 	h.mu.Unlock()
-	header := [frameHeader]byte{0: w.stream}
-	binary.BigEndian.PutUint32(header[4:], uint32(len(p)))
-	for _, c := range clients {
-		frame := net.Buffers{header[:], p}
-		if _, err := frame.WriteTo(c.conn); err != nil {
+	f.header[0] = w.stream
+	binary.BigEndian.PutUint32(f.header[4:], uint32(len(p)))
+	for _, c := range f.clients {
+		f.parts = [2][]byte{f.header[:], p}
+		f.unsent = f.parts[:]
+		if _, err := f.unsent.WriteTo(c.conn); err != nil {
 			h.drop(c)
 		}
 	}
+	f.parts = [2][]byte{} // the caller's buffer goes to others
+	clear(f.clients)
 	return len(p), nil
 }
 

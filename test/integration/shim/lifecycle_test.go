@@ -250,6 +250,30 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+func TestTheRuntimeCannotBeWrittenThroughItsProcess(t *testing.T) {
+	c := newContainer(t, "true")
+	pid := c.create(streams{}) // which still executes the runtime
+	exe := fmt.Sprintf("/proc/%d/exe", pid)
+	var stat syscall.Statfs_t
+	if err := syscall.Statfs(exe, &stat); err != nil {
+		t.Fatal(err)
+	}
+	const readOnly = 1 // ST_RDONLY
+	sealed := strings.HasPrefix(link(t, exe), "/memfd:")
+	if stat.Flags&readOnly == 0 && !sealed {
+		t.Errorf("%s is %s, on a writable mount", exe, link(t, exe))
+	}
+}
+
+func link(t testing.TB, path string) string {
+	t.Helper()
+	target, err := os.Readlink(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target
+}
+
 func TestShutdownSparesAContainer(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.create(streams{})

@@ -41,10 +41,17 @@ func TestMemoryOfAnIdleContainer(t *testing.T) {
 		c.create(streams{stdout: uri, stderr: uri})
 		a := attach(t, path)
 		c.run("")
-		c.exec("x", streams{}, "true")
-		c.run("x")
-		c.expectExit("x", 0)
-		c.delete("x")
+		for range 10 {
+			out, uri := c.streamURI("exec.sock", nil)
+			c.exec("x", streams{stdout: uri}, "head", "-c", "1000000", "/dev/zero")
+			b := attach(t, out)
+			c.run("x")
+			if got := len(b.rest()[1]); got != 1000000 {
+				t.Errorf("%d bytes of output", got)
+			}
+			c.expectExit("x", 0)
+			c.delete("x")
+		}
 		if err := a.conn.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,105 @@
+package runtimecmd
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/reaper"
+)
+
+// script makes a runtime of a shell script.
+func script(t *testing.T, text string) *Runtime {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "runtime")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return &Runtime{Binary: path, Root: "/the/root"}
+}
+
+func TestRun(t *testing.T) {
+	reap, err := reaper.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reap.Close()
+	dir := t.TempDir()
+	call := Call{Args: []string{"kill", "x"}, LogFile: filepath.Join(dir, "log"), PidFile: filepath.Join(dir, "pid")}
+
+	t.Run("command line", func(t *testing.T) {
+		r := script(t, `echo "$@" > `+dir+`/args`)
+		r.SystemdCgroup = true
+		if err := r.Run(t.Context(), reap, call); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(dir + "/args")
+		want := "--root /the/root --log " + call.LogFile + " --log-format json --systemd-cgroup kill x\n"
+		if err != nil || string(data) != want {
+			t.Errorf("called with %q, %v", data, err)
+		}
+	})
+	for _, test := range []struct {
+		says  string
+		class error
+		want  string
+	}{
+		{`{"level":"warning","msg":"careful"}\n{"level":"error","msg":"it broke"}`, nil, "it broke"},
+		{`{"level":"error","msg":"container does not exist"}`, errdefs.ErrNotFound, "does not exist"},
+		{`{"level":"error","msg":"\"update\" is not implemented"}`, errdefs.ErrUnimplemented, "update"},
+		{`no json`, nil, "status 5"},
+		{``, nil, "status 5"},
+	} {
+		t.Run("failure "+test.want, func(t *testing.T) {
+			r := script(t, `printf '`+strings.ReplaceAll(test.says, `\"`, `\\"`)+`\n' > `+call.LogFile+"\nexit 5\n")
+			err := r.Run(t.Context(), reap, call)
+			if err == nil || !strings.Contains(err.Error(), test.want) || test.class != nil && !errors.Is(err, test.class) {
+				t.Errorf("error %v", err)
+			}
+			if _, err := os.Stat(call.LogFile); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the log was left: %v", err)
+			}
+		})
+	}
+	t.Run("a process left behind", func(t *testing.T) {
+		r := script(t, `sh -c 'echo $$ > `+call.PidFile+`; exec sleep 0.05; ' & while [ ! -s `+call.PidFile+` ]; do sleep 0.01; done`)
+		child, err := r.Start(t.Context(), reap, call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-child.Exited
+		if child.Exit().Status != 0 {
+			t.Errorf("status %d", child.Exit().Status)
+		}
+	})
+	t.Run("no pid", func(t *testing.T) {
+		for _, text := range []string{"exit 0", "echo 1 > " + call.PidFile, "echo x > " + call.PidFile} {
+			if _, err := script(t, text).Start(t.Context(), reap, call); err == nil || !strings.Contains(err.Error(), "pid") {
+				t.Errorf("%s: %v", text, err)
+			}
+		}
+	})
+}
+
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "some-runtime")
+	if err := os.WriteFile(path, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", "relative:"+dir)
+	if got, err := Find("some-runtime"); err != nil || got != path {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := Find(path); err != nil || got != path {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, name := range []string{"none-such", "/none/such"} {
+		if _, err := Find(name); !errors.Is(err, errdefs.ErrNotFound) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

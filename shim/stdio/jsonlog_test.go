@@ -1,0 +1,140 @@
+package stdio
+
+import (
+	"encoding/json"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestAppendStringIsWhatJSONReads(t *testing.T) {
+	for _, text := range []string{
+		"", "plain", "tab\tnewline\nreturn\r", `quote " backslash \`, "\x00\x01\x1f\x7f", "<html>&", "äöü €", "\u2028\u2029",
+		"bad \xff\xfe bytes", "cut \xe2\x82", "emoji \U0001f6a2",
+	} {
+		var got string
+		encoded := appendString(nil, []byte(text))
+		if err := json.Unmarshal(encoded, &got); err != nil {
+			t.Errorf("%q became %s: %v", text, encoded, err)
+		}
+		if want := strings.ToValidUTF8(text, "\ufffd"); utf8.ValidString(text) && got != want {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
+}
+
+func FuzzAppendString(f *testing.F) {
+	f.Add([]byte("a\"\\\n\xff\u2028"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var got string
+		if err := json.Unmarshal(appendString(nil, text), &got); err != nil {
+			t.Fatal(err)
+		}
+		var want strings.Builder // every bad byte becomes one replacement character, as encoding/json does it
+		for _, r := range string(text) {
+			want.WriteRune(r)
+		}
+		if got != want.String() {
+			t.Errorf("%q became %q", text, got)
+		}
+	})
+}
+
+func newLog(t *testing.T, query string) *jsonLog {
+	t.Helper()
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := openLog(filepath.Join(t.TempDir(), "json.log"), values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.close() })
+	return l
+}
+
+func logged(t *testing.T, path string) (texts []string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		var entry struct{ Log, Stream, Time string }
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, entry.Stream+" "+entry.Log)
+	}
+	return texts
+}
+
+func TestLinesAreJoinedAndSplit(t *testing.T) {
+	l := newLog(t, "")
+	l.write(1, []byte("be"))
+	l.write(2, []byte("another\n"))
+	l.write(1, []byte("gin\nwhole\n"))
+	l.write(1, []byte(strings.Repeat("x", maxLine-1)))
+	l.write(1, []byte("yz\n"))
+	l.write(1, []byte("end"))
+	l.flush()
+	want := []string{
+		"stderr another\n", "stdout begin\n", "stdout whole\n",
+		"stdout " + strings.Repeat("x", maxLine-1) + "y", "stdout z\n", "stdout end",
+	}
+	if got := logged(t, l.path); strings.Join(got, "|") != strings.Join(want, "|") {
+		t.Errorf("logged %.300q", got)
+	}
+}
+
+func TestLogContinuesAnExistingFile(t *testing.T) {
+	l := newLog(t, "max-size=200")
+	l.write(1, []byte("first\n"))
+	size := l.size
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := openLog(l.path, url.Values{"max-size": {"200"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = again.close() }()
+	if again.size != size {
+		t.Errorf("size %d, want %d", again.size, size)
+	}
+	again.write(1, []byte("second\n"))
+	if got := logged(t, l.path); len(got) != 2 {
+		t.Errorf("logged %q", got)
+	}
+}
+
+func TestASingleFileStartsAnew(t *testing.T) {
+	l := newLog(t, "max-size=150")
+	for range 10 {
+		l.write(1, []byte("twenty bytes of text\n"))
+	}
+	if got := logged(t, l.path); len(got) != 1 {
+		t.Errorf("%d lines in a file for one", len(got))
+	}
+}
+
+func TestLogSurvivesAnUnwritableDirectory(t *testing.T) {
+	l := newLog(t, "max-size=100&max-file=2")
+	l.write(1, []byte("one\n"))
+	dir := filepath.Dir(l.path)
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	l.write(1, []byte("lost\n")) // rotation fails: its target is gone
+	if err := os.Rename(dir+"-away", dir); err != nil {
+		t.Fatal(err)
+	}
+	l.write(1, []byte("found\n"))
+	if got := logged(t, l.path); len(got) == 0 || got[len(got)-1] != "stdout found\n" {
+		t.Errorf("logged %q", got)
+	}
+}
