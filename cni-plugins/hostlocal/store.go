@@ -88,9 +88,9 @@ func (s *store) leases() (leases, error) {
 		if err != nil {
 			continue // the lock, or a last_reserved_ip
 		}
-		content, err := os.ReadFile(filepath.Join(s.dir, entry.Name()))
+		content, err := s.read(entry.Name())
 		if err != nil {
-			return nil, fmt.Errorf("cannot read a reservation: %w", err)
+			return nil, fmt.Errorf("cannot read reservation %q: %w", filepath.Join(s.dir, entry.Name()), err)
 		}
 		if len(content) == 0 {
 			if err := s.release(address); err != nil {
@@ -101,6 +101,21 @@ func (s *store) leases() (leases, error) {
 		found[address] = strings.TrimSpace(string(content))
 	}
 	return found, nil
+}
+
+// read reads one small file, with a third of the system calls that os.ReadFile needs: there may be thousands.
+func (s *store) read(name string) ([]byte, error) {
+	fd, err := unix.Open(filepath.Join(s.dir, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	content := make([]byte, 1024)
+	n, err := unix.Read(fd, content)
+	if err != nil {
+		return nil, err
+	}
+	return content[:n], nil
 }
 
 func (s *store) path(address netip.Addr) string { return filepath.Join(s.dir, address.String()) }

@@ -67,6 +67,7 @@ func holder(owner string) string {
 // forgetUDP makes the kernel forget the conversations to UDP ports among the elements: with UDP nothing ends them, and a client
 // that goes on sending would reach whoever had the port when it began.
 func forgetUDP(elements []nft.Element) error {
+	filters := map[netlink.InetFamily][]netlink.CustomConntrackFilter{}
 	for _, element := range elements {
 		protocol, port, ok := element.HostPort()
 		if !ok || protocol != unix.IPPROTO_UDP {
@@ -80,9 +81,11 @@ func forgetUDP(elements []nft.Element) error {
 		if err := errors.Join(filter.AddProtocol(protocol), filter.AddPort(netlink.ConntrackOrigDstPort, port)); err != nil {
 			return fmt.Errorf("cannot describe conversations with UDP port %d: %w", port, err)
 		}
-		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter)
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("cannot forget conversations with UDP port %d: %w", port, err)
+		filters[family] = append(filters[family], filter)
+	}
+	for family, list := range filters {
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, list...); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("cannot forget conversations with UDP ports: %w", err)
 		}
 	}
 	return nil
