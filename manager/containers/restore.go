@@ -145,7 +145,14 @@ func (s *Service) reconnect(ctx context.Context, c *container) (after func()) {
 	if err != nil {
 		s.cfg.Logger.Warn("cannot read back the environment of a container: what is executed in it lacks it", "container", c.id, "error", err)
 	}
-	s.begin(c, newRun(task, env), func(m *berthv1.Container) {
+	current := newRun(task, env)
+	if !state.Running && !state.Paused {
+		c.mu.Lock()
+		c.current = current
+		c.mu.Unlock()
+		return func() { s.watch(c, current) } // to its end, before anybody asks
+	}
+	s.begin(c, current, func(m *berthv1.Container) {
 		if m.State.GetStartedAt() == nil || c.step == stepStart {
 			m.State.StartedAt = timestamppb.Now()
 		}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/manager/containers"
 	"github.com/berthd/berth/manager/shims"
@@ -165,10 +166,8 @@ func (s *Containers) PruneContainers(ctx context.Context, r *berthv1.PruneContai
 	return &berthv1.PruneContainersResponse{Removed: removed, SpaceReclaimed: reclaimed}, nil
 }
 
-func asTime(at interface {
-	IsValid() bool
-	AsTime() time.Time
-}) time.Time {
+// asTime is the zero time for a timestamp that is absent.
+func asTime(at *timestamppb.Timestamp) time.Time {
 	if !at.IsValid() {
 		return time.Time{}
 	}

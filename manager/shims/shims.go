@@ -112,10 +112,13 @@ func (l *Launcher) Delete(ctx context.Context, id, bundle string) (Exited, error
 	return exited(response), nil
 }
 
-func exited(response interface {
+// ending is what those responses have in common that tell how a process ended.
+type ending interface {
 	GetExitStatus() uint32
 	GetExitedAt() *timestamp
-}) Exited {
+}
+
+func exited(response ending) Exited {
 	result := Exited{Code: int32(response.GetExitStatus()), At: time.Now()}
 	if at := response.GetExitedAt(); at != nil && at.GetSeconds() > 0 {
 		result.At = at.AsTime()

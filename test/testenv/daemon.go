@@ -178,8 +178,7 @@ func (d *Daemon) signal(signal syscall.Signal) error {
 		return err
 	case <-time.After(stopPatience):
 		_ = process.Process.Kill()
-		<-d.exited
-		return fmt.Errorf("it was still there %v after %v", stopPatience, signal)
+		return fmt.Errorf("it was still there %v after %v: %w", stopPatience, signal, <-d.exited)
 	}
 }
 
