@@ -16,13 +16,12 @@ mount -t tmpfs none /run && mkdir -p /run/netns /run/lock && mkdir -p /var/lib/c
 export CONTAINERS_CONF=$1/containers.conf
 p="podman --root $1/root --runroot $1/run --tmpdir $1/tmp"
 $p run -d --name web -p 8080:80 -p 127.0.0.1:8081:80 --rootfs $2 httpd -f -p 80 -h /var/www >/dev/null
-for at in 127.0.0.1:8080 127.0.0.1:8081 10.88.0.1:8080; do
-	for try in 1 2 3 4 5 6 7 8 9 10; do timeout 5 busybox wget -qO- http://$at/ && break; sleep 0.1; done
-done
+fetch() { until timeout 5 busybox wget -qO- http://$1/; do [ $((tries += 1)) -lt 100 ] || return 1; sleep 0.1; done 2>/dev/null; } # the server may be starting
+for at in 127.0.0.1:8080 127.0.0.1:8081 10.88.0.1:8080; do fetch $at; done
 $p run --rm --rootfs $2 timeout 5 wget -qO- http://10.88.0.1:8080/
 $p run -d --name late -p 8080:80 --rootfs $2 sleep 10 || echo refused
 $p network create two >/dev/null && $p run --rm --network two --rootfs $2 ip -o -4 address show eth0
-$p restart -t 0 web >/dev/null && timeout 5 busybox wget -qO- http://127.0.0.1:8080/
+$p restart -t 0 web >/dev/null && fetch 127.0.0.1:8080
 $p rm -f -t 0 web late >/dev/null
 echo left: $(nft list table inet berth | grep comment) $(ip -o link | grep -o veth)
 `
