@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 
@@ -29,12 +30,26 @@ func (c *creation) define(g *globals, flags *flag.FlagSet) {
 
 // connect opens the console socket, if there is one.
 func (c *creation) connect() error {
+	if err := checkPreserved(c.options.PreserveFDs); err != nil {
+		return err
+	}
 	if c.consoleSocket == "" {
 		return nil
 	}
 	fd, err := terminal.Connect(c.consoleSocket)
 	c.options.Console = fd
 	return err
+}
+
+// checkPreserved refuses descriptors that the caller has not handed over: they may be the runtime's own by now.
+func checkPreserved(count int) error {
+	for fd := 3; fd < 3+count; fd++ {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			return fmt.Errorf("cannot pass --preserve-fds %d: descriptor %d is not open", count, fd)
+		}
+	}
+	return nil
 }
 
 func (g *globals) create(args []string) (int, error) {

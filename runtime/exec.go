@@ -56,6 +56,9 @@ func (g *globals) exec(args []string) (_ int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	if err := checkPreserved(e.options.PreserveFDs); err != nil {
+		return 1, err
+	}
 	command := flags.Args()[1:]
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]

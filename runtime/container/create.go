@@ -59,6 +59,9 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if spec.Process == nil {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
 	}
+	if spec.Process.Terminal && o.Console < 0 {
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
+	}
 	if canTrace(spec, spec.Process) {
 		if err := o.Protect(); err != nil {
 			return nil, err

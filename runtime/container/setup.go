@@ -43,7 +43,10 @@ func (s *setup) program() (*launch.Program, error) {
 	p.Call("create", "a session", unix.SYS_SETSID)
 	p.Call("clear", "the umask", unix.SYS_UMASK, launch.Int(0)) // modes of devices and directories are as asked for
 	joinCgroup(p, s.group)
-	s.plan.Add(p)
+	root := rootfs.New(p, s.rootfs())
+	if err := s.plan.Add(p, root.Open); err != nil {
+		return nil, err
+	}
 	s.addKeyring(p)
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
 	if s.pausesForHooks() {
@@ -53,7 +56,7 @@ func (s *setup) program() (*launch.Program, error) {
 	s.addNames(p)
 	s.addLoopback(p)
 	addSysctls(p, spec.Linux.Sysctl)
-	if err := rootfs.Add(p, s.rootfs()); err != nil {
+	if err := root.Fill(); err != nil {
 		return nil, err
 	}
 	if spec.Linux.Personality != nil {

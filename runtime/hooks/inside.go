@@ -1,9 +1,11 @@
 package hooks
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -47,6 +49,11 @@ func runInside(hook specs.Hook, inside Inside) error {
 		return err
 	}
 	defer func() { _ = input.Close() }()
+	output, err := memoryFile("output", nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = output.Close() }()
 
 	p := launch.New()
 	namespace.AddSetns(p, pidfd, flags)
@@ -56,6 +63,8 @@ func runInside(hook specs.Hook, inside Inside) error {
 	}
 	p.Call("enter", fmt.Sprintf("%q", dir), unix.SYS_CHDIR, p.String(dir))
 	p.Call("give", "the state", unix.SYS_DUP3, launch.Int(int(input.Fd())), launch.Int(0), launch.Int(0))
+	p.Call("redirect", "the output", unix.SYS_DUP3, launch.Int(int(output.Fd())), launch.Int(1), launch.Int(0))
+	p.Call("redirect", "the output", unix.SYS_DUP3, launch.Int(int(output.Fd())), launch.Int(2), launch.Int(0))
 	p.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
 	p.Call("execute", fmt.Sprintf("%q", hook.Path), unix.SYS_EXECVE, p.String(hook.Path), p.Strings(Args(hook)), p.Strings(hook.Env))
 	process, err := launch.Fork(p, birth.Birth)
@@ -67,7 +76,21 @@ func runInside(hook specs.Hook, inside Inside) error {
 		process.Kill()
 		return err
 	}
-	return await(process, hook.Timeout)
+	if err := await(process, hook.Timeout); err != nil {
+		return because(err, output)
+	}
+	return nil
+}
+
+// because adds what a hook has printed to its failure.
+func because(failure error, output *os.File) error {
+	const enough = 4 << 10
+	text := make([]byte, enough)
+	n, err := output.ReadAt(text, 0)
+	if n == 0 || err != nil && !errors.Is(err, io.EOF) {
+		return failure
+	}
+	return fmt.Errorf("%w: %s", failure, bytes.TrimSpace(text[:n]))
 }
 
 func await(process *launch.Process, timeout *int) error {
@@ -97,16 +120,16 @@ func stateFile(state specs.State) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.MemfdCreate("state", unix.MFD_CLOEXEC)
+	return memoryFile("state", content)
+}
+
+func memoryFile(name string, content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("cannot create a file for the state: %w", err)
+		return nil, fmt.Errorf("cannot create a file for a hook: %w", err)
 	}
-	file := os.NewFile(uintptr(fd), "state")
-	_, err = file.Write(content)
-	if err == nil {
-		_, err = file.Seek(0, 0)
-	}
-	if err != nil {
+	file := os.NewFile(uintptr(fd), name)
+	if _, err := file.WriteAt(content, 0); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil

@@ -184,19 +184,26 @@ func (p *Plan) Path(flag int) string { return p.paths[flag] }
 // OwnUser tells whether the container is in another user namespace than the runtime.
 func (p *Plan) OwnUser() bool { return (p.New|p.Joined)&unix.CLONE_NEWUSER != 0 }
 
-// Add adds the entering of all namespaces. The child is in its cgroup before.
-func (p *Plan) Add(program *launch.Program) {
+// Add adds the entering of all namespaces. The child is in its cgroup before. As soon as it is in its mount namespace,
+// and before it becomes the root of another user namespace, asHost is called to add what is best done just then.
+func (p *Plan) Add(program *launch.Program, asHost func() error) error {
 	p.addJoins(program)
 	if p.Mapped() {
 		program.Wait()
-	}
-	if p.OwnUser() {
-		BecomeRoot(program)
 	}
 	if p.Joined&unix.CLONE_NEWUSER != 0 {
 		if more := p.New &^ (late | unix.CLONE_NEWPID); more != 0 {
 			program.Call("create", "the container's namespaces", unix.SYS_UNSHARE, launch.Int(more))
 		}
+	}
+	if p.ForksAgain() {
+		program.SecondFork(unix.CLONE_NEWPID)
+	}
+	if err := asHost(); err != nil {
+		return err
+	}
+	if p.OwnUser() {
+		BecomeRoot(program)
 	}
 	if p.New&unix.CLONE_NEWTIME != 0 {
 		p.addTime(program)
@@ -204,9 +211,7 @@ func (p *Plan) Add(program *launch.Program) {
 	if p.New&unix.CLONE_NEWCGROUP != 0 {
 		program.Call("create", "the cgroup namespace", unix.SYS_UNSHARE, launch.Int(unix.CLONE_NEWCGROUP))
 	}
-	if p.ForksAgain() {
-		program.SecondFork(unix.CLONE_NEWPID)
-	}
+	return nil
 }
 
 // addJoins enters what the host may enter before the user namespace, and the rest after it.

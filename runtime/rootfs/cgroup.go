@@ -17,7 +17,7 @@ const unified = "" // the controller's name under which cgroup v2 stands in Cgro
 // cgroupMount adds the container's view of its cgroup: one file system on cgroup v2, or a directory with one for each
 // hierarchy on v1. In a cgroup namespace the kernel shows the part below the container's cgroup by itself; without one
 // that part of the host's tree is bound.
-func (b *builder) cgroupMount(m specs.Mount, o options) error {
+func (b *Builder) cgroupMount(m specs.Mount, o options) error {
 	o.superBlock, o.superFlags = nil, nil
 	o.set |= o.setAll
 	if _, v2 := b.config.CgroupPaths[unified]; len(b.config.CgroupPaths) == 0 || v2 && len(b.config.CgroupPaths) == 1 {
@@ -103,7 +103,7 @@ func cutNamed(controller string) (string, bool) {
 }
 
 // cgroupHierarchy adds one of them.
-func (b *builder) cgroupHierarchy(m specs.Mount, o options, h hierarchy) {
+func (b *Builder) cgroupHierarchy(m specs.Mount, o options, h hierarchy) {
 	p := b.program
 	var mount launch.Arg
 	if b.config.CgroupNamespace {

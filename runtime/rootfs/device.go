@@ -25,7 +25,7 @@ func defaultDevices() []specs.LinuxDevice {
 }
 
 // devices adds the device files and the links that programs expect in /dev.
-func (b *builder) devices() error {
+func (b *Builder) devices() error {
 	p := b.program
 	dev := b.directory("/dev")
 	named := map[string]bool{}
@@ -58,7 +58,7 @@ func (b *builder) devices() error {
 }
 
 // device adds one device file. One that is there already has to be the same device.
-func (b *builder) device(dev launch.Arg, d specs.LinuxDevice) error {
+func (b *Builder) device(dev launch.Arg, d specs.LinuxDevice) error {
 	p := b.program
 	kind, err := deviceType(d)
 	if err != nil {
@@ -111,7 +111,7 @@ func ownerOf(d specs.LinuxDevice) (owner ids) {
 }
 
 // bindDevice adds a bind mount of the host's device, as nobody can make devices in a user namespace.
-func (b *builder) bindDevice(name string, d specs.LinuxDevice) {
+func (b *Builder) bindDevice(name string, d specs.LinuxDevice) {
 	p := b.program
 	target := b.target(name, false)
 	mount := p.Call("open", fmt.Sprintf("the host's device %q", d.Path), unix.SYS_OPEN_TREE, launch.Cwd, p.String(d.Path),
@@ -139,7 +139,7 @@ type deviceID struct {
 }
 
 // verifyDevice adds a check that a descriptor is of the device and of nothing else.
-func (b *builder) verifyDevice(fd launch.Arg, quoted string, want deviceID) {
+func (b *Builder) verifyDevice(fd launch.Arg, quoted string, want deviceID) {
 	p := b.program
 	stat := &unix.Statx_t{}
 	buffer := launch.Pin(p, stat)
@@ -155,7 +155,7 @@ func (b *builder) verifyDevice(fd launch.Arg, quoted string, want deviceID) {
 }
 
 // console adds the terminal, and its place in the container's /dev.
-func (b *builder) console() {
+func (b *Builder) console() {
 	p := b.program
 	slave := b.config.Console(p, func(flags int) launch.Op {
 		return b.open("open", "/dev/pts/ptmx", flags)

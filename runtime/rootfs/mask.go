@@ -10,7 +10,7 @@ import (
 )
 
 // maskPaths adds the hiding of paths: a file behind /dev/null, a directory behind an empty file system.
-func (b *builder) maskPaths() {
+func (b *Builder) maskPaths() {
 	if len(b.config.Spec.Linux.MaskedPaths) == 0 {
 		return
 	}
@@ -26,7 +26,7 @@ func (b *builder) maskPaths() {
 	p.Call("close", "the empty file system", unix.SYS_CLOSE, nothing).Tolerate()
 }
 
-func (b *builder) maskPath(name string, null, nothing launch.Arg) {
+func (b *Builder) maskPath(name string, null, nothing launch.Arg) {
 	p := b.program
 	quoted := fmt.Sprintf("masked path %q", name)
 	absent, directory, first, done := p.NewLabel(), p.NewLabel(), p.NewLabel(), p.NewLabel()
@@ -55,7 +55,7 @@ func (b *builder) maskPath(name string, null, nothing launch.Arg) {
 }
 
 // readOnlyPaths adds a read-only mount of each path upon itself.
-func (b *builder) readOnlyPaths() {
+func (b *Builder) readOnlyPaths() {
 	p := b.program
 	for _, name := range b.config.Spec.Linux.ReadonlyPaths {
 		absent := p.NewLabel()

@@ -16,7 +16,7 @@ import (
 const emptyPath = unix.AT_EMPTY_PATH
 
 // mount adds one mount of the configuration: made detached, given its attributes, and only then attached.
-func (b *builder) mount(m specs.Mount) error {
+func (b *Builder) mount(i int, m specs.Mount) error {
 	o, err := parseOptions(m.Options)
 	if err != nil {
 		return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
@@ -24,8 +24,9 @@ func (b *builder) mount(m specs.Mount) error {
 	switch {
 	case o.idmap || len(m.UIDMappings) > 0:
 		return fmt.Errorf("cannot mount %q: id-mapped mounts are not implemented", m.Destination)
-	case o.bind || m.Type == "bind":
-		return b.bindMount(m, o)
+	case b.isBind(i):
+		b.bindMount(m, o, b.sources[i])
+		return nil
 	case m.Type == "cgroup" || m.Type == "cgroup2":
 		return b.cgroupMount(m, o)
 	case o.copyUp:
@@ -44,7 +45,7 @@ func (b *builder) mount(m specs.Mount) error {
 }
 
 // newMount adds the making of a detached mount of a file system and returns its descriptor.
-func (b *builder) newMount(m specs.Mount, o options) launch.Arg {
+func (b *Builder) newMount(m specs.Mount, o options) launch.Arg {
 	p := b.program
 	name := fmt.Sprintf("file system %q for %q", m.Type, m.Destination)
 	context := p.Call("open", name, unix.SYS_FSOPEN, p.String(m.Type), launch.Int(unix.FSOPEN_CLOEXEC)).
@@ -82,36 +83,53 @@ func (b *builder) newMount(m specs.Mount, o options) launch.Arg {
 	return mount
 }
 
-// bindMount adds a mount of a part of the host's tree.
-func (b *builder) bindMount(m specs.Mount, o options) error {
-	source := m.Source
-	if !filepath.IsAbs(source) {
-		source = filepath.Join(b.config.Bundle, source)
+// source is where a bind mount comes from.
+func (b *Builder) source(m specs.Mount) string {
+	if filepath.IsAbs(m.Source) {
+		return m.Source
 	}
-	info, err := os.Stat(source)
+	return filepath.Join(b.config.Bundle, m.Source)
+}
+
+// openSource adds the taking of a part of the host's tree, if the mount is of that kind.
+func (b *Builder) openSource(i int, m specs.Mount) error {
+	o, err := parseOptions(m.Options)
 	if err != nil {
-		return fmt.Errorf("cannot mount %q at %q: %w", m.Source, m.Destination, err)
+		return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
 	}
-	if isDev(m.Destination) {
-		b.ownDev = false
+	if !o.bind && m.Type != "bind" {
+		return nil
 	}
 	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 	if o.recursive {
 		flags |= unix.AT_RECURSIVE
 	}
 	p := b.program
-	mount := p.Call("open", fmt.Sprintf("%q to mount it at %q", m.Source, m.Destination), unix.SYS_OPEN_TREE, launch.Cwd, p.String(source), launch.Int(flags)).Result()
-	b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear})
-	b.setAttributes(mount, m.Destination, attributeChange{set: o.setAll, clear: o.clearAll, recursive: true})
-	target := b.target(m.Destination, info.IsDir())
-	b.attach(m, mount, target)
-	b.propagate(mount, m.Destination, o.propagation)
-	p.Close(mount)
+	b.sources[i] = p.Call("open", fmt.Sprintf("%q to mount it at %q", m.Source, m.Destination), unix.SYS_OPEN_TREE,
+		launch.Cwd, p.String(b.source(m)), launch.Int(flags)).Result()
 	return nil
 }
 
+// isBind tells whether openSource has taken something for the mount. The zero Arg is a number, and no slot.
+func (b *Builder) isBind(i int) bool { return b.sources[i] != launch.Arg{} }
+
+// bindMount adds the mount of a part of the host's tree.
+func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
+	if isDev(m.Destination) {
+		b.ownDev = false
+	}
+	p := b.program
+	b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear})
+	b.setAttributes(mount, m.Destination, attributeChange{set: o.setAll, clear: o.clearAll, recursive: true})
+	info, err := os.Stat(b.source(m)) // if there is none, the child fails with the reason before it gets here
+	target := b.target(m.Destination, err != nil || info.IsDir())
+	b.attach(m, mount, target)
+	b.propagate(mount, m.Destination, o.propagation)
+	p.Close(mount)
+}
+
 // attach adds the attaching of a detached mount to a mount point, which it closes.
-func (b *builder) attach(m specs.Mount, mount, target launch.Arg) {
+func (b *Builder) attach(m specs.Mount, mount, target launch.Arg) {
 	b.moveTo(mount, target).Explain(func(errno unix.Errno) error {
 		err := fmt.Errorf("cannot mount %q at %q (type %q): %w", m.Source, m.Destination, m.Type, errno)
 		if errno == unix.ENOTDIR || errno == unix.EINVAL {
@@ -122,7 +140,7 @@ func (b *builder) attach(m specs.Mount, mount, target launch.Arg) {
 	b.program.Close(target)
 }
 
-func (b *builder) moveTo(mount, target launch.Arg) launch.Op {
+func (b *Builder) moveTo(mount, target launch.Arg) launch.Op {
 	empty := b.empty
 	return b.program.Call("attach", "a mount", unix.SYS_MOVE_MOUNT, mount, empty, target, empty,
 		launch.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
@@ -134,7 +152,7 @@ type attributeChange struct {
 	recursive               bool
 }
 
-func (b *builder) setAttributes(mount launch.Arg, name string, c attributeChange) {
+func (b *Builder) setAttributes(mount launch.Arg, name string, c attributeChange) {
 	if c.set|c.clear|c.propagation == 0 {
 		return
 	}
@@ -147,7 +165,7 @@ func (b *builder) setAttributes(mount launch.Arg, name string, c attributeChange
 		mount, b.empty, launch.Int(flags), launch.Pin(b.program, attr), launch.Int(unsafe.Sizeof(*attr)))
 }
 
-func (b *builder) propagate(mount launch.Arg, name string, kinds []uint64) {
+func (b *Builder) propagate(mount launch.Arg, name string, kinds []uint64) {
 	for _, kind := range kinds {
 		b.setAttributes(mount, name, attributeChange{propagation: kind &^ unix.MS_REC, recursive: kind&unix.MS_REC != 0})
 	}

@@ -28,8 +28,8 @@ type Config struct {
 	Console func(p *launch.Program, openPtmx func(flags int) launch.Op) launch.Arg
 }
 
-// builder holds what the operations share.
-type builder struct {
+// Builder writes the operations. It holds what they share.
+type Builder struct {
 	config      Config
 	program     *launch.Program
 	root        launch.Arg // descriptor of the container's root
@@ -37,16 +37,32 @@ type builder struct {
 	hows        map[uint64]launch.Arg
 	ownDev      bool // /dev is the container's own to fill
 	readOnlyDev bool
+	sources     []launch.Arg // by index of the mount: what is bound, detached from the host's tree
 }
 
-// Add adds everything from the host's tree to the container's own, in which the child then stands at /.
-func Add(p *launch.Program, config Config) error {
-	b := &builder{config: config, program: p, empty: p.String(""), hows: map[uint64]launch.Arg{}, ownDev: true}
-	if err := b.openRoot(); err != nil {
-		return err
+// New returns what writes the operations to p.
+func New(p *launch.Program, config Config) *Builder {
+	return &Builder{config: config, program: p, empty: p.String(""), hows: map[uint64]launch.Arg{}, ownDev: true}
+}
+
+// Open adds the taking of what comes from the host's tree: the root and what is bound into it. The child still is the
+// host's user then: the root of a new user namespace may not be let in to where these things are.
+func (b *Builder) Open() error {
+	b.openRoot()
+	b.sources = make([]launch.Arg, len(b.config.Spec.Mounts))
+	for i, m := range b.config.Spec.Mounts {
+		if err := b.openSource(i, m); err != nil {
+			return err
+		}
 	}
-	for _, m := range config.Spec.Mounts {
-		if err := b.mount(m); err != nil {
+	return nil
+}
+
+// Fill adds everything from there to the container's own tree, in which the child then stands at /.
+func (b *Builder) Fill() error {
+	p, config := b.program, b.config
+	for i, m := range config.Spec.Mounts {
+		if err := b.mount(i, m); err != nil {
 			return err
 		}
 	}
@@ -77,7 +93,7 @@ func Add(p *launch.Program, config Config) error {
 }
 
 // openRoot adds the cutting of ties with the host's mounts, and the mount that will be the container's root.
-func (b *builder) openRoot() error {
+func (b *Builder) openRoot() {
 	p := b.program
 	host := attributeChange{propagation: unix.MS_SLAVE, recursive: true}
 	attr := &unix.MountAttr{Propagation: host.propagation}
@@ -89,11 +105,10 @@ func (b *builder) openRoot() error {
 		launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|emptyPath)).Result()
 	b.moveTo(b.root, at).Explain(func(errno unix.Errno) error { return fmt.Errorf("cannot mount %s: %w", quoted, errno) })
 	p.Close(at)
-	return nil
 }
 
 // enter adds the change of root. The host's tree is gone afterwards.
-func (b *builder) enter() error {
+func (b *Builder) enter() error {
 	p := b.program
 	quoted := fmt.Sprintf("root file system %q", b.config.Root)
 	dot := p.String(".")
@@ -118,7 +133,7 @@ func (b *builder) enter() error {
 }
 
 // workingDirectory adds the creation of process.cwd, as a user would expect of an image's WORKDIR.
-func (b *builder) workingDirectory() {
+func (b *Builder) workingDirectory() {
 	if process := b.config.Spec.Process; process != nil && relative(process.Cwd) != "." {
 		b.program.Close(b.directory(process.Cwd))
 	}

@@ -16,12 +16,12 @@ import (
 const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
 // open adds the opening of a path inside the container's root.
-func (b *builder) open(verb, name string, flags int) launch.Op {
+func (b *Builder) open(verb, name string, flags int) launch.Op {
 	how := b.how(uint64(flags | unix.O_CLOEXEC))
 	return b.program.Call(verb, fmt.Sprintf("%q", name), unix.SYS_OPENAT2, b.root, b.program.String(relative(name)), how, launch.Int(unsafe.Sizeof(unix.OpenHow{})))
 }
 
-func (b *builder) how(flags uint64) launch.Arg {
+func (b *Builder) how(flags uint64) launch.Arg {
 	how, ok := b.hows[flags]
 	if !ok {
 		how = launch.Pin(b.program, &unix.OpenHow{Flags: flags, Resolve: inRoot})
@@ -40,7 +40,7 @@ func relative(name string) string {
 }
 
 // target adds the opening of a mount point, with the creation of what is missing of it, and returns its descriptor.
-func (b *builder) target(name string, directory bool) launch.Arg {
+func (b *Builder) target(name string, directory bool) launch.Arg {
 	p := b.program
 	found := p.NewLabel()
 	target := b.open("open mount point", name, unix.O_PATH).Then(found).OnError(0, unix.ENOENT).Result()
@@ -61,7 +61,7 @@ func (b *builder) target(name string, directory bool) launch.Arg {
 }
 
 // directory adds the opening of a directory and the creation of it and of its parents, where they are missing.
-func (b *builder) directory(name string) launch.Arg {
+func (b *Builder) directory(name string) launch.Arg {
 	p := b.program
 	rel := relative(name)
 	if rel == "." {
@@ -77,7 +77,7 @@ func (b *builder) directory(name string) launch.Arg {
 	return fd
 }
 
-func (b *builder) closeUnlessRoot(fd launch.Arg) {
+func (b *Builder) closeUnlessRoot(fd launch.Arg) {
 	if fd != b.root {
 		b.program.Close(fd)
 	}

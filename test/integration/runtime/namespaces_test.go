@@ -1,0 +1,144 @@
+package runtime_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// namespaceOf returns a name like net:[4026531840].
+func namespaceOf(t testing.TB, pid, kind string) string {
+	t.Helper()
+	link, err := os.Readlink(filepath.Join("/proc", pid, "ns", kind))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+func TestNewNamespaces(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.Spec.Linux.Namespaces = append(withoutNamespace(c.Spec, specs.CgroupNamespace), specs.LinuxNamespace{Type: specs.CgroupNamespace}, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	c.start()
+	pid := strconv.Itoa(c.state().Pid)
+	for _, kind := range []string{"pid", "net", "ipc", "uts", "mnt", "cgroup", "time"} {
+		if namespaceOf(t, pid, kind) == namespaceOf(t, "self", kind) {
+			t.Errorf("the container shares the %s namespace of the host", kind)
+		}
+		wantEqual(t, strings.TrimSpace(c.must("exec", c.ID, "readlink", "/proc/self/ns/"+kind)), namespaceOf(t, pid, kind))
+	}
+	wantEqual(t, namespaceOf(t, pid, "user"), namespaceOf(t, "self", "user"))
+	wantEqual(t, c.must("exec", c.ID, "hostname"), "runc\n")
+	wantEqual(t, c.must("exec", c.ID, "sh", "-c", "ifconfig lo | grep -c RUNNING"), "1\n") // as runc does
+}
+
+func TestNamespacesOfTheHost(t *testing.T) {
+	c := newContainer(t).shell("readlink /proc/self/ns/net; readlink /proc/self/ns/ipc")
+	c.Spec.Linux.Namespaces = withoutNamespace(c.Spec, specs.NetworkNamespace)
+	c.Spec.Linux.Namespaces = withoutNamespace(c.Spec, specs.IPCNamespace)
+	wantEqual(t, c.output(), namespaceOf(t, "self", "net")+"\n"+namespaceOf(t, "self", "ipc")+"\n")
+}
+
+func TestJoinedNamespaces(t *testing.T) {
+	first := sleeping(t, nil)
+	pid := strconv.Itoa(first.state().Pid)
+	c := newContainer(t)
+	kinds := map[specs.LinuxNamespaceType]string{
+		specs.PIDNamespace: "pid", specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts",
+	}
+	script := ""
+	want := ""
+	for i, namespace := range c.Spec.Linux.Namespaces {
+		if kind, ok := kinds[namespace.Type]; ok {
+			c.Spec.Linux.Namespaces[i].Path = filepath.Join("/proc", pid, "ns", kind)
+			script += "readlink /proc/self/ns/" + kind + ";"
+			want += namespaceOf(t, pid, kind) + "\n"
+		}
+	}
+	c.shell(script + "cat /proc/1/comm")
+	wantEqual(t, c.output(), want+"sleep\n")
+}
+
+func TestNamespaceErrors(t *testing.T) {
+	for _, test := range []struct {
+		namespace specs.LinuxNamespace
+		want      string
+	}{
+		{specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/does/not/exist"}, `"/does/not/exist"`},
+		{specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/proc/self/ns/ipc"}, `"/proc/self/ns/ipc"`},
+		{specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/dev/null"}, `"/dev/null"`},
+		{specs.LinuxNamespace{Type: "nonsense"}, `"nonsense"`},
+	} {
+		c := newContainer(t, "true")
+		c.Spec.Linux.Namespaces = append(withoutNamespace(c.Spec, specs.NetworkNamespace), test.namespace)
+		c.refused(test.want)
+	}
+}
+
+// mapUsers gives the container a user namespace, and its root file system to the namespace's root.
+func mapUsers(t testing.TB, c *container) {
+	t.Helper()
+	const host, size = 231072, 65536
+	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	c.Spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: host, Size: size}}
+	c.Spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: host, Size: size}}
+	if output, err := exec.Command("chown", "-R", fmt.Sprintf("%d:%d", host, host), c.Rootfs).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+}
+
+func TestUserNamespace(t *testing.T) {
+	c := newContainer(t)
+	mapUsers(t, c)
+	c.Spec.Root.Readonly = false
+	c.Spec.Process.User = specs.User{UID: 5, GID: 6, AdditionalGids: []uint32{7}}
+	c.shell("id -u; id -G; tr -s ' ' < /proc/self/uid_map; touch /tmp/mine; echo x > /dev/null && echo devices work; ls -lnd /bin | grep -c ' 0 *0 '; echo $HOME")
+	wantEqual(t, c.output(), "5\n6 7\n 0 231072 65536\ndevices work\n1\n/\n")
+	info, err := os.Stat(filepath.Join(c.Rootfs, "tmp/mine"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantContains(t, fmt.Sprint(info.Sys()), "231077")
+}
+
+func TestExecInAUserNamespace(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	mapUsers(t, c)
+	c.start()
+	wantEqual(t, c.must("exec", c.ID, "sh", "-c", "id -u; tr -s ' ' < /proc/self/uid_map"), "0\n 0 231072 65536\n")
+}
+
+func TestTimeOffsets(t *testing.T) {
+	c := newContainer(t).shell("cut -d. -f1 /proc/uptime")
+	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	c.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 100000000}}
+	uptime, err := strconv.Atoi(strings.TrimSpace(c.output()))
+	if err != nil || uptime < 100000000 {
+		t.Errorf("uptime %d, %v", uptime, err)
+	}
+}
+
+func TestNamesOfTheHost(t *testing.T) {
+	c := newContainer(t).shell("hostname; cat /proc/sys/kernel/domainname")
+	c.Spec.Hostname, c.Spec.Domainname = "inner", "example"
+	wantEqual(t, c.output(), "inner\nexample\n")
+	host, _ := os.Hostname()
+	if host == "inner" {
+		t.Error("the host's name has changed")
+	}
+}
+
+func TestSysctls(t *testing.T) {
+	c := newContainer(t).shell("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax")
+	c.Spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1", "kernel.msgmax": "9000"}
+	wantEqual(t, c.output(), "1\n9000\n")
+	bad := newContainer(t, "true")
+	bad.Spec.Linux.Sysctl = map[string]string{"net.does.not.exist": "1"}
+	bad.refused(`"net.does.not.exist"`)
+}

@@ -1,0 +1,142 @@
+package runtime_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestProcess(t *testing.T) {
+	umask := uint32(0o077)
+	score := 321
+	for name, test := range map[string]struct {
+		change       func(p *specs.Process)
+		script, want string
+	}{
+		"environment":   {func(p *specs.Process) { p.Env = append(p.Env, "A=b c", "A2=") }, `echo "$A|$A2"`, "b c|"},
+		"user":          {func(p *specs.Process) { p.User = specs.User{UID: 1000, GID: 1001, AdditionalGids: []uint32{5, 6}} }, "id -u; id -g; id -G", "1000\n1001\n1001 5 6"},
+		"umask":         {func(p *specs.Process) { p.User.Umask = &umask }, "umask", "0077"},
+		"default umask": {func(p *specs.Process) {}, "umask", "0022"},
+		"cwd":           {func(p *specs.Process) { p.Cwd = "/usr/bin" }, "pwd", "/usr/bin"},
+		"home":          {func(p *specs.Process) { p.User.UID = 1000 }, "echo $HOME", "/home"},
+		"given home":    {func(p *specs.Process) { p.Env = append(p.Env, "HOME=/x") }, "echo $HOME", "/x"},
+		"no home":       {func(p *specs.Process) { p.User.UID = 4242 }, "echo $HOME", "/"},
+		"limits": {func(p *specs.Process) {
+			p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_CORE"}}
+		}, "ulimit -Sn; ulimit -Hn; ulimit -c", "100\n200\n0"},
+		"oom score":     {func(p *specs.Process) { p.OOMScoreAdj = &score }, "cat /proc/self/oom_score_adj", "321"},
+		"no new privs":  {func(p *specs.Process) { p.NoNewPrivileges = true }, "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1"},
+		"new privs":     {func(p *specs.Process) { p.NoNewPrivileges = false }, "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t0"},
+		"first process": {func(p *specs.Process) {}, "echo $$", "1"},
+		"no blocked":    {func(p *specs.Process) {}, "grep SigBlk /proc/self/status", "SigBlk:\t0000000000000000"},
+		"scheduler":     {func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 7} }, "cut -d' ' -f19,41 /proc/self/stat", "7 3"},
+		"I/O priority": {func(p *specs.Process) {
+			p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
+		}, "ionice -p $$ | head -c 20", "best-effort: prio 6"},
+		"relative to cwd": {func(p *specs.Process) { p.Cwd = "/bin"; p.Args[0] = "./sh" }, "echo here", "here"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newContainer(t).shell(test.script)
+			test.change(c.Spec.Process)
+			wantEqual(t, strings.TrimSpace(c.output()), test.want)
+		})
+	}
+}
+
+func TestPersonality(t *testing.T) {
+	c := newContainer(t, "uname", "-m")
+	c.Spec.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32}
+	out := strings.TrimSpace(c.output())
+	if out == "x86_64" || out == "aarch64" {
+		t.Errorf("uname -m is %s", out)
+	}
+}
+
+func TestUserWithoutAccessToTheDirectory(t *testing.T) {
+	c := newContainer(t).shell("pwd; id -u")
+	c.Spec.Process.User.UID = 1000
+	c.Spec.Process.Cwd = "/root"
+	if err := os.Chmod(filepath.Join(c.Rootfs, "root"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, c.output(), "/root\n1000\n") // as runc does: entered before the user changes
+}
+
+func TestStartErrors(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"not found":      {[]string{"nothing-there"}, `exec: "nothing-there": executable file not found in $PATH`},
+		"no such path":   {[]string{"/nothing/there"}, `exec: "/nothing/there": stat /nothing/there: no such file or directory`},
+		"not executable": {[]string{"/etc/passwd"}, `exec: "/etc/passwd": permission denied`},
+		"directory":      {[]string{"/etc"}, `exec: "/etc": is a directory`},
+		"not a program":  {[]string{"/bin/nonsense"}, `exec: "/bin/nonsense": exec format error`},
+		"no interpreter": {[]string{"/bin/script"}, `exec: "/bin/script": no such file or directory`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newContainer(t, test.args...)
+			for file, content := range map[string]string{"nonsense": "nonsense", "script": "#!/nothing\n"} {
+				if err := os.WriteFile(filepath.Join(c.Rootfs, "bin", file), []byte(content), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.refused(test.want)
+		})
+	}
+}
+
+// TestStartErrorOfACreatedContainer: what only execve finds out is what start says.
+func TestStartErrorOfACreatedContainer(t *testing.T) {
+	c := newContainer(t, "/bin/nonsense")
+	if err := os.WriteFile(filepath.Join(c.Rootfs, "bin/nonsense"), []byte("nonsense"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.writeConfig()
+	c.leave("create", "--bundle", c.Bundle, c.ID)
+	c.wantFailure(`exec: "/bin/nonsense": exec format error`, "start", c.ID)
+	waitFor(t, "the process to end", func() bool { return c.state().Status == "stopped" })
+	c.must("delete", c.ID)
+	c.gone()
+}
+
+func TestConfigErrors(t *testing.T) {
+	for name, test := range map[string]struct{ config, want string }{
+		"no file":       {"", "config.json"},
+		"no JSON":       {"{", "config.json"},
+		"unknown field": {`{"ociVersion":"1.0.2","rooot":{}}`, "rooot"},
+		"wrong type":    {`{"ociVersion":"1.0.2","process":{"args":"true"}}`, "process.args"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newContainer(t, "true")
+			if test.config != "" {
+				if err := os.WriteFile(filepath.Join(c.Bundle, "config.json"), []byte(test.config), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.wantFailure(test.want, "run", "--bundle", c.Bundle, c.ID)
+			c.gone()
+		})
+	}
+	c := newContainer(t, "true")
+	c.wantFailure("/does/not/exist", "run", "--bundle", "/does/not/exist", c.ID)
+	c.Spec.Root.Path = "/does/not/exist"
+	c.refused(`"/does/not/exist"`)
+}
+
+func TestRefusedFields(t *testing.T) {
+	for want, change := range map[string]func(*specs.Spec){
+		"process.execCPUAffinity": func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} },
+		"RLIMIT_NONSENSE":         func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NONSENSE"}} },
+		"rootfsPropagation":       func(s *specs.Spec) { s.Linux.RootfsPropagation = "nonsense" },
+		"personality":             func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "NONSENSE"} },
+		"linux.devices":           func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "z"}} },
+	} {
+		c := newContainer(t, "true")
+		change(c.Spec)
+		c.refused(want)
+	}
+}
