@@ -31,9 +31,17 @@ import (
 const (
 	shimName  = "containerd-shim-berth-v2"
 	namespace = "berth-test"
-	// limit bounds everything that a test waits for.
-	limit = 20 * time.Second
 )
+
+// limit bounds everything that a test waits for.
+var limit = patience()
+
+func patience() time.Duration {
+	if os.Getenv("VMRUN") == "1" { // an emulated machine
+		return 3 * time.Minute
+	}
+	return 20 * time.Second
+}
 
 // ociRuntime is the runtime under the shim: ours, or what BERTH_TEST_RUNTIME names.
 func ociRuntime(t testing.TB) string {

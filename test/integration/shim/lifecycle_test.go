@@ -1,6 +1,7 @@
 package shim_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,11 +11,14 @@ import (
 	"syscall"
 	"testing"
 
+	stats1 "github.com/containerd/cgroups/v3/cgroup1/stats"
+	stats2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	taskv2 "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	taskstate "github.com/containerd/containerd/api/types/task"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/berthd/berth/test/testenv"
@@ -231,6 +235,59 @@ func TestPids(t *testing.T) {
 	}
 	if len(pids) != 2 || !slices.Contains(pids, pid) {
 		t.Errorf("pids %v, the first process is %d", pids, pid)
+	}
+}
+
+func TestStats(t *testing.T) {
+	c := newContainer(t, "sh", "-c", "head -c 1000000 /dev/zero | tail -c 1 >/dev/null; echo ready; sleep 1000")
+	memory := int64(64 << 20)
+	c.Spec.Linux.Resources = limits(memory)
+	path, uri := c.streamURI("io.sock", nil)
+	c.create(streams{stdout: uri})
+	a := attach(t, path)
+	c.run("")
+	a.until("ready")
+	if limit, pids, cpu := c.stats(); limit != uint64(memory) || pids != 1 || cpu == 0 {
+		t.Errorf("memory limit %d, %d processes, %d of CPU", limit, pids, cpu)
+	}
+	data, err := json.Marshal(limits(96 << 20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.api.Update(c.ctx(), &task.UpdateTaskRequest{ID: c.ID, Resources: &anypb.Any{
+		TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", Value: data,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if limit, _, _ := c.stats(); limit != 96<<20 {
+		t.Errorf("memory limit %d after the update", limit)
+	}
+}
+
+// stats returns what both cgroup versions tell.
+func (c *container) stats() (memoryLimit, pids, cpu uint64) {
+	c.t.Helper()
+	response, err := c.api.Stats(c.ctx(), &task.StatsRequest{ID: c.ID})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var v1 stats1.Metrics
+	var v2 stats2.Metrics
+	switch url := response.Stats.TypeUrl; url {
+	case "io.containerd.cgroups.v1.Metrics":
+		if err := proto.Unmarshal(response.Stats.Value, &v1); err != nil {
+			c.t.Fatal(err)
+		}
+		return v1.GetMemory().GetUsage().GetLimit(), v1.GetPids().GetCurrent(), v1.GetCPU().GetUsage().GetTotal()
+	case "io.containerd.cgroups.v2.Metrics":
+		if err := proto.Unmarshal(response.Stats.Value, &v2); err != nil {
+			c.t.Fatal(err)
+		}
+		return v2.GetMemory().GetUsageLimit(), v2.GetPids().GetCurrent(), v2.GetCPU().GetUsageUsec()
+	default:
+		c.t.Fatalf("statistics of type %q", url)
+		return 0, 0, 0
 	}
 }
 
