@@ -170,22 +170,27 @@ func newRoot(a *app, args []string) *cobra.Command {
 		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
 		for _, m := range group.makers {
 			if len(args) > 0 && args[0] == m.name {
-				command := m.make(a)
-				command.GroupID = group.id
-				root.AddCommand(command)
+				addCommand(root, group.id, m.make(a))
 				return root
 			}
 		}
 	}
 	for _, group := range groups {
 		for _, command := range makeAll(a, group.makers) {
-			command.GroupID = group.id
-			root.AddCommand(command)
+			addCommand(root, group.id, command)
 		}
 	}
 	root.SetCompletionCommandGroupID("system")
 	root.SetHelpCommandGroupID("system")
 	return root
+}
+
+func addCommand(root *cobra.Command, group string, command *cobra.Command) {
+	command.GroupID = group
+	root.AddCommand(command)
+	for _, c := range append(command.Commands(), command) {
+		c.DisableFlagsInUseLine = true // each says itself where its flags go
+	}
 }
 
 // newGroup returns a command that only holds others.

@@ -52,7 +52,7 @@ func (a *app) runExec(cmd *cobra.Command, options *execOptions, args []string) e
 		process.Stdin = false
 	} else {
 		start.Stdout, start.Stderr = true, true
-		process.StdinOnce = process.GetStdin()
+		process.StdinOnce = process.GetStdin() && !process.GetTty()
 		if process.GetTty() && process.GetStdin() && !terminal.Is(a.in) {
 			return errors.New("the input is not a terminal, which -t needs together with -i; leave one of them out")
 		}

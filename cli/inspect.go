@@ -25,19 +25,31 @@ func finders(size bool) []finder {
 	return []finder{
 		{"container", func(ctx context.Context, conn *client.Client, name string) (any, error) {
 			answer, err := conn.Containers.InspectContainer(ctx, &berthv1.InspectContainerRequest{Container: name, Size: size})
-			return inspect.NewContainer(answer.GetContainer()), err
+			if err != nil {
+				return nil, err
+			}
+			return inspect.NewContainer(answer.GetContainer()), nil
 		}},
 		{"image", func(ctx context.Context, conn *client.Client, name string) (any, error) {
 			answer, err := conn.Images.InspectImage(ctx, &berthv1.InspectImageRequest{Image: name})
-			return inspect.NewImage(answer.GetImage()), err
+			if err != nil {
+				return nil, err
+			}
+			return inspect.NewImage(answer.GetImage()), nil
 		}},
 		{"network", func(ctx context.Context, conn *client.Client, name string) (any, error) {
 			answer, err := conn.Networks.InspectNetwork(ctx, &berthv1.InspectNetworkRequest{Network: name})
-			return inspect.NewNetwork(answer.GetNetwork()), err
+			if err != nil {
+				return nil, err
+			}
+			return inspect.NewNetwork(answer.GetNetwork()), nil
 		}},
 		{"volume", func(ctx context.Context, conn *client.Client, name string) (any, error) {
 			answer, err := conn.Volumes.InspectVolume(ctx, &berthv1.InspectVolumeRequest{Name: name})
-			return inspect.NewVolume(answer.GetVolume()), err
+			if err != nil {
+				return nil, err
+			}
+			return inspect.NewVolume(answer.GetVolume()), nil
 		}},
 	}
 }

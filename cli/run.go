@@ -94,7 +94,8 @@ func (a *app) newSession(process *berthv1.ProcessSpec, options *runOptions) (*se
 		return nil, err
 	}
 	process.Stdin = process.GetStdin() || s.stdin
-	process.StdinOnce = s.stdin
+	// A terminal is left open for whoever attaches next: its input ends with a key, not with a client.
+	process.StdinOnce = s.stdin && !process.GetTty()
 	if process.GetTty() && s.stdin && !terminal.Is(a.in) {
 		return nil, errors.New("the input is not a terminal, which -t needs together with -i; leave one of them out")
 	}
