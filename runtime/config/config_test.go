@@ -5,8 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/internal/errdefs"
 )
@@ -158,6 +161,46 @@ func TestLoadProcess(t *testing.T) {
 			t.Errorf("%s: error %v, want %q", content, err, want)
 		}
 	}
+}
+
+// TestFastDecoder: it decodes what callers send, without help, to what encoding/json makes of it.
+func TestFastDecoder(t *testing.T) {
+	for _, content := range []string{
+		minimal,
+		`{"ociVersion": "1.0.0", "process": {"args": ["sh", "-c", "a \u0026\u0026 b > \"c\" \\ \/ \t\u00e9é"], "oomScoreAdj": -5, "terminal": true},
+		  "annotations": {"a": "b", "": "c"}, "mounts": [], "hooks": null, "linux": {"resources": {"memory": {"limit": 9223372036854775807},
+		  "unified": {}, "blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}, "rdma": {"mlx": {"hcaHandles": 3}}}}}`,
+		`{}`, " { \n}\t",
+	} {
+		var got, want specs.Spec
+		if !decodeFast([]byte(content), &got) {
+			t.Errorf("%s was left to encoding/json", content)
+		}
+		if err := json.Unmarshal([]byte(content), &want); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", content, got, want)
+		}
+	}
+}
+
+// FuzzFastDecoder looks for documents that it takes for something else than encoding/json does.
+func FuzzFastDecoder(f *testing.F) {
+	f.Add([]byte(minimal))
+	f.Add([]byte(`{"mounts": [{"options": ["a\u0041\n"]}], "linux": {"timeOffsets": {"x": {"secs": -0}}}}`))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		var got, want specs.Spec
+		if !decodeFast(content, &got) {
+			return
+		}
+		if err := decode(content, &want); err != nil {
+			t.Fatalf("%q: encoding/json refuses it: %v", content, err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("%q: %+v, want %+v", content, got, want)
+		}
+	})
 }
 
 // FuzzParse looks for documents on which the search for the fault disagrees with the decoder, or crashes.

@@ -20,6 +20,15 @@ import (
 // specification wants unknown fields ignored so that newer configurations run on older runtimes: that is so for those
 // that say that they are newer, by their ociVersion.
 func Decode(content []byte, into any) error {
+	if decodeFast(content, into) {
+		return nil
+	}
+	reflect.ValueOf(into).Elem().SetZero()
+	return decode(content, into)
+}
+
+// decode is Decode with encoding/json, for what is unusual.
+func decode(content []byte, into any) error {
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(into)
