@@ -167,19 +167,26 @@ func blockIO(asked *berthv1.Resources) (*specs.LinuxBlockIO, error) {
 	return result, nil
 }
 
-func addRlimits(request Request, spec *specs.Spec) error {
-	for _, ulimit := range request.Spec.GetResources().GetUlimits() {
+func addRlimits(request Request, spec *specs.Spec) (err error) {
+	spec.Process.Rlimits, err = Rlimits(request.Spec.GetResources())
+	return err
+}
+
+// Rlimits are the limits of setrlimit(2) for a process of a container with these resources.
+func Rlimits(resources *berthv1.Resources) ([]specs.POSIXRlimit, error) {
+	var limits []specs.POSIXRlimit
+	for _, ulimit := range resources.GetUlimits() {
 		name := strings.ToLower(ulimit.GetName())
 		if !knownUlimit(name) {
-			return invalidResource("unknown ulimit %q", ulimit.GetName())
+			return nil, invalidResource("unknown ulimit %q", ulimit.GetName())
 		}
 		soft, hard := ulimitValue(ulimit.GetSoft()), ulimitValue(ulimit.GetHard())
 		if soft > hard {
-			return invalidResource("ulimit %q: the soft limit %d is more than the hard limit %d", name, ulimit.GetSoft(), ulimit.GetHard())
+			return nil, invalidResource("ulimit %q: the soft limit %d is more than the hard limit %d", name, ulimit.GetSoft(), ulimit.GetHard())
 		}
-		spec.Process.Rlimits = append(spec.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: soft, Hard: hard})
+		limits = append(limits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: soft, Hard: hard})
 	}
-	return nil
+	return limits, nil
 }
 
 func ulimitValue(value int64) uint64 {

@@ -84,6 +84,9 @@ func (s *Service) execProcess(c *container, current *run, asked *berthv1.Process
 	if err != nil {
 		return nil, err
 	}
+	if process.Rlimits, err = bundle.Rlimits(message.GetSpec().GetResources()); err != nil {
+		return nil, err
+	}
 	if size := asked.GetTtySize(); size != nil && process.Terminal {
 		process.ConsoleSize = &specs.Box{Width: uint(size.GetWidth()), Height: uint(size.GetHeight())}
 	}
