@@ -26,6 +26,9 @@ func remove(ctx context.Context, inv invocation, out io.Writer) error {
 	if err := stop(inv); err != nil {
 		return err
 	}
+	if err := runtimecmd.AwaitCalls(inv.prefix() + ".*.log"); err != nil {
+		return err
+	}
 	// The status first: removing the container kills it.
 	exit, err := process.ReadExit(inv.bundle)
 	if err != nil {

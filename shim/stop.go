@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/shim/runtimecmd"
 )
 
 // patience bounds the wait for the end of a killed shim.
@@ -53,7 +55,10 @@ func stop(inv invocation) error {
 	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("cannot stop the shim: %w", os.NewSyscallError("pidfd_send_signal", err))
 	}
-	return awaitEnd(pidfd)
+	if err := runtimecmd.AwaitEnd(pidfd, time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("cannot stop the shim: %w", err)
+	}
+	return nil
 }
 
 // isShim reports whether a process is the shim of this container.
@@ -64,22 +69,4 @@ func (inv *invocation) isShim(pid int) bool {
 	}
 	want := strings.Join([]string{program, "-namespace", inv.namespace, "-id", inv.id, "-bundle", inv.bundle, ""}, "\x00")
 	return strings.HasPrefix(string(cmdline), want)
-}
-
-func awaitEnd(pidfd int) error {
-	deadline := time.Now().Add(patience)
-	for {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return fmt.Errorf("cannot stop the shim: it did not end within %v of being killed", patience)
-		}
-		poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-		n, err := unix.Poll(poll, int(left.Milliseconds())+1)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("cannot wait for the end of the shim: %w", os.NewSyscallError("poll", err))
-		}
-		if n > 0 {
-			return nil
-		}
-	}
 }

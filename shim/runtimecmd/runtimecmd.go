@@ -93,6 +93,10 @@ func (r *Runtime) run(ctx context.Context, window *reaper.Window, call Call) err
 	if r.SystemdCgroup {
 		args = append(args, "--systemd-cgroup")
 	}
+	// Made here, it tells AwaitCalls of the call from before its first instant on.
+	if err := os.WriteFile(call.LogFile, nil, 0o600); err != nil {
+		return fmt.Errorf("cannot make the runtime's log: %w", err)
+	}
 	defer func() { _ = os.Remove(call.LogFile) }()
 	pid, err := spawn(r.Binary, append(args, call.Args...), call.Files)
 	if err != nil {

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -119,4 +121,60 @@ func TestTheManagersDeathDisturbsNobody(t *testing.T) {
 	c.connect("unix://" + c.Bundle + "/shim.sock")
 	c.expectExit("", 0)
 	expectFile(t, out, "got x\n")
+}
+
+// The shim is killed at ever later instants of create, start, exec and the container's end. Whatever it was doing, delete
+// leaves nothing.
+func TestKilledAtAnyInstant(t *testing.T) {
+	for delay := time.Duration(0); delay < 60*time.Millisecond; delay += 1500 * time.Microsecond {
+		t.Run(delay.String(), func(t *testing.T) {
+			c := newContainer(t, "sh", "-c", "sleep 0.01; exit 4")
+			_, uri := c.streamURI("io.sock", nil)
+			c.start()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				ctx := c.ctx()
+				if _, err := c.api.Create(ctx, c.request(streams{stdout: uri})); err != nil {
+					return
+				}
+				if _, err := c.api.Start(ctx, &task.StartRequest{ID: c.ID}); err != nil {
+					return
+				}
+				_ = c.tryExec("x", streams{stdout: uri}, "true")
+				_, _ = c.api.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: "x"})
+				_, _ = c.api.Wait(ctx, &task.WaitRequest{ID: c.ID})
+				_, _ = c.api.Delete(ctx, &task.DeleteRequest{ID: c.ID})
+			}()
+			time.Sleep(delay) // an instant, not an event
+			c.killShim()
+			<-done
+			c.deleteVerb()
+			c.expectNothingLeft()
+		})
+	}
+}
+
+// expectNothingLeft looks for processes, cgroups, mounts and files of the container.
+func (c *container) expectNothingLeft() {
+	c.t.Helper()
+	base := filepath.Dir(c.Bundle)
+	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, file := range cmdlines {
+		data, err := os.ReadFile(file)
+		if err == nil && strings.Contains(string(data), base+"/") {
+			c.t.Errorf("left process %s: %s", file, strings.ReplaceAll(string(data), "\x00", " "))
+		}
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/*/berth-test-shim/" + c.ID, "/sys/fs/cgroup/berth-test-shim/" + c.ID, base + "/runtime/*/*"} {
+		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
+			c.t.Errorf("left %q, %v", left, err)
+		}
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), base+"/") {
+		c.t.Errorf("left a mount, %v", err)
+	}
 }

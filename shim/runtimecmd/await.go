@@ -1,0 +1,99 @@
+package runtimecmd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience bounds the wait for calls that a dead shim left.
+const patience = 15 * time.Second
+
+// AwaitCalls returns when the calls have ended that a shim had started when it was killed: what they are about to make
+// could not be removed before. logs is a glob pattern of the calls' log files, which exist as long as they run.
+func AwaitCalls(logs string) error {
+	left, err := filepath.Glob(logs)
+	if err != nil {
+		return fmt.Errorf("cannot find the runtime's calls: %w", err)
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("cannot find the runtime's calls: %w", err)
+	}
+	deadline := time.Now().Add(patience)
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if err := awaitCall(pid, left, deadline); err != nil {
+			return fmt.Errorf("cannot wait for process %d of the runtime: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// awaitCall waits for the end of a process, if it is a call with one of the log files.
+func awaitCall(pid int, logs []string, deadline time.Time) error {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil { // it has ended
+		return nil
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if !isCall(pid, logs) {
+		return nil
+	}
+	return AwaitEnd(pidfd, deadline)
+}
+
+// isCall tells a call from a container's process that has not executed its program yet, and so looks like the call
+// that made it, but leads a session.
+func isCall(pid int, logs []string) bool {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	if err != nil {
+		return false
+	}
+	found := false
+	for _, log := range logs {
+		found = found || bytes.Contains(cmdline, []byte("\x00--log\x00"+log+"\x00"))
+	}
+	if !found {
+		return false
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return false
+	}
+	// pid (name) state ppid pgrp session …, where the name may hold anything
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	return len(fields) > 3 && fields[3] != strconv.Itoa(pid)
+}
+
+// AwaitEnd returns when the process has ended.
+func AwaitEnd(pidfd int, deadline time.Time) error {
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return errors.New("it did not end in time")
+		}
+		poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, int(left.Milliseconds())+1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("poll", err)
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}
