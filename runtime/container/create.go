@@ -52,7 +52,7 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the bundle: %w", err)
 	}
-	spec, err := config.Load(bundle)
+	content, spec, err := config.Read(bundle)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +75,7 @@ func Create(o CreateOptions) (_ *Created, err error) {
 		return nil, err
 	}
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
+	c.config = content
 	c.describe(spec, bundle)
 
 	group, err := cgroup.Create(cgroup.Config{ID: c.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources})
@@ -205,9 +206,6 @@ func (c *Created) settle(s *setup) error {
 		return fmt.Errorf("cannot find the container's process: %w", err)
 	}
 	c.Pid, c.StartTime = c.process.Pid, start
-	if err := copyFile(filepath.Join(c.Bundle, config.File), filepath.Join(c.dir, config.File)); err != nil {
-		return err
-	}
 	if err := c.save(); err != nil {
 		return err
 	}
@@ -283,12 +281,4 @@ func sendPidfd(pidfd int, path string) error {
 		return fmt.Errorf("cannot send the pidfd to %q: %w", path, err)
 	}
 	return nil
-}
-
-func copyFile(from, to string) error {
-	content, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, content, 0o600)
 }

@@ -102,7 +102,10 @@ func (c *Container) Remove() error {
 	var errs []error
 	if group, err := cgroup.Load(c.Cgroups); err == nil {
 		// Without a pid namespace of its own the container's other processes live on.
-		errs = append(errs, group.Kill(), group.Delete(), group.Close())
+		if pids, err := group.Pids(); err != nil || len(pids) > 0 {
+			errs = append(errs, group.Kill())
+		}
+		errs = append(errs, group.Delete(), group.Close())
 	}
 	if spec, err := c.Spec(); err == nil && spec.Hooks != nil {
 		errs = append(errs, hooks.RunAll("poststop", spec.Hooks.Poststop, c.OCIState(specs.StateStopped)))

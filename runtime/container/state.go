@@ -2,8 +2,8 @@
 // is a directory below the runtime's --root:
 //
 //	ROOT/ID/            locked by whoever changes the container
-//	  state.json        State
-//	  config.json       the bundle's, as it was when the container was created
+//	  state             State as a line of JSON, and behind it the bundle's config.json as it was at create: one
+//	                    file, because to make a file is what costs
 //	  start             the socket at which the container's process waits for start; gone when it has started
 //
 //	           create              start              the process ends
@@ -14,6 +14,7 @@
 package container
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,13 +27,12 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/config"
 )
 
 const (
-	stateFile   = "state.json"
+	stateFile   = "state"
 	startSocket = "start"
 	version     = 1
 )
@@ -55,8 +55,9 @@ type State struct {
 // Container is a container that is there.
 type Container struct {
 	State
-	dir  string
-	lock *os.File
+	dir    string
+	lock   *os.File
+	config []byte
 }
 
 var errNoContainer = errors.New("container does not exist")
@@ -149,21 +150,31 @@ func (c *Container) load() error {
 	if err != nil {
 		return c.absent(err)
 	}
-	if err := json.Unmarshal(content, &c.State); err != nil {
+	line, rest, complete := bytes.Cut(content, []byte("\n"))
+	if !complete {
+		return c.absent(fs.ErrNotExist) // it is just being created
+	}
+	if err := json.Unmarshal(line, &c.State); err != nil {
 		return fmt.Errorf("cannot understand the state of container %q: %w", c.ID, err)
 	}
+	c.config = rest
 	if c.Version != version {
 		return fmt.Errorf("cannot use container %q: its state has version %d and this runtime knows %d", c.ID, c.Version, version)
 	}
 	return nil
 }
 
+// save writes the state of a new container, which never changes.
 func (c *Container) save() error {
 	content, err := json.Marshal(c.State)
 	if err != nil {
 		return err
 	}
-	return atomicfile.WriteVolatile(filepath.Join(c.dir, stateFile), content, 0o600)
+	content = append(append(content, '\n'), c.config...)
+	if err := os.WriteFile(filepath.Join(c.dir, stateFile), content, 0o600); err != nil {
+		return fmt.Errorf("cannot save the state of container %q: %w", c.ID, err)
+	}
+	return nil
 }
 
 // Close lets others change the container.
@@ -178,7 +189,11 @@ func (c *Container) Close() {
 
 // Spec returns the configuration that the container was created with.
 func (c *Container) Spec() (*specs.Spec, error) {
-	return config.Load(c.dir)
+	spec, err := config.Parse(c.config)
+	if err != nil {
+		return nil, fmt.Errorf("cannot understand the configuration of container %q: %w", c.ID, err)
+	}
+	return spec, nil
 }
 
 // List returns all containers below root, by ID.
