@@ -18,19 +18,21 @@ const File = "config.json"
 
 // Load reads and checks the configuration of the bundle.
 func Load(bundle string) (*specs.Spec, error) {
-	spec, err := load(filepath.Join(bundle, File))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s of bundle %q: %w", File, bundle, err)
-	}
-	return spec, nil
+	_, spec, err := Read(bundle)
+	return spec, err
 }
 
-func load(file string) (*specs.Spec, error) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
+// Read is Load for those who want to keep the content too.
+func Read(bundle string) ([]byte, *specs.Spec, error) {
+	content, err := os.ReadFile(filepath.Join(bundle, File))
+	var spec *specs.Spec
+	if err == nil {
+		spec, err = Parse(content)
 	}
-	return Parse(content)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read %s of bundle %q: %w", File, bundle, err)
+	}
+	return content, spec, nil
 }
 
 // Parse understands and checks the content of a config.json.
