@@ -113,6 +113,22 @@ func TestLimits(t *testing.T) {
 	expect(t, group, "", "memory.max", "", "max")
 }
 
+// TestZeros: what callers send for everything that they leave at its default.
+func TestZeros(t *testing.T) {
+	create(t, &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{
+			Limit: pointer(int64(0)), Reservation: pointer(int64(0)), Swap: pointer(int64(0)), Kernel: pointer(int64(0)),
+			Swappiness: pointer(^uint64(0)), DisableOOMKiller: pointer(false),
+		},
+		CPU: &specs.LinuxCPU{
+			Shares: pointer(uint64(0)), Quota: pointer(int64(0)), Period: pointer(uint64(0)), RealtimePeriod: pointer(uint64(0)),
+			RealtimeRuntime: pointer(int64(0)),
+		},
+		BlockIO: &specs.LinuxBlockIO{Weight: pointer(uint16(0)), LeafWeight: pointer(uint16(0))},
+		Network: &specs.LinuxNetwork{ClassID: pointer(uint32(0))},
+	})
+}
+
 func TestPidsLimitOfZero(t *testing.T) {
 	group := create(t, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer(int64(0))}})
 	expect(t, group, "pids/pids.max", "pids.max", "1", "1")

@@ -41,7 +41,11 @@ func hierarchies() ([]hierarchy, error) {
 	var mounts []mountEntry
 	mounted := found[:0]
 	for _, h := range found {
-		if h.mount = conventionalMount(h); h.mount == "" {
+		var absent bool
+		if h.mount, absent = conventionalMount(h); absent {
+			continue
+		}
+		if h.mount == "" {
 			if mounts == nil {
 				if mounts, err = readMounts(); err != nil {
 					return nil, err
@@ -77,19 +81,20 @@ func parseOwn(content string) []hierarchy {
 	return found
 }
 
-// conventionalMount returns the directory that distributions use for h, if it is there and holds the runtime's own
-// cgroup. That is so unless the runtime runs in a container that has no cgroup namespace.
-func conventionalMount(h hierarchy) string {
+// conventionalMount returns the directory that distributions use for h, if it holds the runtime's own cgroup. That is so
+// unless the runtime runs in a container that has no cgroup namespace. Where there is no such directory the hierarchy
+// is taken as not mounted, without a look at the mount table.
+func conventionalMount(h hierarchy) (mount string, absent bool) {
 	name := "unified"
 	if h.controllers != nil {
 		name = strings.TrimPrefix(strings.Join(h.controllers, ","), "name=")
 	}
-	mount := filepath.Join(mountRoot, name)
+	mount = filepath.Join(mountRoot, name)
 	var stat unix.Stat_t
-	if unix.Stat(filepath.Join(mount, h.own, "cgroup.procs"), &stat) != nil {
-		return ""
+	if unix.Stat(filepath.Join(mount, h.own, "cgroup.procs"), &stat) == nil {
+		return mount, false
 	}
-	return mount
+	return "", unix.Stat(mount, &stat) == unix.ENOENT
 }
 
 // mountEntry is a line of /proc/self/mountinfo about a cgroup file system.

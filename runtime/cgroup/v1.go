@@ -168,6 +168,9 @@ func (c *v1) Frozen() (bool, error) {
 }
 
 func (c *v1) Kill() error {
+	if pids, err := c.Pids(); err == nil && len(pids) == 0 {
+		return nil
+	}
 	frozen := c.Freeze() == nil // so that nothing can fork while it is being killed
 	pids, err := c.Pids()
 	for _, pid := range pids {

@@ -57,6 +57,11 @@ func (c *v1) limit(resources *specs.LinuxResources, create bool) error {
 	if err := c.limitPids(resources.Pids); err != nil {
 		return err
 	}
+	if resources.BlockIO != nil {
+		if err := c.limitBlockIO(resources.BlockIO, create); err != nil {
+			return err
+		}
+	}
 	for _, limit := range v1Limits(resources) {
 		if err := c.set(limit, resources, create); err != nil {
 			return err
@@ -76,8 +81,6 @@ func v1Limits(resources *specs.LinuxResources) []v1Limit {
 	cpu := resources.CPU
 	add(cpu != nil && (cpu.Cpus != "" || cpu.Mems != ""), "cpu.cpus", cgroup1.Cpuset,
 		func(root string) (creator, error) { return cgroup1.NewCpuset(root), nil })
-	add(resources.BlockIO != nil, "blockIO", cgroup1.Blkio,
-		func(root string) (creator, error) { return cgroup1.NewBlkio(root), nil })
 	network := resources.Network
 	add(network != nil && network.ClassID != nil && *network.ClassID != 0, "network.classID", cgroup1.NetCLS,
 		func(root string) (creator, error) { return cgroup1.NewNetCls(root), nil })

@@ -184,6 +184,14 @@ func (c *v2) Close() error {
 
 // processes lists the members of dir and of all cgroups below it. One that goes away meanwhile has none.
 func processes(dir string) ([]int, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(dir, &stat); err == unix.ENOENT || err == nil && stat.Nlink <= 2 { // no cgroup below it
+		pids, err := readPids(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the container's processes: %w", err)
+		}
+		return pids, nil
+	}
 	var pids []int
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {

@@ -29,7 +29,7 @@ func (c *v2) blockIOLimit(io *specs.LinuxBlockIO) (v2Limit, error) {
 		if device.LeafWeight != nil && *device.LeafWeight != 0 {
 			return limit, unsupported("linux.resources.blockIO.weightDevice.leafWeight", "this host has cgroup v2")
 		}
-		if device.Weight != nil {
+		if device.Weight != nil && *device.Weight != 0 {
 			limit.files = append(limit.files, ioWeight(bfq, fmt.Sprintf("%d:%d ", device.Major, device.Minor), *device.Weight))
 		}
 	}

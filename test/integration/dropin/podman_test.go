@@ -1,0 +1,29 @@
+package dropin_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/berthd/berth/test/testenv"
+)
+
+func TestPodman(t *testing.T) {
+	testenv.NeedRoot(t)
+	dir := testenv.ShortDir(t)
+	client := testenv.Peer(t, "podman")
+	if err := os.MkdirAll(filepath.Join(dir, "net"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	e := &engine{t: t, client: []string{
+		client, "--root", filepath.Join(dir, "p-root"), "--runroot", filepath.Join(dir, "p-run"), "--tmpdir", filepath.Join(dir, "p-tmp"),
+		"--cgroup-manager", "cgroupfs", "--events-backend", "none", "--network-config-dir", filepath.Join(dir, "net"),
+		"--runtime", testenv.Binary(t, "berth-runtime"),
+	}, run: []string{
+		"--network", "none", "--cgroup-parent", cgroupParent(t, "podman"), "--stop-timeout", "0",
+		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", // its defaults raise limits, which this host may not allow
+	}}
+	t.Cleanup(func() { e.must("system", "reset", "--force") })
+	e.must("import", "--quiet", archive(t, dir), image)
+	stories(t, e)
+}
