@@ -109,7 +109,6 @@ func (g *globals) run(args []string) (_ int, err error) {
 	if front.terminal != nil {
 		c.options.Console = front.terminal.Socket()
 	}
-	c.options.Forked = front.catch
 	created, err := container.Create(c.options)
 	if err != nil {
 		return 1, err

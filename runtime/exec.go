@@ -162,7 +162,6 @@ func (e *execution) perform(c *container.Container) (_ int, err error) {
 	if e.options.Process.Terminal && e.options.Console < 0 {
 		return 1, errNoConsole
 	}
-	e.options.Forked = front.catch
 	executed, err := c.Exec(e.options)
 	if err != nil {
 		return 255, err

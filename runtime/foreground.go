@@ -14,6 +14,7 @@ import (
 // foreground is what a command that waits for its process does meanwhile: it passes signals on, and copies the terminal.
 type foreground struct {
 	signals  chan os.Signal
+	catching chan struct{} // closed when signals are caught
 	terminal *terminal.Foreground
 	done     chan struct{}
 }
@@ -24,7 +25,8 @@ func newForeground(detach bool, consoleSocket string) (*foreground, error) {
 	if detach {
 		return f, nil
 	}
-	f.signals = make(chan os.Signal, 64)
+	f.signals, f.catching = make(chan os.Signal, 64), make(chan struct{})
+	go f.catch()
 	if consoleSocket != "" {
 		return f, nil
 	}
@@ -34,16 +36,18 @@ func newForeground(detach bool, consoleSocket string) (*foreground, error) {
 }
 
 // catch begins to catch the signals that are sent to programs, as against those that the kernel raises for a fault of
-// the runtime's own. It takes a while, and is done while the process sets itself up.
+// the runtime's own. It takes a while, in which the process is being made.
 func (f *foreground) catch() {
-	if f.signals != nil {
-		signal.Notify(f.signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM,
-			unix.SIGALRM, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH)
-	}
+	defer close(f.catching)
+	signal.Notify(f.signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM,
+		unix.SIGALRM, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH)
 }
 
-// connect begins to copy the terminal, if the process has one.
+// connect begins to copy the terminal, if the process has one. From here on no signal is lost.
 func (f *foreground) connect(wanted bool) error {
+	if f.catching != nil {
+		<-f.catching
+	}
 	if f.terminal == nil || !wanted {
 		return nil
 	}

@@ -35,7 +35,6 @@ type CreateOptions struct {
 	NoNewKeyring     bool
 	Systemd          bool
 	Protect          func() error // executes the runtime from a read-only handle, unless it runs from one
-	Forked           func()       // called while the process sets itself up; may be nil
 	Attached         bool         // start comes from this process, not from another over the socket
 }
 
@@ -167,9 +166,6 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 		c.process.Close()
 		return group.Kill()
 	})
-	if o.Forked != nil {
-		o.Forked()
-	}
 	if plan.Mapped() {
 		if err := c.process.Unless(namespace.WriteMappings(c.process.Pid, c.Spec.Linux)); err != nil {
 			return err

@@ -21,7 +21,6 @@ type ExecOptions struct {
 	PreserveFDs          int
 	IgnorePaused         bool
 	Protect              func() error // executes the runtime from a read-only handle, unless it runs from one
-	Forked               func()       // called while the process sets itself up; may be nil
 }
 
 // Executed is a process that exec has started.
@@ -117,9 +116,6 @@ func execute(forked *launch.Process, o ExecOptions) (_ *Executed, err error) {
 			forked.Close()
 		}
 	}()
-	if o.Forked != nil {
-		o.Forked()
-	}
 	if score := o.Process.OOMScoreAdj; score != nil {
 		if err := forked.Unless(writeOOMScore(forked.Pid, *score)); err != nil {
 			return nil, err
