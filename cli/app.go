@@ -107,11 +107,13 @@ func containerMakers() []maker {
 		{"unpause", newUnpause},
 		{"rename", newRename},
 		{"port", newPort},
+		{"top", newTop},
+		{"update", newUpdate},
 	}
 }
 
 func imageMakers() []maker {
-	return []maker{{"pull", newPull}, {"push", newPush}, {"images", newImages}, {"rmi", newRmi}, {"tag", newTag}}
+	return []maker{{"pull", newPull}, {"images", newImages}, {"rmi", newRmi}, {"tag", newTag}}
 }
 
 func systemMakers() []maker {
@@ -204,7 +206,7 @@ func newGroup(use, short string, commands ...*cobra.Command) *cobra.Command {
 }
 
 func newContainerGroup(a *app) *cobra.Command {
-	commands := append(makeAll(a, containerMakers()), newInspect(a, "container"))
+	commands := append(makeAll(a, containerMakers()), newInspect(a, "container"), newContainerPrune(a))
 	for _, command := range commands {
 		switch command.Name() {
 		case "ps":
@@ -230,7 +232,7 @@ func newImageGroup(a *app) *cobra.Command {
 }
 
 func newSystemGroup(a *app) *cobra.Command {
-	return newGroup("system", "Manage berth", newInfo(a), newEvents(a))
+	return newGroup("system", "Manage berth", newInfo(a), newEvents(a), newDiskUsage(a))
 }
 
 func knownCommand(cmd *cobra.Command, args []string) error {

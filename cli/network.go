@@ -12,8 +12,7 @@ import (
 )
 
 func newNetworkGroup(a *app) *cobra.Command {
-	return newGroup("network", "Manage networks", newNetworkLs(a), newNetworkCreate(a), newNetworkRm(a), newNetworkConnect(a),
-		newNetworkDisconnect(a), newNetworkPrune(a), newInspect(a, "network"))
+	return newGroup("network", "Manage networks", newNetworkLs(a), newNetworkCreate(a), newNetworkRm(a), newInspect(a, "network"))
 }
 
 // networkRow is a network as network ls prints it.
@@ -127,52 +126,6 @@ func newNetworkRm(a *app) *cobra.Command {
 				return nil
 			}
 			return err
-		})
-	}
-	return cmd
-}
-
-func newNetworkConnect(a *app) *cobra.Command {
-	endpoint := &berthv1.Endpoint{}
-	cmd := &cobra.Command{Use: "connect [OPTIONS] NETWORK CONTAINER", Short: "Connect a container to a network", Args: exactly(2)}
-	cmd.Flags().StringArrayVar(&endpoint.Aliases, "alias", nil, "Further name of the container in the network")
-	cmd.Flags().StringVar(&endpoint.Ipv4Address, "ip", "", "IPv4 address")
-	cmd.Flags().StringVar(&endpoint.Ipv6Address, "ip6", "", "IPv6 address")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		conn, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		endpoint.Network = args[0]
-		_, err = conn.Networks.ConnectNetwork(cmd.Context(), &berthv1.ConnectNetworkRequest{Network: args[0], Container: args[1], Endpoint: endpoint})
-		return err
-	}
-	return cmd
-}
-
-func newNetworkDisconnect(a *app) *cobra.Command {
-	var force bool
-	cmd := &cobra.Command{Use: "disconnect [OPTIONS] NETWORK CONTAINER", Short: "Disconnect a container from a network", Args: exactly(2)}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "Forget the connection even if it can't be taken down")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		conn, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		_, err = conn.Networks.DisconnectNetwork(cmd.Context(), &berthv1.DisconnectNetworkRequest{Network: args[0], Container: args[1], Force: force})
-		return err
-	}
-	return cmd
-}
-
-func newNetworkPrune(a *app) *cobra.Command {
-	var options pruneOptions
-	cmd := &cobra.Command{Use: "prune [OPTIONS]", Short: "Remove networks that no container uses", Args: exactly(0)}
-	options.register(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return a.prune(cmd, options, "all networks that no container uses", func(conn *client.Client, filters []*berthv1.Filter) (pruned, error) {
-			answer, err := conn.Networks.PruneNetworks(cmd.Context(), &berthv1.PruneNetworksRequest{Filters: filters})
-			return pruned{kind: "Networks", names: answer.GetRemoved(), bytes: -1}, err
 		})
 	}
 	return cmd

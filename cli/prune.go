@@ -8,54 +8,45 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/format"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
-type pruneOptions struct {
-	force   bool
-	filters []string
-}
-
-func (o *pruneOptions) register(cmd *cobra.Command) {
-	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "Do not ask")
-	cmd.Flags().StringArrayVar(&o.filters, "filter", nil, "Only those that fit, as label=NAME or until=24h")
-}
-
-// pruned is what a prune has removed; negative bytes stand for a kind that takes no space.
-type pruned struct {
-	kind  string
-	names []string
-	bytes int64
-}
-
-// prune asks, unless --force says not to, removes what, and prints what is gone.
-func (a *app) prune(cmd *cobra.Command, options pruneOptions, what string, remove func(*client.Client, []*berthv1.Filter) (pruned, error)) error {
-	filters, err := parseFilters(options.filters)
-	if err != nil {
-		return err
-	}
-	if !options.force {
-		fmt.Fprintf(a.out, "This removes %s. Go on? [y/N] ", what)
-		answer, _ := bufio.NewReader(a.in).ReadString('\n')
-		if word := strings.ToLower(strings.TrimSpace(answer)); word != "y" && word != "yes" {
+func newContainerPrune(a *app) *cobra.Command {
+	var force bool
+	var filterTexts []string
+	cmd := &cobra.Command{Use: "prune [OPTIONS]", Short: "Remove all containers that do not run", Args: exactly(0)}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do not ask")
+	cmd.Flags().StringArrayVar(&filterTexts, "filter", nil, "Only those that fit, as label=NAME or until=24h")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		filters, err := parseFilters(filterTexts)
+		if err != nil {
+			return err
+		}
+		if !force && !a.confirms("This removes all containers that do not run. Go on?") {
 			return errors.New("nothing was removed; --force removes without asking")
 		}
+		conn, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		answer, err := conn.Containers.PruneContainers(cmd.Context(), &berthv1.PruneContainersRequest{Filters: filters})
+		if err != nil {
+			return err
+		}
+		if len(answer.GetRemoved()) > 0 {
+			fmt.Fprintf(a.out, "Deleted Containers:\n%s\n\n", strings.Join(answer.GetRemoved(), "\n"))
+		}
+		fmt.Fprintf(a.out, "Total reclaimed space: %s\n", format.Size(answer.GetSpaceReclaimed()))
+		return nil
 	}
-	conn, err := a.connect(cmd.Context())
-	if err != nil {
-		return err
-	}
-	gone, err := remove(conn, filters)
-	if err != nil {
-		return err
-	}
-	if len(gone.names) > 0 {
-		fmt.Fprintf(a.out, "Deleted %s:\n%s\n\n", gone.kind, strings.Join(gone.names, "\n"))
-	}
-	if gone.bytes >= 0 {
-		fmt.Fprintf(a.out, "Total reclaimed space: %s\n", format.Size(gone.bytes))
-	}
-	return nil
+	return cmd
+}
+
+// confirms asks a question that only yes answers.
+func (a *app) confirms(question string) bool {
+	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	answer, _ := bufio.NewReader(a.in).ReadString('\n') // no answer is a no
+	word := strings.ToLower(strings.TrimSpace(answer))
+	return word == "y" || word == "yes"
 }

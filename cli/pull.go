@@ -16,7 +16,7 @@ import (
 )
 
 func newPull(a *app) *cobra.Command {
-	var allTags, quiet bool
+	var quiet bool
 	var platform string
 	cmd := &cobra.Command{
 		Use:               "pull [OPTIONS] NAME[:TAG|@DIGEST]",
@@ -24,11 +24,10 @@ func newPull(a *app) *cobra.Command {
 		Args:              exactly(1),
 		ValidArgsFunction: a.completeImages(1),
 	}
-	cmd.Flags().BoolVarP(&allTags, "all-tags", "a", false, "Pull every tag of the repository")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Print the image's name only")
 	cmd.Flags().StringVar(&platform, "platform", "", "Platform to take: os/arch[/variant]")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		request := &berthv1.PullImageRequest{Reference: args[0], AllTags: allTags}
+		request := &berthv1.PullImageRequest{Reference: args[0]}
 		var err error
 		if request.Platform, err = spec.ParsePlatform(platform); err != nil {
 			return err

@@ -12,7 +12,7 @@ import (
 )
 
 func newVolumeGroup(a *app) *cobra.Command {
-	return newGroup("volume", "Manage volumes", newVolumeLs(a), newVolumeCreate(a), newVolumeRm(a), newVolumePrune(a), newInspect(a, "volume"))
+	return newGroup("volume", "Manage volumes", newVolumeLs(a), newVolumeCreate(a), newVolumeRm(a), newInspect(a, "volume"))
 }
 
 // volumeRow is a volume as volume ls prints it.
@@ -119,21 +119,6 @@ func newVolumeRm(a *app) *cobra.Command {
 				return nil
 			}
 			return err
-		})
-	}
-	return cmd
-}
-
-func newVolumePrune(a *app) *cobra.Command {
-	var options pruneOptions
-	var all bool
-	cmd := &cobra.Command{Use: "prune [OPTIONS]", Short: "Remove anonymous volumes that no container uses", Args: exactly(0)}
-	options.register(cmd)
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "Volumes with names too")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return a.prune(cmd, options, "all volumes that no container uses", func(conn *client.Client, filters []*berthv1.Filter) (pruned, error) {
-			answer, err := conn.Volumes.PruneVolumes(cmd.Context(), &berthv1.PruneVolumesRequest{All: all, Filters: filters})
-			return pruned{kind: "Volumes", names: answer.GetRemoved(), bytes: answer.GetSpaceReclaimed()}, err
 		})
 	}
 	return cmd

@@ -33,7 +33,7 @@ func TestScripts(t *testing.T) {
 			d := startDaemon(env.T().(testing.TB))
 			env.Values[daemonKey{}] = d
 			env.Vars = append(env.Vars, "PATH="+path, "BERTH_HOST="+d.Host, "DIR="+d.dir(), "REGISTRY="+w.registry,
-				"IMAGE="+w.image("busybox"), "WEB="+w.image("web"), "PORT="+freePort(d.t), "PORT2="+freePort(d.t), "NO_COLOR=1")
+				"IMAGE="+w.image("busybox"), "WEB="+w.image("web"), "PORT="+freePort(d.t), "PORT2="+freePort(d.t), "OCTET="+strconv.Itoa(os.Getpid()%256), "NO_COLOR=1")
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
