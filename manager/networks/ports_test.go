@@ -21,7 +21,8 @@ func TestPublishedPorts(t *testing.T) {
 		{&berthv1.NetworkSpec{Ports: []*berthv1.PortMapping{{ContainerPort: 80, HostPort: 1, HostIp: "127.0.0.2", Protocol: "udp"}}}, nil, "[127.0.0.2:1/udp]", nil},
 		{
 			&berthv1.NetworkSpec{PublishAll: true, Ports: []*berthv1.PortMapping{{ContainerPort: 80, HostPort: 8080}}, ExposedPorts: []string{"53/udp"}},
-			[]string{"80/tcp", "53/udp"}, "[0.0.0.0:8080/tcp 0.0.0.0:0/udp]", nil,
+			[]string{"80/tcp", "53/udp"},
+			"[0.0.0.0:8080/tcp 0.0.0.0:0/udp]", nil,
 		},
 		{&berthv1.NetworkSpec{Ports: []*berthv1.PortMapping{{HostPort: 8080}}}, nil, "", errdefs.ErrInvalidArgument},
 		{&berthv1.NetworkSpec{Ports: []*berthv1.PortMapping{{ContainerPort: 70000}}}, nil, "", errdefs.ErrInvalidArgument},

@@ -49,6 +49,33 @@ func (s *Images) PullImage(request *berthv1.PullImageRequest, stream grpc.Server
 	}}})
 }
 
+// PushImage sends an image and streams what it does.
+func (s *Images) PushImage(request *berthv1.PushImageRequest, stream grpc.ServerStreamingServer[berthv1.PushImageResponse]) error {
+	switch {
+	case request.GetAllTags():
+		return notImplemented("pushing all tags of a repository")
+	case platformOf(request.GetPlatform()) != nil:
+		return notImplemented("pushing one platform of an index")
+	}
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	result, err := s.images.Push(ctx, images.PushRequest{
+		Reference: request.GetReference(), Credentials: credentialsOf(request.GetAuth()),
+		Report: func(progress *berthv1.Progress) {
+			err := stream.Send(&berthv1.PushImageResponse{Message: &berthv1.PushImageResponse_Progress{Progress: progress}})
+			if err != nil {
+				cancel(err)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return stream.Send(&berthv1.PushImageResponse{Message: &berthv1.PushImageResponse_Result{Result: &berthv1.PushResult{
+		Reference: result.Reference, Digest: result.Manifest.Digest.String(), Size: result.Manifest.Size,
+	}}})
+}
+
 // ListImages answers newest first.
 func (s *Images) ListImages(ctx context.Context, request *berthv1.ListImagesRequest) (*berthv1.ListImagesResponse, error) {
 	list, err := s.images.List(ctx, request.GetFilters())
@@ -99,11 +126,6 @@ func (s *Images) HistoryImage(ctx context.Context, request *berthv1.HistoryImage
 		})
 	}
 	return response, nil
-}
-
-// PushImage is not built yet.
-func (s *Images) PushImage(*berthv1.PushImageRequest, grpc.ServerStreamingServer[berthv1.PushImageResponse]) error {
-	return notImplemented("pushing images")
 }
 
 // LoadImages is not built yet.

@@ -2,6 +2,9 @@ package images_test
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -196,4 +199,65 @@ func TestHistoryAndWhatIsNotBuilt(t *testing.T) {
 	}
 	_, err = h.images.PruneImages(t.Context(), &berthv1.PruneImagesRequest{})
 	wantCode(t, err, codes.Unimplemented, "pruning images")
+}
+
+func (h *host) push(reference string) (*berthv1.PushResult, error) {
+	stream, err := h.images.PushImage(h.t.Context(), &berthv1.PushImageRequest{Reference: reference})
+	if err != nil {
+		return nil, err
+	}
+	var result *berthv1.PushResult
+	for {
+		message, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return result, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if message.GetResult() != nil {
+			result = message.GetResult()
+		}
+	}
+}
+
+// What is pushed under another name comes back as the same image, from a registry that loses connections.
+func TestPushSendsTheWholeImage(t *testing.T) {
+	h, from, to := newHost(t), newRegistry(t), newRegistry(t)
+	same := gzipped(t, archive(t, file("same", "1")))
+	made := from.push("app", "latest", nil, same, zstandard(t, archive(t, file("b", noise(2<<20)))), same)
+	h.mustPull(from.host + "/app")
+	x := newProxy(t, to)
+	failures := 0
+	x.do(func(response *http.Response) error {
+		if response.Request.Method == http.MethodPost && failures < 2 {
+			failures++
+			return http.ErrAbortHandler
+		}
+		return nil
+	})
+	target := x.host + "/copies/app:v2"
+	_, err := h.push(target)
+	wantCode(t, err, codes.NotFound, "copies/app:v2")
+	if err := h.tag(from.host+"/app", target); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		result, err := h.push(target)
+		wantCode(t, err, codes.OK)
+		if result.GetReference() != target || result.GetDigest() != made.manifest.Digest.String() {
+			t.Errorf("the push answered %v, want %s", result, made.manifest.Digest)
+		}
+	}
+	for _, name := range []string{target, from.host + "/app"} {
+		if _, err := h.remove(name, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.wantNothingLeft()
+	if p := h.mustPull(to.host + "/copies/app:v2"); p.result.GetImageId() != made.config.Digest.String() {
+		t.Errorf("what comes back is %v", p.result)
+	}
+	_, err = h.push(to.host + "/copies/app@" + made.manifest.Digest.String())
+	wantCode(t, err, codes.InvalidArgument, "digest")
 }

@@ -229,7 +229,10 @@ func newProxy(t testing.TB, r registry) *proxy {
 	target := &url.URL{Scheme: "http", Host: r.host}
 	p := &proxy{}
 	forward := &httputil.ReverseProxy{
-		Rewrite: func(request *httputil.ProxyRequest) { request.SetURL(target) },
+		Rewrite: func(request *httputil.ProxyRequest) {
+			request.SetURL(target)
+			request.Out.Host = request.In.Host // the registry makes addresses of it
+		},
 		ModifyResponse: func(response *http.Response) error {
 			p.mu.Lock()
 			spoil := p.spoil
