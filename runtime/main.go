@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/berthd/berth/internal/version"
 )
@@ -55,8 +54,6 @@ type globals struct {
 }
 
 func main() {
-	// It is over before there would be anything to collect.
-	debug.SetGCPercent(-1)
 	os.Exit(start(os.Args[1:]))
 }
 

@@ -228,14 +228,14 @@ func (c *Created) createHooks() error {
 	if err := hooks.Run("createRuntime", list.CreateRuntime, state); err != nil {
 		return err
 	}
-	if err := hooks.RunInside("createContainer", list.CreateContainer, c.inside(state, false)); err != nil {
+	if err := hooks.RunInside("createContainer", list.CreateContainer, c.inside(c.Spec, state, false)); err != nil {
 		return err
 	}
 	return c.process.Release()
 }
 
-func (c *Container) inside(state specs.State, entered bool) hooks.Inside {
-	return hooks.Inside{State: state, Pid: c.Pid, Entered: entered}
+func (c *Container) inside(spec *specs.Spec, state specs.State, entered bool) hooks.Inside {
+	return hooks.Inside{State: state, Pid: c.Pid, Namespaces: spec.Linux.Namespaces, Entered: entered}
 }
 
 func writeOOMScore(pid, score int) error {

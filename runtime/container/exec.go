@@ -63,7 +63,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 		return nil, fmt.Errorf("cannot open the container's process: %w", err)
 	}
 	defer func() { _ = unix.Close(pidfd) }()
-	birth, flags, err := namespace.BirthIn(c.Pid)
+	birth, flags, err := namespace.BirthIn(c.Pid, spec.Linux.Namespaces)
 	if err != nil {
 		return nil, err
 	}

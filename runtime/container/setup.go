@@ -27,9 +27,13 @@ type setup struct {
 	plan      *namespace.Plan
 	listener  int // of the socket at which the process waits, or -1
 	terminal  *launch.Arg
+	root      *rootfs.Builder
 }
 
 func (s *setup) close() {
+	if s.root != nil {
+		s.root.Close()
+	}
 	if s.listener >= 0 {
 		_ = unix.Close(s.listener)
 	}
@@ -44,6 +48,10 @@ func (s *setup) program() (*launch.Program, error) {
 	p.Call("clear", "the umask", unix.SYS_UMASK, launch.Int(0)) // modes of devices and directories are as asked for
 	joinCgroup(p, s.group)
 	root := rootfs.New(p, s.rootfs())
+	s.root = root
+	if err := root.Prepare(); err != nil {
+		return nil, err
+	}
 	if err := s.plan.Add(p, root.Open); err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func (c *Container) startWith(spec *specs.Spec, release func() error) error {
 	if spec.Hooks == nil {
 		return release()
 	}
-	if err := hooks.RunInside("startContainer", spec.Hooks.StartContainer, c.inside(c.OCIState(specs.StateCreated), true)); err != nil {
+	if err := hooks.RunInside("startContainer", spec.Hooks.StartContainer, c.inside(spec, c.OCIState(specs.StateCreated), true)); err != nil {
 		return err
 	}
 	if err := release(); err != nil {

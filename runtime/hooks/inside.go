@@ -18,9 +18,10 @@ import (
 
 // Inside says where hooks of the container's namespaces run.
 type Inside struct {
-	State   specs.State
-	Pid     int
-	Entered bool // the container's root is its root: paths are the container's
+	State      specs.State
+	Pid        int
+	Namespaces []specs.LinuxNamespace
+	Entered    bool // the container's root is its root: paths are the container's
 }
 
 // RunInside runs hooks, one after the other, in the container's namespaces.
@@ -39,7 +40,7 @@ func runInside(hook specs.Hook, inside Inside) error {
 		return err
 	}
 	defer func() { _ = unix.Close(pidfd) }()
-	birth, flags, err := namespace.BirthIn(inside.Pid)
+	birth, flags, err := namespace.BirthIn(inside.Pid, inside.Namespaces)
 	if err != nil {
 		return err
 	}

@@ -3,29 +3,34 @@ package namespace
 import (
 	"fmt"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/launch"
 )
 
-// Of returns the flags of the namespaces in which a process differs from the runtime. A setns to one's own user
-// namespace fails, so that those in common must be left out.
-func Of(pid int) (int, error) {
-	differing := 0
-	for _, k := range kinds() {
-		var own, other unix.Stat_t
-		if err := unix.Stat("/proc/thread-self/ns/"+k.file, &own); err != nil {
-			continue // the kernel has no such namespaces
+// differing returns the flags of those of the wanted namespaces in which a process differs from the runtime. To enter a
+// user namespace that one is in fails, while the others may be entered again.
+func differing(pid int, wanted []specs.LinuxNamespace) (int, error) {
+	flags := 0
+	for _, namespace := range wanted {
+		k, ok := find(namespace.Type)
+		if !ok {
+			return 0, fmt.Errorf("linux.namespaces: unknown type %q", namespace.Type)
 		}
-		path := fmt.Sprintf("/proc/%d/ns/%s", pid, k.file)
-		if err := unix.Stat(path, &other); err != nil {
-			return 0, fmt.Errorf("cannot look at the %s namespace of process %d: %w", k.name, pid, err)
+		if k.flag == unix.CLONE_NEWUSER {
+			var own, other unix.Stat_t
+			path := fmt.Sprintf("/proc/%d/ns/%s", pid, k.file)
+			if err := unix.Stat(path, &other); err != nil {
+				return 0, fmt.Errorf("cannot look at namespace %q: %w", path, err)
+			}
+			if err := unix.Stat("/proc/self/ns/"+k.file, &own); err == nil && own.Ino == other.Ino && own.Dev == other.Dev {
+				continue
+			}
 		}
-		if own.Ino != other.Ino || own.Dev != other.Dev {
-			differing |= k.flag
-		}
+		flags |= k.flag
 	}
-	return differing, nil
+	return flags, nil
 }
 
 // AddSetns adds the entering of all namespaces of a process at once. The pid namespace is entered at the fork, and
@@ -46,10 +51,10 @@ type Inside struct {
 	fds []int
 }
 
-// BirthIn returns how a process comes into the namespaces of the process pid: born in its pid namespace, and with the
-// flags of all others for AddSetns.
-func BirthIn(pid int) (*Inside, int, error) {
-	flags, err := Of(pid)
+// BirthIn returns how a process comes into the namespaces that a configuration gives the process pid: born in its pid
+// namespace, and with the flags of all others for AddSetns.
+func BirthIn(pid int, wanted []specs.LinuxNamespace) (*Inside, int, error) {
+	flags, err := differing(pid, wanted)
 	if err != nil {
 		return nil, 0, err
 	}

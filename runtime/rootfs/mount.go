@@ -22,15 +22,15 @@ func (b *Builder) mount(i int, m specs.Mount) error {
 		return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
 	}
 	switch {
-	case o.idmap || len(m.UIDMappings) > 0:
-		return fmt.Errorf("cannot mount %q: id-mapped mounts are not implemented", m.Destination)
-	case b.isBind(i):
+	case o.copyUp:
+		o.set |= o.setAll
+		b.attachDirectory(m, o, b.sources[i])
+		return nil
+	case b.isTaken(i):
 		b.bindMount(m, o, b.sources[i])
 		return nil
 	case m.Type == "cgroup" || m.Type == "cgroup2":
 		return b.cgroupMount(m, o)
-	case o.copyUp:
-		return fmt.Errorf("cannot mount %q: option \"tmpcopyup\" is not implemented", m.Destination)
 	}
 	if isDev(m.Destination) && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
 		o.set &^= unix.MOUNT_ATTR_RDONLY // its devices come first
@@ -97,7 +97,7 @@ func (b *Builder) openSource(i int, m specs.Mount) error {
 	if err != nil {
 		return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
 	}
-	if !o.bind && m.Type != "bind" {
+	if !o.bind && m.Type != "bind" || b.isTaken(i) {
 		return nil
 	}
 	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
@@ -110,8 +110,9 @@ func (b *Builder) openSource(i int, m specs.Mount) error {
 	return nil
 }
 
-// isBind tells whether openSource has taken something for the mount. The zero Arg is a number, and no slot.
-func (b *Builder) isBind(i int) bool { return b.sources[i] != launch.Arg{} }
+// isTaken tells whether there is a detached mount for the mount already, of Prepare or openSource. The zero Arg is a
+// number, and no slot.
+func (b *Builder) isTaken(i int) bool { return b.sources[i] != launch.Arg{} }
 
 // bindMount adds the mount of a part of the host's tree.
 func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
@@ -126,6 +127,14 @@ func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
 	b.attach(m, mount, target)
 	b.propagate(mount, m.Destination, o.propagation)
 	p.Close(mount)
+}
+
+// attachDirectory adds the mount of a file system that Prepare has made.
+func (b *Builder) attachDirectory(m specs.Mount, o options, mount launch.Arg) {
+	b.setAttributes(mount, m.Destination, attributeChange{set: o.set})
+	b.attach(m, mount, b.target(m.Destination, true))
+	b.propagate(mount, m.Destination, o.propagation)
+	b.program.Close(mount)
 }
 
 // attach adds the attaching of a detached mount to a mount point, which it closes.

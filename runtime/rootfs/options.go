@@ -101,7 +101,7 @@ func apply(set, clear *uint64, c change) {
 
 func (o *options) special(name string) error {
 	switch name {
-	case "", "defaults", "loud", "nolazytime", "nomand", "async", "noiversion":
+	case "", "defaults", "loud", "silent", "nolazytime", "nomand", "async", "noiversion":
 	case "bind":
 		o.bind = true
 	case "rbind":
@@ -112,9 +112,9 @@ func (o *options) special(name string) error {
 		o.idmap = true
 	case "ridmap":
 		o.idmap, o.recursiveIDMap = true, true
-	case "sync", "dirsync", "lazytime", "mand", "silent", "iversion":
+	case "sync", "dirsync", "lazytime", "mand":
 		o.superFlags = append(o.superFlags, name)
-	case "remount":
+	case "remount", "iversion":
 		return fmt.Errorf("option %q is not implemented", name)
 	default:
 		o.superBlock = append(o.superBlock, name)

@@ -38,18 +38,21 @@ type Builder struct {
 	ownDev      bool // /dev is the container's own to fill
 	readOnlyDev bool
 	sources     []launch.Arg // by index of the mount: what is bound, detached from the host's tree
+	prepared    []int        // descriptors of this process
 }
 
 // New returns what writes the operations to p.
 func New(p *launch.Program, config Config) *Builder {
-	return &Builder{config: config, program: p, empty: p.String(""), hows: map[uint64]launch.Arg{}, ownDev: true}
+	return &Builder{
+		config: config, program: p, empty: p.String(""), hows: map[uint64]launch.Arg{}, ownDev: true,
+		sources: make([]launch.Arg, len(config.Spec.Mounts)),
+	}
 }
 
 // Open adds the taking of what comes from the host's tree: the root and what is bound into it. The child still is the
 // host's user then: the root of a new user namespace may not be let in to where these things are.
 func (b *Builder) Open() error {
 	b.openRoot()
-	b.sources = make([]launch.Arg, len(b.config.Spec.Mounts))
 	for i, m := range b.config.Spec.Mounts {
 		if err := b.openSource(i, m); err != nil {
 			return err

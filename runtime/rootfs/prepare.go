@@ -1,0 +1,172 @@
+package rootfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/namespace"
+)
+
+// Prepare makes what takes more than a list of system calls, before there is a child: file systems with a copy of what
+// they hide, and id-mapped mounts, for which the container's own root may not ask. They are detached mounts, which the
+// child finds as descriptors and may attach in its own mount namespace. Close closes them here.
+func (b *Builder) Prepare() error {
+	for i, m := range b.config.Spec.Mounts {
+		o, err := parseOptions(m.Options)
+		if err == nil {
+			var fd int
+			switch {
+			case o.idmap || len(m.UIDMappings) > 0:
+				fd, err = b.mapped(m, o)
+			case o.copyUp && m.Type == "tmpfs":
+				fd, err = b.copied(m, o)
+			case o.copyUp:
+				err = fmt.Errorf("option \"tmpcopyup\" is for a tmpfs, not for type %q", m.Type)
+			default:
+				continue
+			}
+			b.own(i, fd, err)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
+		}
+	}
+	return nil
+}
+
+func (b *Builder) own(i, fd int, err error) {
+	if err == nil {
+		b.prepared = append(b.prepared, fd)
+		b.sources[i] = launch.Int(fd)
+	}
+}
+
+// Close closes what Prepare has opened. The child has its own copies.
+func (b *Builder) Close() {
+	for _, fd := range b.prepared {
+		_ = unix.Close(fd)
+	}
+	b.prepared = nil
+}
+
+// mapped returns a detached part of the host's tree whose files have other owners.
+func (b *Builder) mapped(m specs.Mount, o options) (int, error) {
+	if !o.bind && m.Type != "bind" {
+		return -1, fmt.Errorf("only bind mounts can have id mappings, not type %q", m.Type)
+	}
+	users, err := b.userNamespace(m)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(users) }()
+	flags, attrFlags := uint(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC), uint(unix.AT_EMPTY_PATH)
+	if o.recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	if o.recursiveIDMap {
+		attrFlags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, b.source(m), flags)
+	if err != nil {
+		return -1, fmt.Errorf("cannot open %q: %w", m.Source, err)
+	}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users)}
+	if err := unix.MountSetattr(fd, "", attrFlags, attr); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("cannot map the ids of %q (can its file system do that?): %w", m.Source, err)
+	}
+	return fd, nil
+}
+
+// userNamespace returns a descriptor of a user namespace with the mappings of the mount, or else of the container.
+func (b *Builder) userNamespace(m specs.Mount) (int, error) {
+	linux := b.config.Spec.Linux
+	mapping := &specs.Linux{UIDMappings: m.UIDMappings, GIDMappings: m.GIDMappings}
+	if len(m.UIDMappings) == 0 {
+		for _, n := range linux.Namespaces {
+			if n.Type == specs.UserNamespace && n.Path != "" {
+				return unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			}
+		}
+		mapping.UIDMappings, mapping.GIDMappings = linux.UIDMappings, linux.GIDMappings
+		if len(mapping.UIDMappings) == 0 {
+			return -1, fmt.Errorf("option \"idmap\" needs uidMappings and gidMappings of the mount, or a user namespace of the container")
+		}
+	}
+	// A process that does nothing else is what the namespace is made with.
+	program := launch.New()
+	program.Wait()
+	process, err := launch.Fork(program, launch.Birth{Flags: unix.CLONE_NEWUSER, CgroupFD: -1})
+	if err != nil {
+		return -1, err
+	}
+	defer process.Close()
+	defer process.Kill()
+	if err := namespace.WriteMappings(process.Pid, mapping); err != nil {
+		return -1, err
+	}
+	return unix.Open(fmt.Sprintf("/proc/%d/ns/user", process.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+}
+
+// copied returns a detached tmpfs with a copy of the directory that it will hide.
+func (b *Builder) copied(m specs.Mount, o options) (_ int, err error) {
+	context, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(context) }()
+	source, err := b.openHidden(m.Destination)
+	if err != nil && !os.IsNotExist(err) {
+		return -1, err
+	}
+	if source >= 0 {
+		defer func() { _ = unix.Close(source) }()
+	}
+	hasMode := false
+	for _, option := range o.superBlock {
+		key, value, isString := strings.Cut(option, "=")
+		hasMode = hasMode || key == "mode"
+		if isString {
+			err = unix.FsconfigSetString(context, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(context, key)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("cannot set option %q: %w", option, err)
+		}
+	}
+	if err := unix.FsconfigCreate(context); err != nil {
+		return -1, err
+	}
+	mount, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, int(o.set&^unix.MOUNT_ATTR_RDONLY))
+	if err != nil {
+		return -1, err
+	}
+	if source >= 0 {
+		if err := copyInto(source, mount, !hasMode); err != nil {
+			_ = unix.Close(mount)
+			return -1, fmt.Errorf("cannot copy what is there into it: %w", err)
+		}
+	}
+	return mount, nil
+}
+
+// openHidden opens a directory inside the container's root.
+func (b *Builder) openHidden(destination string) (int, error) {
+	root, err := unix.Open(b.config.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: b.config.Root, Err: err}
+	}
+	defer func() { _ = unix.Close(root) }()
+	fd, err := unix.Openat2(root, relative(destination), &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: inRoot})
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: filepath.Join(b.config.Root, destination), Err: err}
+	}
+	return fd, nil
+}
