@@ -77,6 +77,8 @@ func (s *session) pump(ctx context.Context, conn *client.Client, call *stream.Ca
 	if s.stderr {
 		streams.Err = s.app.err
 	}
+	removal, giveUp := s.awaitRemoval(ctx, conn)
+	defer giveUp()
 	code, err := call.Pump(streams)
 	switch {
 	case errors.Is(err, terminal.ErrDetached):
@@ -87,12 +89,29 @@ func (s *session) pump(ctx context.Context, conn *client.Client, call *stream.Ca
 	case err != nil:
 		return err
 	}
-	if s.autoRemove {
-		if _, err := s.wait(ctx, conn, berthv1.WaitCondition_WAIT_CONDITION_REMOVED); err != nil && !client.IsNotFound(err) {
-			return err
-		}
+	if err := removal(); err != nil && !client.IsNotFound(err) {
+		return err
 	}
 	return exitStatus(code)
+}
+
+// awaitRemoval asks, while the container still runs, to be told when it is gone: asking after its exit would take one
+// more round trip. The first function that it returns waits for the answer, the second takes the question back.
+func (s *session) awaitRemoval(ctx context.Context, conn *client.Client) (answer func() error, giveUp func()) {
+	if !s.autoRemove {
+		return func() error { return nil }, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	removed := make(chan error, 1)
+	go func() {
+		_, err := s.wait(ctx, conn, berthv1.WaitCondition_WAIT_CONDITION_REMOVED)
+		removed <- err
+		close(removed)
+	}()
+	return func() error { return <-removed }, func() {
+		cancel()
+		<-removed
+	}
 }
 
 func (s *session) waitExit(ctx context.Context, conn *client.Client) error {
