@@ -42,7 +42,7 @@ func supported() features.Features {
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
 		Annotations: map[string]string{
@@ -56,7 +56,7 @@ func supported() features.Features {
 func mountOptions() []string {
 	names := []string{
 		"async", "bind", "defaults", "dirsync", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand",
-		"rbind", "sync",
+		"idmap", "rbind", "ridmap", "silent", "sync", "tmpcopyup",
 	}
 	for _, attribute := range []string{
 		"atime", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid",

@@ -117,7 +117,7 @@ func TestLimits(t *testing.T) {
 func TestZeros(t *testing.T) {
 	create(t, &specs.LinuxResources{
 		Memory: &specs.LinuxMemory{
-			Limit: pointer(int64(0)), Reservation: pointer(int64(0)), Swap: pointer(int64(0)), Kernel: pointer(int64(0)),
+			Limit: pointer(int64(0)), Reservation: pointer(int64(0)), Swap: pointer(int64(0)), Kernel: pointer(int64(0)), //nolint:staticcheck // deprecated, not gone
 			Swappiness: pointer(^uint64(0)), DisableOOMKiller: pointer(false),
 		},
 		CPU: &specs.LinuxCPU{

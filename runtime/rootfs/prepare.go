@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -18,6 +19,9 @@ import (
 // child finds as descriptors and may attach in its own mount namespace. Close closes them here.
 func (b *Builder) Prepare() error {
 	for i, m := range b.config.Spec.Mounts {
+		if len(m.UIDMappings) == 0 && !slices.ContainsFunc(m.Options, needsPreparation) {
+			continue
+		}
 		o, err := parseOptions(m.Options)
 		if err == nil {
 			var fd int
@@ -38,6 +42,10 @@ func (b *Builder) Prepare() error {
 		}
 	}
 	return nil
+}
+
+func needsPreparation(option string) bool {
+	return option == "tmpcopyup" || option == "idmap" || option == "ridmap"
 }
 
 func (b *Builder) own(i, fd int, err error) {
