@@ -1,6 +1,7 @@
 package failure_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -182,7 +183,9 @@ type attached struct {
 
 func (d *daemon) attach(ref string) attached {
 	d.t.Helper()
-	stream, err := d.containers().AttachContainer(d.t.Context())
+	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
+	d.t.Cleanup(cancel)
+	stream, err := d.containers().AttachContainer(ctx)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -213,10 +216,10 @@ func (a attached) say(line, want string) {
 	}
 }
 
-// endInput ends the container's input and returns the exit code that comes of it.
-func (a attached) endInput() int32 {
+// last writes what makes the container exit and returns its exit code.
+func (a attached) last(line string) int32 {
 	a.t.Helper()
-	err := a.stream.Send(&berthv1.AttachContainerRequest{Message: &berthv1.AttachContainerRequest_StdinClose{StdinClose: &berthv1.StdinClose{}}})
+	err := a.stream.Send(&berthv1.AttachContainerRequest{Message: &berthv1.AttachContainerRequest_Stdin{Stdin: []byte(line)}})
 	for err == nil {
 		var response *berthv1.AttachContainerResponse
 		if response, err = a.stream.Recv(); response.GetExit() != nil {
@@ -229,7 +232,7 @@ func (a attached) endInput() int32 {
 
 func TestAttachedClientLosesTheDaemonOnly(t *testing.T) {
 	d, image := startWithImage(t)
-	spec := shell(image, "while read line; do echo got $line; done; echo end; exit 4")
+	spec := shell(image, "while read line && [ $line != quit ]; do echo got $line; done; echo end; exit 4")
 	spec.Process.Stdin = true
 	d.run("reader", spec)
 	first := d.attach("reader")
@@ -241,7 +244,7 @@ func TestAttachedClientLosesTheDaemonOnly(t *testing.T) {
 	d.start()
 	second := d.attach("reader")
 	second.say("two\n", "got two\n")
-	if code := second.endInput(); code != 4 {
+	if code := second.last("quit\n"); code != 4 {
 		t.Errorf("exit code %d", code)
 	}
 	if log := d.logs("reader"); log != "got one\ngot two\nend\n" {
