@@ -40,9 +40,15 @@ type host struct {
 
 func newHost(t testing.TB) *host {
 	t.Helper()
-	dir := testenv.ShortDir(t)
+	testenv.NeedRoot(t)
+	return newHostOn(t, testenv.ShortDir(t))
+}
+
+// newHostOn keeps the snapshots below dir, and gives berthd further arguments.
+func newHostOn(t testing.TB, dir string, args ...string) *host {
+	t.Helper()
 	socket := "unix://" + startSnapshotter(t, dir)
-	daemon := testenv.StartDaemon(t, "--snapshotter-address", socket, "--log-level", "debug")
+	daemon := testenv.StartDaemon(t, append(args, "--snapshotter-address", socket, "--log-level", "debug")...)
 	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

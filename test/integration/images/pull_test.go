@@ -233,10 +233,10 @@ func TestPullRefusesHostileLayers(t *testing.T) {
 		{"hard link to an absolute path", gzipped(t, archive(t, entry("a", tar.TypeLink, secret))), codes.InvalidArgument},
 		{"whiteout through a link", gzipped(t, archive(t, entry("out", tar.TypeSymlink, filepath.Dir(secret)), file("out/.wh.secret", ""))), codes.OK},
 		{"whiteout of dots", gzipped(t, archive(t, file("a/.wh...", ""))), codes.InvalidArgument},
-		{"bomb", bomb(t, 1<<30), codes.ResourceExhausted},
+		{"bomb", bombOf(t, 1<<30), codes.ResourceExhausted},
 		{"no archive", gzipped(t, []byte(noise(4096))), codes.InvalidArgument},
 		{"cut archive", gzipped(t, archive(t, file("a", noise(4096)))[:2000]), codes.InvalidArgument},
-		{"rubbish in place of gzip", layer{ocispec.MediaTypeImageLayerGzip, []byte("x"), append([]byte{0x1f, 0x8b}, noise(100)...)}, codes.InvalidArgument},
+		{"rubbish in place of gzip", layer{mediaType: ocispec.MediaTypeImageLayerGzip, archive: []byte("x"), blob: append([]byte{0x1f, 0x8b}, noise(100)...)}, codes.InvalidArgument},
 	}
 	for i, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -34,6 +34,8 @@ type layer struct {
 	archive   []byte
 	// blob is archive as it is sent.
 	blob []byte
+	// diffID is archive's digest; empty: computed.
+	diffID digest.Digest
 }
 
 func (l layer) digest() string { return digest.FromBytes(l.blob).String() }
@@ -88,15 +90,16 @@ func gzipped(t testing.TB, archive []byte) layer {
 	return layer{mediaType: ocispec.MediaTypeImageLayerGzip, archive: archive, blob: buffer.Bytes()}
 }
 
-// bomb is a layer of one file of zeros. Its archive is not kept, as it would not fit into memory twice.
-func bomb(t testing.TB, size int64) layer {
+// bombOf is a layer of one file of zeros. Its archive is not kept, as it would not fit into memory twice.
+func bombOf(t testing.TB, size int64) layer {
 	t.Helper()
 	var buffer bytes.Buffer
 	compressed, err := gzip.NewWriterLevel(&buffer, gzip.BestSpeed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := tar.NewWriter(compressed)
+	hash := digest.Canonical.Digester()
+	w := tar.NewWriter(io.MultiWriter(compressed, hash.Hash()))
 	if err := w.WriteHeader(&tar.Header{Name: "zeros", Typeflag: tar.TypeReg, Size: size, Mode: 0o644}); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +112,7 @@ func bomb(t testing.TB, size int64) layer {
 	if err := errors.Join(w.Close(), compressed.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return layer{mediaType: ocispec.MediaTypeImageLayerGzip, blob: buffer.Bytes()}
+	return layer{mediaType: ocispec.MediaTypeImageLayerGzip, blob: buffer.Bytes(), diffID: hash.Digest()}
 }
 
 func zstandard(t testing.TB, archive []byte) layer {
@@ -196,7 +199,11 @@ func (r registry) push(repository, tag string, change func(*ocispec.Image), laye
 	}
 	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	for _, l := range layers {
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(l.archive))
+		diffID := l.diffID
+		if diffID == "" {
+			diffID = digest.FromBytes(l.archive)
+		}
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diffID)
 		manifest.Layers = append(manifest.Layers, ocispec.Descriptor{
 			MediaType: l.mediaType, Digest: r.pushBlob(repository, l.blob), Size: int64(len(l.blob)),
 		})
