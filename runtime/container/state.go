@@ -107,7 +107,8 @@ func CheckID(id string) error {
 }
 
 func unfit(r rune) bool {
-	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_+-.", r))
+	fit := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_+-.", r)
+	return !fit
 }
 
 func (c *Container) absent(err error) error {

@@ -24,9 +24,12 @@ const (
 
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
-	flags, pidfd, childTID, parentTID, exitSignal uint64
-	stack, stackSize, tls, setTID, setTIDSize     uint64
-	cgroup                                        uint64
+	flags, pidfd uint64
+	_, _         uint64 // where to store thread IDs
+	exitSignal   uint64
+	_, _, _      uint64 // stack, its size, thread-local storage
+	_, _         uint64 // thread IDs to take
+	cgroup       uint64
 }
 
 // Birth says how the child is born.
@@ -158,7 +161,7 @@ func forkRaw(m *machine, args *cloneArgs, within []Namespace) forked {
 	}
 	for i := range within {
 		if within[i].entered {
-			syscall.RawSyscall(unix.SYS_SETNS, uintptr(within[i].OwnFD), uintptr(within[i].Type), 0)
+			_, _, _ = syscall.RawSyscall(unix.SYS_SETNS, uintptr(within[i].OwnFD), uintptr(within[i].Type), 0)
 		}
 	}
 	return outcome

@@ -42,6 +42,8 @@ const (
 //go:norace
 func child(m *machine) { m.interpret() }
 
+var _ = child // only clone_*.s calls it, which linters don't read
+
 // interpret is the child's life. It and all it calls are nosplit and use raw system calls only: after the fork there
 // is no scheduler, no garbage collector and no other thread, and to grow the stack would deadlock. It never returns.
 //
@@ -50,7 +52,7 @@ func child(m *machine) { m.interpret() }
 //go:noinline
 func (m *machine) interpret() {
 	// Go has blocked all signals for the fork, and a program inherits what is blocked.
-	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&m.mask)), 0, unsafe.Sizeof(m.mask), 0, 0)
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&m.mask)), 0, unsafe.Sizeof(m.mask), 0, 0)
 	for pc := int32(0); pc < int32(len(m.operations)); {
 		op := &m.operations[pc]
 		result, errno := m.perform(op)
@@ -128,8 +130,6 @@ func (m *machine) pretend(op *operation, first, second uintptr) (uintptr, syscal
 		m.send(Kind(first), uint32(second))
 	case opWait:
 		return 0, m.wait()
-	case opChannel:
-		m.channel = first
 	case opSecondFork:
 		pid, _, errno := syscall.RawSyscall(sysClone3, first, second, 0)
 		if errno != 0 || pid == 0 {
@@ -182,6 +182,6 @@ func (m *machine) send(kind Kind, value uint32) {
 //go:norace
 func exit() {
 	for {
-		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, exitSetupFailed, 0, 0)
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, exitSetupFailed, 0, 0)
 	}
 }

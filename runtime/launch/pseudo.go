@@ -11,7 +11,6 @@ const (
 	opFail                       // fail with errno args[0]
 	opReport                     // send {args[0], args[1]} to the parent
 	opWait                       // receive one byte from the parent
-	opChannel                    // speak to the descriptor args[0] from now on
 	opStoreWord                  // *(uintptr)(args[0]) = args[1]
 	opNever                      // stands for a call of the last leg
 	opSecondFork                 // go on in a new process, a sibling of this one: clone3 with args[0], args[1]
@@ -49,9 +48,6 @@ func (p *Program) Report(kind Kind) {
 
 // Wait makes the child wait for the parent's Release. If the parent dies the child ends.
 func (p *Program) Wait() { p.Call("wait for", "the runtime", opWait) }
-
-// SwitchChannel makes the child speak to another process: one that has connected to it.
-func (p *Program) SwitchChannel(fd Arg) { p.Call("answer", "the caller", opChannel, fd) }
 
 // SecondFork goes on in a sibling of the child, because new pid and time namespaces take effect in children only.
 func (p *Program) SecondFork(flags uint64) {
