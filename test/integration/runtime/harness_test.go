@@ -1,3 +1,5 @@
+// Package runtime_test drives berth-runtime by its command line, as engines do, and looks at the effects from inside
+// the containers and from the host.
 package runtime_test
 
 import (
