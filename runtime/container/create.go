@@ -77,19 +77,31 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	c.config = content
 	c.describe(spec, bundle)
 
-	group, err := cgroup.Create(cgroup.Config{ID: c.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources})
+	group, err := createCgroup(spec, o)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = group.Close() }()
-	undo.Add(func(context.Context) error { return group.Delete() })
-	c.Cgroups = group.Paths()
+	if group != nil {
+		defer func() { _ = group.Close() }()
+		undo.Add(func(context.Context) error { return group.Delete() })
+		c.Cgroups = group.Paths()
+	}
 
 	created := &Created{Container: c, Spec: spec}
 	if err := created.launch(o, group, &undo); err != nil {
 		return nil, err
 	}
 	return created, created.publish(o)
+}
+
+// createCgroup returns nil for an ordinary user's container that has not asked for a cgroup: the user has no right to
+// make one unless it was delegated, and then it was asked for.
+func createCgroup(spec *specs.Spec, o CreateOptions) (cgroup.Cgroup, error) {
+	group, err := cgroup.Create(cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources})
+	if err != nil && os.Geteuid() != 0 && spec.Linux.CgroupsPath == "" && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
+		return nil, nil
+	}
+	return group, err
 }
 
 // canTrace tells whether processes of the container may look at the runtime while it is in the container.
@@ -155,7 +167,9 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 		return err
 	}
 	birth := plan.Birth()
-	birth.CgroupFD = group.DirFD()
+	if group != nil {
+		birth.CgroupFD = group.DirFD()
+	}
 	birth.Shared = plan.Simple() && !setup.pausesForHooks()
 	hide()
 	if c.process, err = launch.Fork(program, birth); err != nil {
@@ -164,6 +178,9 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 	undo.Add(func(context.Context) error {
 		c.process.Kill()
 		c.process.Close()
+		if group == nil {
+			return nil
+		}
 		return group.Kill()
 	})
 	if plan.Mapped() {

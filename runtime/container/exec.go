@@ -53,11 +53,13 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 			return nil, err
 		}
 	}
-	group, err := cgroup.Load(c.Cgroups)
+	group, err := c.cgroup()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = group.Close() }()
+	if group != nil {
+		defer func() { _ = group.Close() }()
+	}
 	pidfd, err := unix.PidfdOpen(c.Pid, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the container's process: %w", err)
@@ -75,7 +77,9 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if err != nil {
 		return nil, err
 	}
-	birth.CgroupFD = group.DirFD()
+	if group != nil {
+		birth.CgroupFD = group.DirFD()
+	}
 	birth.Shared = flags&unix.CLONE_NEWTIME == 0 // a time namespace is entered by processes with memory of their own
 	hide()
 	forked, err := launch.Fork(program, birth.Birth)
@@ -83,6 +87,14 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 		return nil, err
 	}
 	return execute(forked, o)
+}
+
+// cgroup opens the container's cgroup. It is nil for an ordinary user's container that has none.
+func (c *Container) cgroup() (cgroup.Cgroup, error) {
+	if len(c.Cgroups) == 0 {
+		return nil, nil
+	}
+	return cgroup.Load(c.Cgroups)
 }
 
 // entry is the way into a container's namespaces.

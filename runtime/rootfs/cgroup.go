@@ -110,13 +110,13 @@ func (b *Builder) cgroupHierarchy(m specs.Mount, o options, h hierarchy) {
 		o.superBlock = h.options
 		mount = b.newMount(specs.Mount{Type: h.kind, Source: "cgroup", Destination: m.Destination}, o)
 	} else {
-		hostPath := h.hostPath
-		if hostPath == "" {
-			hostPath = "/sys/fs/cgroup"
+		hostPath, flags := h.hostPath, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC
+		if hostPath == "" { // an ordinary user's container has no cgroup, and sees the host's hierarchies
+			hostPath, flags = "/sys/fs/cgroup", flags|unix.AT_RECURSIVE
 		}
 		mount = p.Call("open", fmt.Sprintf("%q to mount it at %q", hostPath, m.Destination), unix.SYS_OPEN_TREE,
-			launch.Cwd, p.String(hostPath), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Result()
-		b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear})
+			launch.Cwd, p.String(hostPath), launch.Int(flags)).Result()
+		b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear, recursive: h.hostPath == ""})
 	}
 	b.attach(m, mount, b.target(m.Destination, true))
 	p.Close(mount)
