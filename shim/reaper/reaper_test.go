@@ -1,6 +1,7 @@
 package reaper
 
 import (
+	"errors"
 	"os"
 	"syscall"
 	"testing"
@@ -37,69 +38,77 @@ func TestReaper(t *testing.T) {
 	}
 	defer r.Close()
 
-	t.Run("exit codes and signals", func(t *testing.T) {
-		for script, want := range map[string]int{"exit 0": 0, "exit 7": 7, "kill -TERM $$": 143, "kill -KILL $$": 137} {
-			window := r.Open()
-			child, err := window.Claim(start(t, script))
-			window.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := await(t, child); got.Status != want {
-				t.Errorf("%q: status %d, want %d", script, got.Status, want)
-			}
-		}
-	})
-	t.Run("dead before it is claimed", func(t *testing.T) {
+	t.Run("exit codes and signals", func(t *testing.T) { testStatus(t, r) })
+	t.Run("dead before it is claimed", func(t *testing.T) { testDeadBeforeClaimed(t, r) })
+	t.Run("an orphan becomes ours", func(t *testing.T) { testOrphan(t, r) })
+	t.Run("what nobody claims is forgotten", func(t *testing.T) { testUnclaimed(t, r) })
+}
+
+func testStatus(t *testing.T, r *Reaper) {
+	for script, want := range map[string]int{"exit 0": 0, "exit 7": 7, "kill -TERM $$": 143, "kill -KILL $$": 137} {
 		window := r.Open()
-		defer window.Close()
-		pid := start(t, "exit 3")
-		for unix.Kill(pid, 0) == nil { // until it is reaped
-			time.Sleep(time.Millisecond)
-		}
-		child, err := window.Claim(pid)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := await(t, child); got.Status != 3 {
-			t.Errorf("status %d", got.Status)
-		}
-		if err := child.Signal(unix.SIGKILL); err != unix.ESRCH {
-			t.Errorf("signal to a dead process: %v", err)
-		}
-	})
-	t.Run("an orphan becomes ours", func(t *testing.T) {
-		dir := t.TempDir()
-		window := r.Open()
-		defer window.Close()
-		parent, err := window.Claim(start(t, "(echo $(exec sh -c 'echo $PPID') > "+dir+"/pid; while [ ! -e "+dir+"/go ]; do sleep 0.01; done; exit 9) & exit 0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		await(t, parent)
-		pid := readPid(t, dir+"/pid")
-		orphan, err := window.Claim(pid)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got := await(t, orphan); got.Status != 9 {
-			t.Errorf("status %d", got.Status)
-		}
-	})
-	t.Run("what nobody claims is forgotten", func(t *testing.T) {
-		window := r.Open()
-		pid := start(t, "exit 1")
-		for unix.Kill(pid, 0) == nil {
-			time.Sleep(time.Millisecond)
-		}
+		child, err := window.Claim(start(t, script))
 		window.Close()
-		if len(r.unclaimed) != 0 || len(r.children) != 0 {
-			t.Errorf("kept %v, %v", r.unclaimed, r.children)
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
+		if got := await(t, child); got.Status != want {
+			t.Errorf("%q: status %d, want %d", script, got.Status, want)
+		}
+	}
+}
+
+func testDeadBeforeClaimed(t *testing.T, r *Reaper) {
+	window := r.Open()
+	defer window.Close()
+	pid := start(t, "exit 3")
+	for unix.Kill(pid, 0) == nil { // until it is reaped
+		time.Sleep(time.Millisecond)
+	}
+	child, err := window.Claim(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := await(t, child); got.Status != 3 {
+		t.Errorf("status %d", got.Status)
+	}
+	if err := child.Signal(unix.SIGKILL); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("signal to a dead process: %v", err)
+	}
+}
+
+func testOrphan(t *testing.T, r *Reaper) {
+	dir := t.TempDir()
+	window := r.Open()
+	defer window.Close()
+	parent, err := window.Claim(start(t, "(echo $(exec sh -c 'echo $PPID') > "+dir+"/pid; while [ ! -e "+dir+"/go ]; do sleep 0.01; done; exit 9) & exit 0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, parent)
+	pid := readPid(t, dir+"/pid")
+	orphan, err := window.Claim(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := await(t, orphan); got.Status != 9 {
+		t.Errorf("status %d", got.Status)
+	}
+}
+
+func testUnclaimed(t *testing.T, r *Reaper) {
+	window := r.Open()
+	pid := start(t, "exit 1")
+	for unix.Kill(pid, 0) == nil {
+		time.Sleep(time.Millisecond)
+	}
+	window.Close()
+	if len(r.unclaimed) != 0 || len(r.children) != 0 {
+		t.Errorf("kept %v, %v", r.unclaimed, r.children)
+	}
 }
 
 func readPid(t *testing.T, path string) int {

@@ -30,18 +30,26 @@ func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	call := Call{Args: []string{"kill", "x"}, LogFile: filepath.Join(dir, "log"), PidFile: filepath.Join(dir, "pid")}
 
-	t.Run("command line", func(t *testing.T) {
-		r := script(t, `echo "$@" > `+dir+`/args`)
-		r.SystemdCgroup = true
-		if err := r.Run(t.Context(), reap, call); err != nil {
-			t.Fatal(err)
-		}
-		data, err := os.ReadFile(dir + "/args")
-		want := "--root /the/root --log " + call.LogFile + " --log-format json --systemd-cgroup kill x\n"
-		if err != nil || string(data) != want {
-			t.Errorf("called with %q, %v", data, err)
-		}
-	})
+	t.Run("command line", func(t *testing.T) { testCommandLine(t, reap, call) })
+	t.Run("failure", func(t *testing.T) { testFailure(t, reap, call) })
+	t.Run("a process left behind", func(t *testing.T) { testStart(t, reap, call) })
+}
+
+func testCommandLine(t *testing.T, reap *reaper.Reaper, call Call) {
+	dir := filepath.Dir(call.LogFile)
+	r := script(t, `echo "$@" > `+dir+`/args`)
+	r.SystemdCgroup = true
+	if err := r.Run(t.Context(), reap, call); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(dir + "/args")
+	want := "--root /the/root --log " + call.LogFile + " --log-format json --systemd-cgroup kill x\n"
+	if err != nil || string(data) != want {
+		t.Errorf("called with %q, %v", data, err)
+	}
+}
+
+func testFailure(t *testing.T, reap *reaper.Reaper, call Call) {
 	for _, test := range []struct {
 		says  string
 		class error
@@ -64,24 +72,23 @@ func TestRun(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a process left behind", func(t *testing.T) {
-		r := script(t, `sh -c 'echo $$ > `+call.PidFile+`; exec sleep 0.05; ' & while [ ! -s `+call.PidFile+` ]; do sleep 0.01; done`)
-		child, err := r.Start(t.Context(), reap, call)
-		if err != nil {
-			t.Fatal(err)
+}
+
+func testStart(t *testing.T, reap *reaper.Reaper, call Call) {
+	r := script(t, `sh -c 'echo $$ > `+call.PidFile+`; exec sleep 0.05; ' & while [ ! -s `+call.PidFile+` ]; do sleep 0.01; done`)
+	child, err := r.Start(t.Context(), reap, call)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-child.Exited
+	if child.Exit().Status != 0 {
+		t.Errorf("status %d", child.Exit().Status)
+	}
+	for _, text := range []string{"exit 0", "echo 1 > " + call.PidFile, "echo x > " + call.PidFile} {
+		if _, err := script(t, text).Start(t.Context(), reap, call); err == nil || !strings.Contains(err.Error(), "pid") {
+			t.Errorf("%s: %v", text, err)
 		}
-		<-child.Exited
-		if child.Exit().Status != 0 {
-			t.Errorf("status %d", child.Exit().Status)
-		}
-	})
-	t.Run("no pid", func(t *testing.T) {
-		for _, text := range []string{"exit 0", "echo 1 > " + call.PidFile, "echo x > " + call.PidFile} {
-			if _, err := script(t, text).Start(t.Context(), reap, call); err == nil || !strings.Contains(err.Error(), "pid") {
-				t.Errorf("%s: %v", text, err)
-			}
-		}
-	})
+	}
 }
 
 func TestFind(t *testing.T) {

@@ -43,6 +43,7 @@ type Process struct {
 	relays  []*relay
 	begun   bool // the relays run
 	feeding sync.WaitGroup
+	hangup  sync.Once // types the end of input into a terminal
 
 	mu      sync.Mutex
 	stdin   *os.File // the shim's end of the process's stdin; nil when there is none or it was closed
@@ -279,13 +280,16 @@ func (p *Process) feed(b []byte) error {
 	return err
 }
 
-// endInput is called when a stream client says that its input ends.
+// endInput is called when a stream client says that its input ends. That of a terminal goes on for other clients,
+// unless the process has only one.
 func (p *Process) endInput() {
 	if !p.config.Terminal {
 		_ = p.CloseStdin()
 		return
 	}
-	_ = p.feed([]byte{endOfTransmission})
+	if p.hub.stdinOnce {
+		p.hangup.Do(func() { _ = p.feed([]byte{endOfTransmission}) })
+	}
 }
 
 // endOfTransmission typed at the start of a line is the end of input to a program that reads a terminal.

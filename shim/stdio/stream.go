@@ -28,7 +28,6 @@ import (
 //
 //	stream:///abs/path.sock?log=/abs/path.log&max-size=BYTES&max-file=N&stdin-once=1
 type hub struct {
-	path      string
 	stdinOnce bool
 	log       *jsonLog // nil without log=
 	listener  *net.UnixListener
@@ -67,7 +66,6 @@ func listen(uri string) (_ *hub, err error) {
 	}
 	query := u.Query()
 	h := &hub{
-		path:      u.Path,
 		stdinOnce: query.Get("stdin-once") == "1",
 		clients:   map[*client]struct{}{},
 		started:   make(chan struct{}),
@@ -78,7 +76,7 @@ func listen(uri string) (_ *hub, err error) {
 			return nil, err
 		}
 	}
-	if h.listener, err = ListenUnix(h.path); err != nil {
+	if h.listener, err = ListenUnix(u.Path); err != nil {
 		_ = h.log.close()
 		return nil, err
 	}
@@ -323,7 +321,7 @@ func (h *hub) close() error {
 	}
 	h.mu.Unlock()
 	h.group.Wait()
-	_ = os.Remove(h.path)
+	_ = os.Remove(h.listener.Addr().String())
 	return errors.Join(err, h.log.close())
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -187,6 +188,26 @@ func TestTerminal(t *testing.T) {
 	a.send("exit 11\n")
 	a.rest()
 	c.expectExit("", 11)
+}
+
+func TestEndOfInputOfATerminal(t *testing.T) {
+	for once, want := range map[string]int{"1": 5, "0": 137} {
+		c := newContainer(t, "sh", "-c", "cat; exit 5")
+		path, uri := c.streamURI("io.sock", url.Values{"stdin-once": {once}})
+		c.create(streams{stdin: uri, stdout: uri, terminal: true})
+		a := attach(t, path)
+		c.run("")
+		a.send("text\n")
+		a.until("text\r\ntext\r\n")
+		a.send("")
+		if want == 137 { // cat goes on, for the next client
+			a.send("more\n")
+			a.until("more\r\nmore\r\n")
+			c.kill("", syscall.SIGKILL)
+		}
+		a.rest()
+		c.expectExit("", want)
+	}
 }
 
 func (c *container) resize(execID string, width, height uint32) {
