@@ -2,7 +2,6 @@ package containers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"syscall"
@@ -72,6 +71,9 @@ func (s *Service) stopHeld(ctx context.Context, c *container, how Stopping) erro
 	return nil
 }
 
+// endPatience is how long the end of a process may take to be known.
+const endPatience = 15 * time.Second
+
 // killPatience is how long a process may take to end after SIGKILL: one in the kernel's hands can't be hurried.
 const killPatience = time.Minute
 
@@ -127,10 +129,8 @@ func (s *Service) exitsWithin(ctx context.Context, current *run, limit time.Dura
 // signal sends a signal to the process of a run. A process that has just ended makes no error.
 func (s *Service) signal(ctx context.Context, c *container, current *run, signal syscall.Signal, all bool) error {
 	err := current.task().Kill(ctx, "", signal, all)
-	if err != nil && s.exitsWithin(ctx, current, 0) {
-		return nil
-	}
-	if err = ignoreNotFound(err); err != nil && !errors.Is(err, errdefs.ErrFailedPrecondition) {
+	// What can't be signalled is most likely ending; all of its end may take as long as its slowest client.
+	if err != nil && !s.exitsWithin(ctx, current, endPatience) {
 		return err
 	}
 	s.publish(c, "kill", "signal", strconv.Itoa(int(signal)))
