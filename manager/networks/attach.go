@@ -2,7 +2,6 @@ package networks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,46 +19,6 @@ import (
 	"github.com/berthd/berth/internal/errdefs"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
-
-// attachment is what is durable of a container's place in its networks. It is written before the first plugin runs, so
-// that after a crash there is a record of whatever may have been done.
-type attachment struct {
-	Netns     string     `json:"netns"`
-	Endpoints []endpoint `json:"endpoints"`
-	Ports     []port     `json:"ports"`
-	// Complete is set when all plugins have answered.
-	Complete bool `json:"complete"`
-}
-
-// endpoint is a container's place in one network.
-type endpoint struct {
-	Network   string `json:"network"`
-	NetworkID string `json:"networkId"`
-	Interface string `json:"interface"`
-	// Plugins are what it was attached with: a network may be defined otherwise by the time it is detached.
-	Plugins   json.RawMessage   `json:"plugins"`
-	Requested *berthv1.Endpoint `json:"requested"`
-	MAC       string            `json:"mac"`
-	Addresses []string          `json:"addresses"`
-	Gateways  []string          `json:"gateways"`
-}
-
-func (e endpoint) state() *berthv1.EndpointState {
-	return &berthv1.EndpointState{
-		Config: e.Requested, NetworkId: e.NetworkID, Interface: e.Interface, MacAddress: e.MAC, Addresses: e.Addresses, Gateways: e.Gateways,
-	}
-}
-
-func (a *attachment) result() Result {
-	var result Result
-	for _, e := range a.Endpoints {
-		result.Endpoints = append(result.Endpoints, e.state())
-	}
-	for _, p := range a.Ports {
-		result.Ports = append(result.Ports, p.mapping())
-	}
-	return result
-}
 
 // claim makes the caller the only one that works on a container's attachment.
 func (s *Service) claim(containerID string) (release func(), err error) {
@@ -90,7 +49,7 @@ func (s *Service) Attach(ctx context.Context, request Request) (_ Result, err er
 	s.mu.Lock()
 	before := s.attached[request.ContainerID]
 	s.mu.Unlock()
-	if before != nil && before.Complete && before.Netns == request.NetnsPath {
+	if before != nil && before.Netns == request.NetnsPath {
 		return before.result(), nil
 	}
 	if before != nil {
@@ -148,10 +107,6 @@ func (s *Service) attach(ctx context.Context, request Request, a *attachment) (e
 	if a.Ports, err = s.ports.choose(a.Ports); err != nil {
 		return err
 	}
-	if err := s.save(request.ContainerID, a); err != nil {
-		return err
-	}
-	undo.Add(func(context.Context) error { return s.forget(request.ContainerID) })
 	done := *a
 	done.Endpoints = slices.Clone(a.Endpoints)
 	for i := range done.Endpoints {
@@ -165,32 +120,10 @@ func (s *Service) attach(ctx context.Context, request Request, a *attachment) (e
 		return err
 	}
 	undo.Add(func(context.Context) error { s.ports.release(request.ContainerID); return nil })
-	done.Complete = true
 	if err := s.save(request.ContainerID, &done); err != nil {
 		return err
 	}
 	*a = done
-	return nil
-}
-
-func (s *Service) save(containerID string, a *attachment) error {
-	if err := s.attachments.Put(containerID, a); err != nil {
-		return err
-	}
-	copied := *a
-	s.mu.Lock()
-	s.attached[containerID] = &copied
-	s.mu.Unlock()
-	return nil
-}
-
-func (s *Service) forget(containerID string) error {
-	if err := s.attachments.Delete(containerID); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	delete(s.attached, containerID)
-	s.mu.Unlock()
 	return nil
 }
 
@@ -304,7 +237,7 @@ func (s *Service) GC(ctx context.Context, valid []string) error {
 	var errs []error
 	keep := map[string][]types.GCAttachment{} // by network
 	for id, a := range all {
-		if !slices.Contains(valid, id) || !a.Complete {
+		if !slices.Contains(valid, id) {
 			errs = append(errs, s.Detach(ctx, id))
 			continue
 		}
@@ -329,7 +262,7 @@ func (s *Service) GC(ctx context.Context, valid []string) error {
 
 // hasState tells whether plugins may know anything of a network. Without a lease of an address they do not.
 func (s *Service) hasState(d *definition) bool {
-	entries, err := os.ReadDir(filepath.Join(s.cfg.StateDir, "addresses", "berth-"+d.Name))
+	entries, err := os.ReadDir(filepath.Join(s.cfg.StateDir, "addresses", d.cniName()))
 	return err != nil && !errors.Is(err, os.ErrNotExist) ||
 		slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.ContainsAny(e.Name(), ".:") })
 }

@@ -102,7 +102,7 @@ func (s *Service) plugins(d *definition) (*libcni.NetworkConfigList, []byte, err
 			"type": "host-local", "dataDir": filepath.Join(s.cfg.StateDir, "addresses"), "ranges": [][]any{{ipamRange}},
 		},
 	}
-	config := map[string]any{"cniVersion": "1.1.0", "name": "berth-" + d.Name, "plugins": []any{
+	config := map[string]any{"cniVersion": "1.1.0", "name": d.cniName(), "plugins": []any{
 		bridge,
 		map[string]any{"type": "portmap", "snat": true, "capabilities": map[string]bool{"portMappings": true}, "nftTable": s.cfg.Table},
 		map[string]any{"type": "firewall", "ingressPolicy": "same-bridge", "internal": d.Internal, "nftTable": s.cfg.Table},
@@ -114,6 +114,10 @@ func (s *Service) plugins(d *definition) (*libcni.NetworkConfigList, []byte, err
 	list, err := libcni.NetworkConfFromBytes(raw)
 	return list, raw, err
 }
+
+// cniName is the network's name for CNI. The plugins' interfaces are the host's: what they own must not look like that
+// of another daemon's network, and no two have one bridge.
+func (d *definition) cniName() string { return "berth-" + d.Bridge }
 
 // last is the last address of a prefix.
 func last(p netip.Prefix) netip.Addr {
@@ -310,7 +314,7 @@ func (s *Service) network(d *definition) Network {
 	}
 	for id, a := range s.attached {
 		for _, e := range a.Endpoints {
-			if e.Network == d.Name && a.Complete {
+			if e.Network == d.Name {
 				n.Endpoints[id] = e.state()
 			}
 		}

@@ -42,7 +42,7 @@ type Service struct {
 	exec        *inprocess.Exec
 	cni         *libcni.CNIConfig
 	definitions *store.Table[definition]
-	attachments *store.Table[attachment]
+	attachments attachmentDir
 	ports       *ports
 
 	// links is held for reading while a container is attached, and for writing while bridges are removed.
@@ -109,10 +109,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	attachments, err := store.NewTable[attachment](cfg.DB, "attachments", 1)
-	if err != nil {
-		return nil, err
-	}
+	attachments := attachmentDir(filepath.Join(cfg.StateDir, "attachments"))
 	exec := inprocess.New()
 	s := &Service{
 		cfg: cfg, exec: exec, definitions: definitions, attachments: attachments, ports: newPorts(), busy: map[string]bool{},
@@ -121,7 +118,7 @@ func New(cfg Config) (*Service, error) {
 	if s.networks, err = definitions.All(); err != nil {
 		return nil, err
 	}
-	if s.attached, err = attachments.All(); err != nil {
+	if s.attached, err = attachments.load(); err != nil {
 		return nil, err
 	}
 	return s, s.predefine()

@@ -109,7 +109,7 @@ func TestPullOnAFullDisk(t *testing.T) {
 // berthd is killed while it unpacks. The next one removes what is there of the image, and can pull it.
 func TestKillWhileUnpacking(t *testing.T) {
 	h, r := newHost(t), newRegistry(t)
-	made := r.push("big", "latest", nil, gzipped(t, archive(t, file("small", "1"))), bombOf(t, 900<<20))
+	made := r.push("big", "latest", nil, gzipped(t, archive(t, file("small", "1"))), bombOf(t, 300<<20))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	stream, err := h.images.PullImage(ctx, &berthv1.PullImageRequest{Reference: r.host + "/big"})
