@@ -1,11 +1,13 @@
 package networks_test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -233,25 +235,43 @@ func TestNetworksSurviveTheDaemon(t *testing.T) {
 // Nothing that a container had may be left on the host, however it ended.
 func TestNothingIsLeftOfAContainer(t *testing.T) {
 	h := newHost(t)
-	links := func() string {
-		entries, err := filepath.Glob("/sys/class/net/" + h.Bridge + "/brif/*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Join(entries, " ")
-	}
 	h.output("short", "true", &berthv1.ContainerSpec{Network: publish("127.0.0.1", 0)})
-	if left := links(); left != "" {
-		t.Errorf("interfaces are left: %s", left)
+	h.wantNobodyConnected()
+}
+
+// berthd is killed at many instants of a start. The next one cleans up, and the container can be started or removed.
+func TestKillWhileConnecting(t *testing.T) {
+	h := newHost(t)
+	for i := range 8 {
+		name := fmt.Sprintf("c%d", i)
+		h.create(name, serve, &berthv1.ContainerSpec{Network: publish("127.0.0.1", 0)})
+		kill := time.After(time.Duration(i) * 8 * time.Millisecond)
+		started := make(chan error, 1)
+		go func() { started <- h.start(name) }()
+		<-kill
+		h.Kill()
+		<-started // whatever came of it
+		h.Start()
+		testenv.Until(t, limit, "the container can be started", func() error { return h.start(name) })
+		get(t, published(h.inspect(name).GetPorts()[0]))
+		h.remove(name)
+		h.wantNobodyConnected()
 	}
-	addresses := filepath.Join(h.State, "networks", "addresses", "berth-bridge")
-	entries, err := os.ReadDir(addresses)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// wantNobodyConnected fails if the bridge has a port, or an address is leased.
+func (h *host) wantNobodyConnected() {
+	h.t.Helper()
+	links, err := filepath.Glob("/sys/class/net/" + h.Bridge + "/brif/*")
+	if err != nil || len(links) > 0 {
+		h.t.Errorf("interfaces are left: %v, %v", links, err)
 	}
-	for _, entry := range entries {
-		if strings.HasPrefix(entry.Name(), "10.") {
-			t.Errorf("the address %s is still leased", entry.Name())
-		}
+	leases, err := filepath.Glob(filepath.Join(h.State, "networks/addresses/berth-bridge/10.*"))
+	if err != nil || len(leases) > 0 {
+		h.t.Errorf("addresses are leased: %v, %v", leases, err)
+	}
+	attachments, err := filepath.Glob(filepath.Join(h.State, "networks/attachments/*"))
+	if err != nil || len(attachments) > 0 {
+		h.t.Errorf("attachments are left: %v, %v", attachments, err)
 	}
 }
