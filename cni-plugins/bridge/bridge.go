@@ -170,8 +170,13 @@ func releaseAddress(ctx context.Context, r *plugin.Request) error {
 
 func gc(ctx context.Context, r *plugin.Request) error {
 	stale := r.Stale()
-	links, err := link.Owned(stale)
-	errs := []error{err, stopMasquerading(r, stale)}
+	errs := []error{stopMasquerading(r, stale)}
+	var links []string
+	bridge, err := bridgeOf(r)
+	if err == nil {
+		links, err = link.Owned(bridge, stale)
+	}
+	errs = append(errs, err)
 	if table, err := r.Table(); err == nil {
 		errs = append(errs, table.Renew())
 	}

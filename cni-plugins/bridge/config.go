@@ -47,8 +47,19 @@ func (o refused) check(network string) error {
 	return nil
 }
 
+const defaultBridge = "cni0"
+
+// bridgeOf is the name of the bridge alone, also of a configuration that parse refuses.
+func bridgeOf(r *plugin.Request) (string, error) {
+	conf := struct {
+		Bridge string `json:"bridge"`
+	}{Bridge: defaultBridge}
+	err := r.Decode(&conf)
+	return conf.Bridge, err
+}
+
 func parse(r *plugin.Request) (*config, error) {
-	conf := &config{Bridge: "cni0"}
+	conf := &config{Bridge: defaultBridge}
 	var options refused
 	for _, into := range []any{conf, &options} {
 		if err := r.Decode(into); err != nil {

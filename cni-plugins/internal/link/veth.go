@@ -138,8 +138,17 @@ func flag(set bool) []byte {
 	return []byte{0}
 }
 
-// Owned returns the names of the links whose alias is wanted.
-func Owned(wanted func(alias string) bool) ([]string, error) {
+// Owned returns the names of the links of a bridge whose alias is wanted. A bridge that does not exist has none: another
+// caller's network may have the same name on another bridge of this host, and its links are not ours to judge.
+func Owned(bridge string, wanted func(alias string) bool) ([]string, error) {
+	master, err := netlink.LinkByName(bridge)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot find bridge %q: %w", bridge, err)
+	}
 	links, err := netlink.LinkList()
 	for errors.Is(err, netlink.ErrDumpInterrupted) {
 		links, err = netlink.LinkList()
@@ -149,8 +158,9 @@ func Owned(wanted func(alias string) bool) ([]string, error) {
 	}
 	var names []string
 	for _, found := range links {
-		if alias := found.Attrs().Alias; alias != "" && wanted(alias) {
-			names = append(names, found.Attrs().Name)
+		a := found.Attrs()
+		if a.MasterIndex == master.Attrs().Index && a.Alias != "" && wanted(a.Alias) {
+			names = append(names, a.Name)
 		}
 	}
 	return names, nil
