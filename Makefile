@@ -6,9 +6,11 @@ export PATH := $(TOOLS):$(PATH):/usr/local/go/bin:/usr/lib/go-1.23/bin
 GO_BUILD := go build -trimpath -ldflags='-s -w'
 BINARIES := bin/berth bin/berthd bin/containerd-shim-berth-v2 bin/berth-runtime bin/berth-cni bin/berth-contentstore bin/berth-snapshotter bin/berth-init
 GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' 2>/dev/null) go.mod go.sum
+# What some tests drive or compare with. They skip with a reason where it is missing.
+TEST_PACKAGES := docker.io podman conmon iptables
 PREFIX := /usr/local
 
-.PHONY: help demo test check build build-arm64 unit integration lint fmt generate check-generated test-vm conformance bench install deps clean
+.PHONY: help demo test check build build-arm64 unit integration lint fmt generate check-generated test-vm conformance bench install deps test-deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -17,7 +19,7 @@ help: ## list the targets
 demo: deps build ## build all, start a private daemon and registry, run the main job on real images, clean up
 	@hack/run-demo.sh
 
-test: deps build unit integration ## set up, build, and run every test: unit, structure, black box (as root)
+test: test-deps build unit integration ## set up, build, and run every test: unit, structure, black box (as root)
 
 check: lint check-generated test ## what CI runs
 
@@ -62,6 +64,9 @@ install: build ## install programs and systemd units below PREFIX (/usr/local)
 
 deps: ## install what building and testing need: Go, Debian packages
 	@hack/install-deps.sh
+
+test-deps:
+	@hack/install-deps.sh $(TEST_PACKAGES)
 
 clean: ## remove what was built
 	rm -rf bin .cache

@@ -17,4 +17,4 @@ if grep -qw hugetlb /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null && [ !
 	mkdir -p /sys/fs/cgroup/hugetlb && mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb && hugetlb=yes
 fi
 go build -o "$work/bench" ./test/bench
-unshare --net --mount --propagation private sh -c 'ip link set lo up; exec "$@"' sh "$work/bench" -bin bin -layout "$work/layout" "$@"
+unshare --net --mount --propagation private sh -c 'ip link set lo up; exec "$@"' sh "$work/bench" -bin "${BERTH_BIN:-bin}" -layout "$work/layout" "$@"

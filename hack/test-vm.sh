@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 go test -c -o "$work/runtime.test" ./test/integration/runtime
 cat >"$work/run" <<RUN
 set -e
-export BERTH_BIN=$repo/bin TMPDIR=/data
+export BERTH_BIN=${BERTH_BIN:-$repo/bin} TMPDIR=/data
 modprobe -a bridge veth nf_tables nft_chain_nat nft_masq nft_fib_inet overlay 2>/dev/null || true
 cd $repo/test/integration/runtime
 echo "== the runtime on cgroup v2"

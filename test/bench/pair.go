@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -97,11 +99,20 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 // command returns a job that runs a program to its end. What it prints is kept for the error.
 func command(name string, args ...string) func() error {
 	return func() error {
-		var output bytes.Buffer
+		// A file, not a pipe: a created container holds what create was given, and the end of a pipe would not come.
+		output, err := os.CreateTemp("", "bench")
+		if err != nil {
+			return err
+		}
+		defer output.Close()
+		if err := os.Remove(output.Name()); err != nil {
+			return err
+		}
 		cmd := exec.Command(name, args...)
-		cmd.Stdout, cmd.Stderr = &output, &output
+		cmd.Stdout, cmd.Stderr = output, output
 		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(output.String()))
+			said, _ := io.ReadAll(io.NewSectionReader(output, 0, 1<<16))
+			return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(said))
 		}
 		return nil
 	}

@@ -184,6 +184,7 @@ func editConfig(path string, args []string) error {
 	}
 	process["args"] = args
 	process["terminal"] = false
+	config["ociVersion"] = "1.0.2" // Debian's crun knows no later one
 	if content, err = json.Marshal(config); err != nil {
 		return err
 	}
