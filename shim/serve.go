@@ -6,11 +6,11 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/shim/events"
+	"github.com/berthd/berth/shim/memory"
 	"github.com/berthd/berth/shim/reaper"
 	"github.com/berthd/berth/shim/server"
 )
@@ -21,16 +21,8 @@ const serveVerb = "serve"
 // listenerFd is the descriptor that start passes on.
 const listenerFd = 3
 
-// Memory is paid for each container. The first collection, which itself takes half a megabyte for good, comes when
-// the heap has gcPercent of 4 MiB: more than most containers ever need.
-const (
-	gcPercent   = 50
-	memoryLimit = 16 << 20
-)
-
 func serve(ctx context.Context, inv invocation) error {
-	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimit)
+	saver := memory.New()
 	// The shim ends with its container, not with the session or service it was started in. The signals are caught and
 	// dropped: ignored ones would stay ignored in the processes of the container.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
@@ -52,7 +44,8 @@ func serve(ctx context.Context, inv invocation) error {
 	})
 	defer publisher.Close()
 	service := server.New(server.Config{
-		ID: inv.id, Namespace: inv.namespace, Bundle: inv.bundle, Scratch: inv.prefix(), Reaper: reap, Events: publisher,
+		ID: inv.id, Namespace: inv.namespace, Bundle: inv.bundle, Scratch: inv.prefix(),
+		Reaper: reap, Events: publisher, Memory: saver,
 	})
 	return service.Serve(ctx, listener)
 }

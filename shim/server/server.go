@@ -16,6 +16,7 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/shim/events"
+	"github.com/berthd/berth/shim/memory"
 	"github.com/berthd/berth/shim/process"
 	"github.com/berthd/berth/shim/reaper"
 	"github.com/berthd/berth/shim/stdio"
@@ -29,6 +30,7 @@ type Config struct {
 	Scratch   string // prefix of short paths, for sockets
 	Reaper    *reaper.Reaper
 	Events    *events.Publisher
+	Memory    *memory.Saver
 }
 
 // Service is the Task service of one container. Grouping the containers of a pod in one shim needs a map from the
@@ -37,7 +39,6 @@ type Service struct {
 	config   Config
 	shutdown chan struct{}
 	once     sync.Once
-	trim     trimmer
 
 	mu        sync.Mutex
 	container *process.Container // nil before Create and after the init process was deleted
@@ -75,7 +76,7 @@ func (s *Service) methods() map[string]ttrpc.Method {
 // method adapts one of the service's methods to ttrpc, with its error as a status.
 func method[Request, Response any](s *Service, call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
-		s.trim.touch()
+		s.config.Memory.Busy()
 		request := new(Request)
 		if err := unmarshal(request); err != nil {
 			return nil, err

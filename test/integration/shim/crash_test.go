@@ -126,7 +126,7 @@ func TestTheManagersDeathDisturbsNobody(t *testing.T) {
 // The shim is killed at ever later instants of create, start, exec and the container's end. Whatever it was doing, delete
 // leaves nothing.
 func TestKilledAtAnyInstant(t *testing.T) {
-	for delay := time.Duration(0); delay < 60*time.Millisecond; delay += 1500 * time.Microsecond {
+	for delay := time.Duration(0); delay < 60*time.Millisecond; delay += 2500 * time.Microsecond {
 		t.Run(delay.String(), func(t *testing.T) {
 			c := newContainer(t, "sh", "-c", "sleep 0.01; exit 4")
 			_, uri := c.streamURI("io.sock", nil)
