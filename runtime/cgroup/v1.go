@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -217,20 +216,6 @@ func (c *v1) Close() error {
 	fd := c.unified
 	c.unified = -1
 	return unix.Close(fd)
-}
-
-// locate splits the directory of a controller for the library, which joins root, controller and path again.
-func (c *v1) locate(controller cgroup1.Name) (root, path string, ok bool) {
-	dir, ok := c.paths[string(controller)]
-	if !ok {
-		return "", "", false
-	}
-	relative, err := filepath.Rel(mountRoot, dir)
-	if err != nil || strings.HasPrefix(relative, "..") {
-		return "", "", false
-	}
-	_, below, _ := strings.Cut(relative, "/")
-	return mountRoot, below, true
 }
 
 func addProcess(dir string, pid int) error {

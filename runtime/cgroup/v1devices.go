@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +18,7 @@ func (c *v1) limitDevices(rules []specs.LinuxDeviceCgroup) error {
 		return err
 	}
 	state.addDefaults()
-	dir, ok := c.paths[string(cgroup1.Devices)]
+	dir, ok := c.paths["devices"]
 	if !ok {
 		if state.allow && len(state.exceptions) == 0 {
 			return nil

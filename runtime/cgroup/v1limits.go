@@ -6,29 +6,19 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 
-	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
 )
 
-// creator is what each controller of the cgroups library can do for us: write the values of its section.
-type creator interface {
-	Create(path string, resources *specs.LinuxResources) error
-}
-
-// updater is a creator that knows an order of writing that suits a cgroup in use.
-type updater interface {
-	Update(path string, resources *specs.LinuxResources) error
-}
-
-// v1Limit is a section of linux.resources and the controller that enforces it.
+// v1Limit is a section of linux.resources with the hierarchy that enforces it, and what to write there, in order.
 type v1Limit struct {
-	field      string
-	controller cgroup1.Name
-	open       func(root string) (creator, error)
+	field, controller string
+	files             []setting
 }
 
 // limit sets what resources asks for. Sections that are absent cost nothing.
@@ -44,132 +34,145 @@ func (c *v1) limit(resources *specs.LinuxResources, create bool) error {
 			return err
 		}
 	}
-	if resources.Memory != nil {
-		if err := c.limitMemory(resources, create); err != nil {
-			return err
-		}
-	}
-	if resources.CPU != nil {
-		if err := c.limitCPU(resources.CPU); err != nil {
-			return err
-		}
-	}
-	if err := c.limitPids(resources.Pids); err != nil {
+	limits, err := c.limits(resources)
+	if err != nil {
 		return err
 	}
-	if resources.BlockIO != nil {
-		if err := c.limitBlockIO(resources.BlockIO, create); err != nil {
-			return err
-		}
-	}
-	for _, limit := range v1Limits(resources) {
-		if err := c.set(limit, resources, create); err != nil {
+	for _, limit := range limits {
+		if err := c.set(limit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// v1Limits lists the sections in use that the library handles as they are.
-func v1Limits(resources *specs.LinuxResources) []v1Limit {
+// limits translates the sections in use.
+func (c *v1) limits(resources *specs.LinuxResources) ([]v1Limit, error) {
 	var limits []v1Limit
-	add := func(used bool, field string, controller cgroup1.Name, open func(string) (creator, error)) {
-		if used {
-			limits = append(limits, v1Limit{"linux.resources." + field, controller, open})
+	if resources.Memory != nil {
+		limit, err := c.memoryLimit(resources.Memory)
+		if err != nil {
+			return nil, err
 		}
+		limits = append(limits, limit)
 	}
-	cpu := resources.CPU
-	add(cpu != nil && (cpu.Cpus != "" || cpu.Mems != ""), "cpu.cpus", cgroup1.Cpuset,
-		func(root string) (creator, error) { return cgroup1.NewCpuset(root), nil })
-	network := resources.Network
-	add(network != nil && network.ClassID != nil && *network.ClassID != 0, "network.classID", cgroup1.NetCLS,
-		func(root string) (creator, error) { return cgroup1.NewNetCls(root), nil })
-	add(network != nil && len(network.Priorities) > 0, "network.priorities", cgroup1.NetPrio,
-		func(root string) (creator, error) { return cgroup1.NewNetPrio(root), nil })
-	add(len(resources.HugepageLimits) > 0, "hugepageLimits", cgroup1.Hugetlb,
-		func(root string) (creator, error) { return cgroup1.NewHugetlb(root) })
-	add(len(resources.Rdma) > 0, "rdma", cgroup1.Rdma,
-		func(root string) (creator, error) { return eachDevice{cgroup1.NewRdma(root)}, nil })
+	if resources.CPU != nil {
+		limits = append(limits, cpuLimits(resources.CPU)...)
+		limits = append(limits, v1Limit{field: "linux.resources.cpu.cpus", controller: "cpuset", files: given(
+			setting{file: "cpuset.cpus", value: resources.CPU.Cpus}, setting{file: "cpuset.mems", value: resources.CPU.Mems})})
+	}
+	if pids := resources.Pids; pids != nil && pids.Limit != nil {
+		limits = append(limits, v1Limit{field: "linux.resources.pids.limit", controller: "pids", files: []setting{{file: "pids.max", value: pidsMax(*pids.Limit)}}})
+	}
+	if resources.BlockIO != nil {
+		limits = append(limits, c.blockIOLimits(resources.BlockIO)...)
+	}
+	if network := resources.Network; network != nil {
+		limits = append(limits, networkLimits(network)...)
+	}
+	for _, page := range resources.HugepageLimits {
+		limit := strconv.FormatUint(page.Limit, 10)
+		limits = append(limits, v1Limit{field: fmt.Sprintf("linux.resources.hugepageLimits of %q", page.Pagesize), controller: "hugetlb", files: []setting{
+			{file: "hugetlb." + page.Pagesize + ".limit_in_bytes", value: limit},
+			{file: "hugetlb." + page.Pagesize + ".rsvd.limit_in_bytes", value: limit, optional: true},
+		}})
+	}
+	for device, rdma := range resources.Rdma {
+		limit := rdmaLimit(device, rdma)
+		limits = append(limits, v1Limit{field: limit.field, controller: limit.controller, files: limit.files})
+	}
+	return limits, nil
+}
+
+// given leaves out settings without a value.
+func given(settings ...setting) []setting {
+	return slices.DeleteFunc(settings, func(s setting) bool { return s.value == "" })
+}
+
+func networkLimits(network *specs.LinuxNetwork) []v1Limit {
+	var limits []v1Limit
+	if network.ClassID != nil && *network.ClassID != 0 {
+		limits = append(limits, v1Limit{field: "linux.resources.network.classID", controller: "net_cls",
+			files: []setting{{file: "net_cls.classid", value: strconv.FormatUint(uint64(*network.ClassID), 10)}}})
+	}
+	if len(network.Priorities) > 0 {
+		limit := v1Limit{field: "linux.resources.network.priorities", controller: "net_prio"}
+		for _, p := range network.Priorities {
+			limit.files = append(limit.files, setting{file: "net_prio.ifpriomap", value: fmt.Sprintf("%s %d", p.Name, p.Priority)})
+		}
+		limits = append(limits, limit)
+	}
 	return limits
 }
 
-// eachDevice gives the library's rdma controller one device a call: it writes no more than one.
-type eachDevice struct{ rdma creator }
-
-func (e eachDevice) Create(path string, resources *specs.LinuxResources) error {
-	for name, limits := range resources.Rdma {
-		if err := e.rdma.Create(path, &specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{name: limits}}); err != nil {
-			return err
-		}
+// set writes a section. Without anything to write the hierarchy may be missing.
+func (c *v1) set(limit v1Limit) error {
+	if len(limit.files) == 0 {
+		return nil
 	}
-	return nil
-}
-
-// set hands a section to the library's controller.
-func (c *v1) set(limit v1Limit, resources *specs.LinuxResources, create bool) error {
-	root, path, ok := c.locate(limit.controller)
+	dir, ok := c.paths[limit.controller]
 	if !ok {
 		return unsupported(limit.field, fmt.Sprintf("the host has no %s cgroup hierarchy in %s", limit.controller, mountRoot))
 	}
-	controller, err := limit.open(root)
-	if err == nil {
-		if inUse, ok := controller.(updater); ok && !create {
-			err = inUse.Update(path, resources)
-		} else {
-			err = controller.Create(path, resources)
+	for _, s := range limit.files {
+		err := writeFile(filepath.Join(dir, s.file), s.value)
+		switch {
+		case err == nil, s.optional && errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist):
+			return unsupported(limit.field, "the host's kernel has no "+s.file)
+		case errors.Is(err, unix.EBUSY) && s.file == memoryLimitFile:
+			return errdefs.As(errdefs.ErrFailedPrecondition,
+				fmt.Errorf("linux.resources.memory.limit: the container uses more than %s bytes already: %w", s.value, err))
+		default:
+			return fmt.Errorf("cannot set %s: %w", limit.field, err)
 		}
-	}
-	if err != nil {
-		return fmt.Errorf("cannot set %s: %w", limit.field, err)
 	}
 	return nil
 }
 
-// limitPids writes the limit itself: to the library, which changes nothing then, no limit and 0 mean the same.
-func (c *v1) limitPids(pids *specs.LinuxPids) error {
-	if pids == nil || pids.Limit == nil {
-		return nil
+const (
+	memoryLimitFile = "memory.limit_in_bytes"
+	memoryAndSwap   = "memory.memsw.limit_in_bytes"
+)
+
+// memoryLimit sets the memory limits. Zero means unset, as in runc.
+func (c *v1) memoryLimit(wanted *specs.LinuxMemory) (v1Limit, error) {
+	limit := v1Limit{field: "linux.resources.memory", controller: "memory"}
+	memory, err := c.memorySettings(wanted)
+	if err != nil {
+		return limit, err
 	}
-	dir, ok := c.paths[string(cgroup1.Pids)]
-	if !ok {
-		return unsupported("linux.resources.pids.limit", "the host has no pids cgroup hierarchy")
+	first, second := setting{file: memoryLimitFile, value: format(memory.Limit)}, setting{file: memoryAndSwap, value: format(memory.Swap)}
+	if memory.Limit != nil && memory.Swap != nil && c.raises(*memory.Swap) {
+		first, second = second, first // memory may never be more than memory and swap together
 	}
-	if err := writeFile(filepath.Join(dir, "pids.max"), pidsMax(*pids.Limit)); err != nil {
-		return fmt.Errorf("cannot set linux.resources.pids.limit: %w", err)
+	swappiness, oomControl := "", ""
+	if memory.Swappiness != nil {
+		swappiness = strconv.FormatUint(*memory.Swappiness, 10)
 	}
-	return nil
+	if memory.DisableOOMKiller != nil {
+		oomControl = "1"
+	}
+	limit.files = given(first, second,
+		setting{file: "memory.soft_limit_in_bytes", value: format(memory.Reservation)},
+		setting{file: "memory.kmem.limit_in_bytes", value: format(memory.Kernel)}, //nolint:staticcheck // deprecated, not gone
+		setting{file: "memory.kmem.tcp.limit_in_bytes", value: format(memory.KernelTCP)},
+		setting{file: "memory.oom_control", value: oomControl},
+		setting{file: "memory.swappiness", value: swappiness},
+	)
+	return limit, nil
 }
 
-// limitMemory sets the memory limits. Zero means unset, as in runc.
-func (c *v1) limitMemory(resources *specs.LinuxResources, create bool) error {
-	memory, err := c.memorySettings(resources.Memory)
-	if err != nil {
-		return err
-	}
-	limit := v1Limit{
-		"linux.resources.memory", cgroup1.Memory,
-		func(root string) (creator, error) { return cgroup1.NewMemory(root), nil },
-	}
-	if memory.Swap != nil && *memory.Swap == -1 && memory.Limit != nil {
-		// Memory may not be raised above memory+swap; the library knows this only of limits.
-		first := &specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: memory.Swap}}
-		if err := c.set(limit, first, create); err != nil {
-			return err
-		}
-		memory.Swap = nil
-	}
-	err = c.set(limit, &specs.LinuxResources{Memory: memory}, create)
-	if errors.Is(err, unix.EBUSY) && memory.Limit != nil {
-		return errdefs.As(errdefs.ErrFailedPrecondition,
-			fmt.Errorf("linux.resources.memory.limit: the container uses more than %d bytes already: %w", *memory.Limit, err))
-	}
-	return err
+// raises tells whether a limit of memory and swap is above the present one.
+func (c *v1) raises(swap int64) bool {
+	present, err := readNumber(filepath.Join(c.paths["memory"], memoryAndSwap))
+	return err == nil && (swap == unlimited || swap > present)
 }
 
 // memorySettings returns a copy of memory as the kernel of cgroup v1 wants it.
 func (c *v1) memorySettings(memory *specs.LinuxMemory) (*specs.LinuxMemory, error) {
 	settings := *memory
-	dir := c.paths[string(cgroup1.Memory)]
+	dir := c.paths["memory"]
 	for _, value := range []**int64{&settings.Limit, &settings.Reservation, &settings.Swap, &settings.Kernel, &settings.KernelTCP} { //nolint:staticcheck // deprecated, not gone
 		if *value != nil && **value == 0 {
 			*value = nil
@@ -222,45 +225,31 @@ func checkUsage(file string, limit int64) error {
 	return nil
 }
 
-// limitCPU sets processor time. Zero means unset, as in runc.
-func (c *v1) limitCPU(cpu *specs.LinuxCPU) error {
-	settings := *cpu
-	for _, value := range []**uint64{&settings.Shares, &settings.Period, &settings.RealtimePeriod} {
-		if *value != nil && **value == 0 {
-			*value = nil
+// cpuLimits sets processor time. Zero means unset, as in runc.
+func cpuLimits(cpu *specs.LinuxCPU) []v1Limit {
+	unsigned := func(value *uint64) string {
+		if value == nil || *value == 0 {
+			return ""
 		}
+		return format(value)
 	}
-	for _, value := range []**int64{&settings.Quota, &settings.RealtimeRuntime} {
-		if *value != nil && **value == 0 {
-			*value = nil
+	signed := func(value *int64) string {
+		if value == nil || *value == 0 {
+			return ""
 		}
+		return format(value)
 	}
-	dir := c.paths[string(cgroup1.Cpu)]
-	if cpu.Burst != nil && settings.Quota != nil && dir != "" {
-		// A burst may not exceed the quota: the old one could forbid the new quota, and the old quota the new burst.
-		if err := writeFile(filepath.Join(dir, "cpu.cfs_burst_us"), "0"); err != nil {
-			return fmt.Errorf("cannot set linux.resources.cpu.burst: %w", err)
-		}
+	noBurst := ""
+	if cpu.Burst != nil && signed(cpu.Quota) != "" {
+		noBurst = "0" // a burst may not exceed the quota: the old one could forbid the new quota
 	}
-	return c.setCPU(dir, cpu, &settings)
-}
-
-func (c *v1) setCPU(dir string, cpu, settings *specs.LinuxCPU) error {
-	set := func(field, file, value string) error {
-		if value == "" || dir == "" { // the library's part fails without the hierarchy
-			return nil
-		}
-		if err := writeFile(filepath.Join(dir, file), value); err != nil {
-			return fmt.Errorf("cannot set linux.resources.cpu.%s: %w", field, err)
-		}
-		return nil
-	}
-	if err := set("idle", "cpu.idle", format(cpu.Idle)); err != nil {
-		return err
-	}
-	limit := v1Limit{"linux.resources.cpu", cgroup1.Cpu, func(root string) (creator, error) { return cgroup1.NewCpu(root), nil }}
-	if err := c.set(limit, &specs.LinuxResources{CPU: settings}, true); err != nil {
-		return err
-	}
-	return set("burst", "cpu.cfs_burst_us", format(cpu.Burst))
+	return []v1Limit{{field: "linux.resources.cpu", controller: "cpu", files: given(
+		setting{file: "cpu.cfs_burst_us", value: noBurst},
+		setting{file: "cpu.idle", value: format(cpu.Idle)},
+		setting{file: "cpu.rt_period_us", value: unsigned(cpu.RealtimePeriod)},
+		setting{file: "cpu.rt_runtime_us", value: signed(cpu.RealtimeRuntime)},
+		setting{file: "cpu.shares", value: unsigned(cpu.Shares)},
+		setting{file: "cpu.cfs_period_us", value: unsigned(cpu.Period)},
+		setting{file: "cpu.cfs_quota_us", value: signed(cpu.Quota)},
+	)}, {field: "linux.resources.cpu.burst", controller: "cpu", files: given(setting{file: "cpu.cfs_burst_us", value: format(cpu.Burst)})}}
 }

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/internal/errdefs"
@@ -33,26 +32,23 @@ func (c *v2) blockIOLimit(io *specs.LinuxBlockIO) (v2Limit, error) {
 			limit.files = append(limit.files, ioWeight(bfq, fmt.Sprintf("%d:%d ", device.Major, device.Minor), *device.Weight))
 		}
 	}
-	rates := cgroup2.IO{}
 	for _, throttle := range []struct {
-		kind    cgroup2.IOType
+		key     string
 		devices []specs.LinuxThrottleDevice
 	}{
-		{cgroup2.ReadBPS, io.ThrottleReadBpsDevice},
-		{cgroup2.WriteBPS, io.ThrottleWriteBpsDevice},
-		{cgroup2.ReadIOPS, io.ThrottleReadIOPSDevice},
-		{cgroup2.WriteIOPS, io.ThrottleWriteIOPSDevice},
+		{"rbps", io.ThrottleReadBpsDevice},
+		{"wbps", io.ThrottleWriteBpsDevice},
+		{"riops", io.ThrottleReadIOPSDevice},
+		{"wiops", io.ThrottleWriteIOPSDevice},
 	} {
 		for _, d := range throttle.devices {
-			if d.Rate == 0 { // no limit, as on v1
-				line := fmt.Sprintf("%d:%d %s=max", d.Major, d.Minor, throttle.kind)
-				limit.files = append(limit.files, setting{file: "io.max", value: line})
-				continue
+			rate := "max" // no limit, as 0 is on v1
+			if d.Rate != 0 {
+				rate = strconv.FormatUint(d.Rate, 10)
 			}
-			rates.Max = append(rates.Max, cgroup2.Entry{Type: throttle.kind, Major: d.Major, Minor: d.Minor, Rate: d.Rate})
+			limit.files = append(limit.files, setting{file: "io.max", value: fmt.Sprintf("%d:%d %s=%s", d.Major, d.Minor, throttle.key, rate)})
 		}
 	}
-	limit.values.IO = &rates
 	return limit, nil
 }
 

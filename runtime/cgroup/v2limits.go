@@ -4,24 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
 )
 
-// v2Limit is what one section of linux.resources comes to: values that the library writes, or files that it doesn't
-// know or would write wrongly. It has no way to say "no limit", and leaves half of cpu.max at its default.
+// v2Limit is what one section of linux.resources comes to.
 type v2Limit struct {
 	field, controller string
-	values            cgroup2.Resources
 	files             []setting
 }
 
@@ -61,16 +59,6 @@ func (c *v2) limit(resources *specs.LinuxResources, create bool) error {
 }
 
 func (c *v2) set(limit v2Limit) error {
-	if len(limit.values.Values()) > 0 {
-		group := strings.TrimPrefix(c.dir, mountRoot)
-		manager, err := cgroup2.Load(group, cgroup2.WithMountpoint(mountRoot))
-		if err != nil {
-			return err
-		}
-		if err := manager.Update(&limit.values); err != nil {
-			return err
-		}
-	}
 	for _, s := range limit.files {
 		err := writeFile(filepath.Join(c.dir, s.file), s.value)
 		switch {
@@ -162,7 +150,7 @@ func (c *v2) memoryLimit(memory *specs.LinuxMemory) (v2Limit, error) {
 		limit.files = append(limit.files, setting{file: "memory.max", value: limitText(most)})
 	}
 	if low := value(memory.Reservation); low > 0 {
-		limit.values.Memory = &cgroup2.Memory{Low: &low}
+		limit.files = append(limit.files, setting{file: "memory.low", value: strconv.FormatInt(low, 10)})
 	} else if low == unlimited {
 		limit.files = append(limit.files, setting{file: "memory.low", value: "max"})
 	}
@@ -197,8 +185,7 @@ func (c *v2) cpuLimits(cpu *specs.LinuxCPU) ([]v2Limit, error) {
 		limit.files = append(limit.files, setting{file: "cpu.idle", value: format(cpu.Idle)})
 	}
 	if cpu.Shares != nil && *cpu.Shares != 0 {
-		weight := cgroup2.ConvertCPUSharesToCgroupV2Value(*cpu.Shares)
-		limit.values.CPU = &cgroup2.CPU{Weight: &weight}
+		limit.files = append(limit.files, setting{file: "cpu.weight", value: strconv.Itoa(cpuWeight(*cpu.Shares))})
 	}
 	if cpu.Burst != nil {
 		// A burst may not exceed the quota: the old one could forbid the new quota, and the old quota the new burst.
@@ -216,16 +203,30 @@ func (c *v2) cpuLimits(cpu *specs.LinuxCPU) ([]v2Limit, error) {
 		limit.files = append(limit.files, setting{file: "cpu.max.burst", value: format(cpu.Burst)})
 	}
 	var limits []v2Limit
-	if limit.values.CPU != nil || len(limit.files) > 0 {
+	if len(limit.files) > 0 {
 		limits = append(limits, limit)
 	}
 	if cpu.Cpus != "" || cpu.Mems != "" {
 		limits = append(limits, v2Limit{
 			field: "linux.resources.cpu.cpus", controller: "cpuset",
-			values: cgroup2.Resources{CPU: &cgroup2.CPU{Cpus: cpu.Cpus, Mems: cpu.Mems}},
+			files: given(setting{file: "cpuset.cpus", value: cpu.Cpus}, setting{file: "cpuset.mems", value: cpu.Mems}),
 		})
 	}
 	return limits, nil
+}
+
+// cpuWeight turns v1's shares of 2 to 262144 into a weight of 1 to 10000, such that the default of one, 1024, is the
+// default of the other, 100. Every runtime has agreed on this curve through the three points.
+func cpuWeight(shares uint64) int {
+	const least, most, leastWeight, mostWeight = 2, 262144, 1, 10000
+	switch {
+	case shares <= least:
+		return leastWeight
+	case shares >= most:
+		return mostWeight
+	}
+	l := math.Log2(float64(shares))
+	return int(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
 }
 
 // cpuMax is the line for cpu.max, with what is not given as it is now.
