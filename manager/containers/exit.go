@@ -33,9 +33,13 @@ func (s *Service) watch(c *container, current *run) {
 	if err != nil {
 		s.cfg.Logger.Error("lost the shim of a container", "container", c.id, "error", err)
 	}
+	starved := shims.OOMKilled(c.bundle)
+	if starved {
+		s.publish(c, "oom")
+	}
 	// From here on the shim is not asked again how the process ended.
 	s.record(c, stepCleanUp, func(m *berthv1.Container) {
-		m.State.ExitCode, m.State.FinishedAt = exited.Code, timestamppb.New(exited.At)
+		m.State.ExitCode, m.State.FinishedAt, m.State.OomKilled = exited.Code, timestamppb.New(exited.At), starved
 		if err != nil {
 			m.State.Error = "its shim is gone: " + err.Error()
 		}

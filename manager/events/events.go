@@ -61,6 +61,8 @@ func (b *Broker) Publish(event *berthv1.Event) {
 type Query struct {
 	Since, Until time.Time // zero: from now on, for ever
 	Filters      []*berthv1.Filter
+	// Begun is called as soon as nothing is missed any more.
+	Begun func() error
 }
 
 // Subscribe calls send with each event that fits the query, past ones first, until the time that the query names, or
@@ -79,6 +81,11 @@ func (b *Broker) Subscribe(ctx context.Context, query Query, send func(*berthv1.
 	}
 	past, s := b.subscribe(query.Since)
 	defer b.unsubscribe(s)
+	if query.Begun != nil {
+		if err := query.Begun(); err != nil {
+			return err
+		}
+	}
 	for _, event := range past {
 		if !query.Until.IsZero() && event.GetTime().AsTime().After(query.Until) {
 			return nil

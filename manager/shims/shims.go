@@ -126,6 +126,19 @@ func exited(response ending) Exited {
 	return result
 }
 
+// exitFile in the bundle is where the shim keeps how the container ended.
+const exitFile = "exit.json"
+
+// OOMKilled tells whether the kernel has killed a process of the container because memory was short, as far as the shim
+// has left word of it.
+func OOMKilled(bundle string) bool {
+	var record struct {
+		OOMKilled bool `json:"oom_killed"`
+	}
+	content, err := os.ReadFile(filepath.Join(bundle, exitFile))
+	return err == nil && json.Unmarshal(content, &record) == nil && record.OOMKilled
+}
+
 // Options are the runtime's options for CreateTaskRequest, with a runtime of the container's choice if it has one.
 func (l *Launcher) options(runtime string) (*anypb.Any, error) {
 	if runtime == "" {

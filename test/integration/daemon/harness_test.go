@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 	"github.com/berthd/berth/test/testenv"
@@ -25,6 +26,7 @@ type world struct {
 	events     berthv1.EventsServiceClient
 	system     berthv1.SystemServiceClient
 	image      string
+	begin      *timestamppb.Timestamp
 }
 
 func newWorld(t *testing.T, args ...string) *world {
@@ -36,6 +38,7 @@ func newWorld(t *testing.T, args ...string) *world {
 	w := &world{
 		Daemon: daemon, t: t, containers: berthv1.NewContainersServiceClient(conn), images: berthv1.NewImagesServiceClient(conn),
 		events: berthv1.NewEventsServiceClient(conn), system: berthv1.NewSystemServiceClient(conn), image: image,
+		begin: timestamppb.Now(),
 	}
 	w.pull(image)
 	return w

@@ -275,3 +275,55 @@ func (h *host) wantNobodyConnected() {
 		h.t.Errorf("attachments are left: %v, %v", attachments, err)
 	}
 }
+
+func TestEndpointsAsTheyWereAskedFor(t *testing.T) {
+	h := newHost(t)
+	_, err := h.networks.CreateNetwork(t.Context(), &berthv1.CreateNetworkRequest{Config: &berthv1.NetworkConfig{
+		Name: "plan", Internal: true, Labels: map[string]string{"purpose": "test"},
+		Subnets: []*berthv1.Subnet{{Cidr: "10.251.7.0/24", Range: "10.251.7.128/30", Gateway: "10.251.7.254"}},
+	}})
+	wantCode(t, err, codes.OK)
+	labelled, err := h.networks.ListNetworks(t.Context(), &berthv1.ListNetworksRequest{
+		Filters: []*berthv1.Filter{{Key: "label", Values: []string{"purpose=test"}}},
+	})
+	if err != nil || len(labelled.GetNetworks()) != 1 || labelled.GetNetworks()[0].GetConfig().GetName() != "plan" {
+		t.Errorf("with the label are %v, %v", labelled, err)
+	}
+	endpoint := func(address string) *berthv1.NetworkSpec {
+		return &berthv1.NetworkSpec{Endpoints: []*berthv1.Endpoint{{Network: "plan", Ipv4Address: address}}}
+	}
+	chosen := endpoint("10.251.7.77")
+	chosen.Endpoints[0].MacAddress = "02:11:22:33:44:55"
+	fixed := h.run("fixed", serve, chosen)
+	if got := fixed.GetEndpoints()[0]; address(fixed) != "10.251.7.77" || got.GetMacAddress() != "02:11:22:33:44:55" || got.GetGateways()[0] != "10.251.7.254" {
+		t.Errorf("the endpoint is %v", got)
+	}
+	free := h.run("free", serve, endpoint(""))
+	if !strings.HasPrefix(address(free), "10.251.7.1") {
+		t.Errorf("the address is %s, none of the range", address(free))
+	}
+	get(t, address(fixed)+":80")
+	if got := h.mustExec("free", "wget", "-qO-", "http://10.251.7.77/"); strings.TrimSpace(got) != "fixed" {
+		t.Errorf("in the network fixed answers %q", got)
+	}
+	h.create("same", serve, &berthv1.ContainerSpec{Network: endpoint("10.251.7.77")})
+	if err := h.start("same"); err == nil || !strings.Contains(err.Error(), "10.251.7.77") {
+		t.Errorf("an address that is taken: %v", err)
+	}
+	_, err = h.containers.CreateContainer(t.Context(), &berthv1.CreateContainerRequest{Spec: &berthv1.ContainerSpec{Image: h.image, Network: endpoint("10.9.9.9")}})
+	wantCode(t, err, codes.InvalidArgument, "10.9.9.9")
+
+	outer := h.run("outer", serve, nil)
+	get(t, address(outer)+":80")
+	if got, err := h.exec("free", "timeout", "1", "wget", "-qO-", "http://"+address(outer)+"/"); err == nil {
+		t.Errorf("out of an internal network, outer answers %q", got)
+	}
+	if routes := h.mustExec("free", "ip", "route"); strings.Contains(routes, "default") {
+		t.Errorf("an internal network has the routes %q", routes)
+	}
+	for _, name := range []string{"fixed", "free", "same"} {
+		h.remove(name)
+	}
+	_, err = h.networks.RemoveNetwork(t.Context(), &berthv1.RemoveNetworkRequest{Network: "plan"})
+	wantCode(t, err, codes.OK)
+}
