@@ -38,8 +38,10 @@ func (c *v1) blockWeights(io *specs.LinuxBlockIO) []v1Limit {
 	var weights []v1Limit
 	add := func(field, file, device string, weight *uint16) {
 		if weight != nil && *weight != 0 {
-			weights = append(weights, v1Limit{field: "linux.resources.blockIO." + field, controller: "blkio",
-				files: []setting{{file: prefix + file, value: fmt.Sprintf("%s%d", device, *weight)}}})
+			weights = append(weights, v1Limit{
+				field: "linux.resources.blockIO." + field, controller: "blkio",
+				files: []setting{{file: prefix + file, value: fmt.Sprintf("%s%d", device, *weight)}},
+			})
 		}
 	}
 	add("weight", "weight", "", io.Weight)

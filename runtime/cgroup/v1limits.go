@@ -79,7 +79,7 @@ func (c *v1) limits(resources *specs.LinuxResources) ([]v1Limit, error) {
 	}
 	for device, rdma := range resources.Rdma {
 		limit := rdmaLimit(device, rdma)
-		limits = append(limits, v1Limit{field: limit.field, controller: limit.controller, files: limit.files})
+		limits = append(limits, v1Limit(limit))
 	}
 	return limits, nil
 }
@@ -92,8 +92,10 @@ func given(settings ...setting) []setting {
 func networkLimits(network *specs.LinuxNetwork) []v1Limit {
 	var limits []v1Limit
 	if network.ClassID != nil && *network.ClassID != 0 {
-		limits = append(limits, v1Limit{field: "linux.resources.network.classID", controller: "net_cls",
-			files: []setting{{file: "net_cls.classid", value: strconv.FormatUint(uint64(*network.ClassID), 10)}}})
+		limits = append(limits, v1Limit{
+			field: "linux.resources.network.classID", controller: "net_cls",
+			files: []setting{{file: "net_cls.classid", value: strconv.FormatUint(uint64(*network.ClassID), 10)}},
+		})
 	}
 	if len(network.Priorities) > 0 {
 		limit := v1Limit{field: "linux.resources.network.priorities", controller: "net_prio"}
