@@ -4,6 +4,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -28,8 +30,13 @@ func (c *creation) define(g *globals, flags *flag.FlagSet) {
 	flags.BoolVar(&c.options.NoNewKeyring, "no-new-keyring", false, "let the container use the caller's session keyring")
 }
 
-// connect opens the console socket, if there is one.
+// connect opens the console socket, if there is one, and looks at what else the caller hands over.
 func (c *creation) connect() error {
+	// A service manager's sockets, as sd_listen_fds(3) has them.
+	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 {
+		c.options.PreserveFDs += n
+		c.options.Env = []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
+	}
 	if err := checkPreserved(c.options.PreserveFDs); err != nil {
 		return err
 	}

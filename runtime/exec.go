@@ -44,6 +44,7 @@ func (g *globals) exec(args []string) (_ int, err error) {
 	flags.StringVar(&e.options.PidFile, "pid-file", "", "`file` to write the process's pid to")
 	flags.StringVar(&e.options.PidfdSocket, "pidfd-socket", "", "`path` of a unix socket to send a pidfd of the process to")
 	flags.IntVar(&e.options.PreserveFDs, "preserve-fds", 0, "pass `n` more descriptors to the process, from 3 on")
+	flags.StringVar(&e.options.Cgroup, "cgroup", "", "`path` of a cgroup below the container's, or with cgroup v1 CONTROLLER[,CONTROLLER…]:PATH")
 	flags.BoolVar(&e.options.IgnorePaused, "ignore-paused", false, "execute in a paused container")
 	flags.Bool("no-subreaper", false, "accepted for runc's sake: this runtime is none")
 	if err := parseFlags(flags, args); err != nil {

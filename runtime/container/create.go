@@ -31,6 +31,7 @@ type CreateOptions struct {
 	Console          int // a socket to send the terminal's master over, or -1
 	PidfdSocket      string
 	PreserveFDs      int
+	Env              []string // more than what the configuration has
 	NoPivot          bool
 	NoNewKeyring     bool
 	Systemd          bool
@@ -58,6 +59,7 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if spec.Process == nil {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
 	}
+	spec.Process.Env = append(spec.Process.Env, o.Env...)
 	if spec.Process.Terminal && o.Console < 0 {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
 	}

@@ -2,10 +2,16 @@ package container
 
 import (
 	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
@@ -20,6 +26,7 @@ type ExecOptions struct {
 	PidFile, PidfdSocket string
 	PreserveFDs          int
 	IgnorePaused         bool
+	Cgroup               string       // below the container's: PATH, or CONTROLLERS:PATH
 	Protect              func() error // executes the runtime from a read-only handle, unless it runs from one
 }
 
@@ -53,7 +60,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 			return nil, err
 		}
 	}
-	group, err := c.cgroup()
+	group, err := c.cgroupBelow(o.Cgroup)
 	if err != nil {
 		return nil, err
 	}
@@ -89,12 +96,31 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	return execute(forked, o)
 }
 
-// cgroup opens the container's cgroup. It is nil for an ordinary user's container that has none.
-func (c *Container) cgroup() (cgroup.Cgroup, error) {
+// cgroupBelow opens the container's cgroup, or one below it. It is nil for an ordinary user's container that has none.
+func (c *Container) cgroupBelow(below string) (cgroup.Cgroup, error) {
 	if len(c.Cgroups) == 0 {
 		return nil, nil
 	}
-	return cgroup.Load(c.Cgroups)
+	if below == "" {
+		return cgroup.Load(c.Cgroups)
+	}
+	paths := maps.Clone(c.Cgroups)
+	wanted := slices.Collect(maps.Keys(paths))
+	if controllers, path, named := strings.Cut(below, ":"); named {
+		wanted, below = strings.Split(controllers, ","), path
+	}
+	for _, controller := range wanted {
+		dir, ok := paths[controller]
+		if !ok {
+			return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use --cgroup: the container has no cgroup of controller %q", controller))
+		}
+		dir = filepath.Join(dir, filepath.Clean("/"+below))
+		if _, err := os.Stat(dir); err != nil {
+			return nil, fmt.Errorf("cannot use --cgroup: %w", err)
+		}
+		paths[controller] = dir
+	}
+	return cgroup.Load(paths)
 }
 
 // entry is the way into a container's namespaces.

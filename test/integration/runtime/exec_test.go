@@ -112,6 +112,21 @@ func TestExecIsInTheCgroup(t *testing.T) {
 	wantEqual(t, c.must("exec", id, "cat", "/proc/self/cgroup"), init)
 }
 
+func TestExecInACgroupBelow(t *testing.T) {
+	c := sleeping(t, nil)
+	flag, dir := "below", filepath.Join("/sys/fs/cgroup", c.Spec.Linux.CgroupsPath, "below")
+	if !onV2(t) {
+		flag, dir = "pids:below", filepath.Join("/sys/fs/cgroup/pids", c.Spec.Linux.CgroupsPath, "below")
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	wantContains(t, c.must("exec", "--cgroup", flag, c.ID, "cat", "/proc/self/cgroup"), c.ID+"/below")
+	if r := c.verb("exec", "--cgroup", "nothing", c.ID, "true"); r.Status == 0 || !strings.Contains(r.Stderr, "--cgroup") {
+		t.Errorf("a cgroup that is not there: %+v", r)
+	}
+}
+
 func TestExecBeforeStart(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.writeConfig()

@@ -151,6 +151,24 @@ func TestPreservedDescriptors(t *testing.T) {
 	}
 }
 
+func TestListenDescriptors(t *testing.T) {
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	c := newContainer(t).shell("echo $LISTEN_FDS $LISTEN_PID >&3")
+	c.writeConfig()
+	run := c.command("run", "--bundle", c.Bundle, c.ID)
+	run.ExtraFiles = []*os.File{writer}
+	run.Env = append(os.Environ(), "LISTEN_FDS=1")
+	execute(t, run)
+	writer.Close()
+	buffer := make([]byte, 64)
+	n, _ := reader.Read(buffer)
+	wantEqual(t, string(buffer[:n]), "1 1\n")
+}
+
 // hostile makes the container's root file system one that leads elsewhere.
 func hostile(t testing.TB, c *container, link, target string) {
 	t.Helper()
