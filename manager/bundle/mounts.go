@@ -36,10 +36,9 @@ func defaultMounts(request Request) []specs.Mount {
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)}},
 	}
 	if hostNamespace(request.Spec.GetNamespaces().GetIpc()) {
-		list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Destination == "/dev/shm" || m.Destination == "/dev/mqueue" })
-		list = append(list,
-			specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rprivate"}},
-			specs.Mount{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "rprivate"}})
+		// A new mount of mqueue shows the host's queues by itself, also on a host that has it mounted nowhere.
+		list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
+		list = append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rprivate"}})
 	}
 	if hostNamespace(request.Spec.GetNetwork().GetMode()) {
 		// sysfs can't be mounted anew for the network namespace of somebody else.

@@ -121,12 +121,13 @@ func (s *Service) resolveMount(ctx context.Context, c *container, state *berthv1
 	switch mount.GetType() {
 	case berthv1.MountType_MOUNT_TYPE_BIND:
 		state.HostPath = mount.GetSource()
-		if mount.GetCreateSource() {
-			if err := os.MkdirAll(mount.GetSource(), 0o755); err != nil {
+		_, err := os.Stat(mount.GetSource())
+		if mount.GetCreateSource() && errors.Is(err, os.ErrNotExist) {
+			if err = os.MkdirAll(mount.GetSource(), 0o755); err != nil {
 				return fmt.Errorf("cannot make the source of the mount at %q: %w", mount.GetTarget(), err)
 			}
 		}
-		if _, err := os.Stat(mount.GetSource()); err != nil {
+		if err != nil {
 			return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("invalid mount at %q: the source %q does not exist on the host", mount.GetTarget(), mount.GetSource()))
 		}
 	case berthv1.MountType_MOUNT_TYPE_VOLUME:
