@@ -85,7 +85,7 @@ func (s *Service) plan(request Request) (*attachment, error) {
 		if err != nil {
 			return nil, err
 		}
-		_, raw, err := s.plugins(d)
+		_, raw, err := s.plugins(d, e.GetIpv4Address())
 		if err != nil {
 			return nil, fmt.Errorf("cannot configure network %q: %w", d.Name, err)
 		}
@@ -262,13 +262,13 @@ func (s *Service) GC(ctx context.Context, valid []string) error {
 
 // hasState tells whether plugins may know anything of a network. Without a lease of an address they do not.
 func (s *Service) hasState(d *definition) bool {
-	entries, err := os.ReadDir(filepath.Join(s.cfg.StateDir, "addresses", d.cniName()))
+	entries, err := os.ReadDir(s.leases(d))
 	return err != nil && !errors.Is(err, os.ErrNotExist) ||
 		slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.ContainsAny(e.Name(), ".:") })
 }
 
 func (s *Service) gcNetwork(ctx context.Context, d *definition, keep []types.GCAttachment) error {
-	list, _, err := s.plugins(d)
+	list, _, err := s.plugins(d, "")
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -89,10 +90,11 @@ func (s *Service) predefine() error {
 	return nil
 }
 
-// plugins returns the chain of CNI plugins that makes the network.
-func (s *Service) plugins(d *definition) (*libcni.NetworkConfigList, []byte, error) {
+// plugins returns the chain of CNI plugins that makes the network. The network's range is for addresses that nobody
+// asks for; one that is asked for may lie anywhere in the subnet.
+func (s *Service) plugins(d *definition, askedFor string) (*libcni.NetworkConfigList, []byte, error) {
 	ipamRange := map[string]any{"subnet": d.Subnet.String(), "gateway": d.Gateway.String()}
-	if d.Range.IsValid() {
+	if d.Range.IsValid() && askedFor == "" {
 		ipamRange["rangeStart"], ipamRange["rangeEnd"] = d.Range.Addr().String(), last(d.Range).String()
 	}
 	bridge := map[string]any{
@@ -118,6 +120,11 @@ func (s *Service) plugins(d *definition) (*libcni.NetworkConfigList, []byte, err
 // cniName is the network's name for CNI. The plugins' interfaces are the host's: what they own must not look like that
 // of another daemon's network, and no two have one bridge.
 func (d *definition) cniName() string { return "berth-" + d.Bridge }
+
+// leases is the directory where host-local keeps the addresses that are in use.
+func (s *Service) leases(d *definition) string {
+	return filepath.Join(s.cfg.StateDir, "addresses", d.cniName())
+}
 
 // last is the last address of a prefix.
 func last(p netip.Prefix) netip.Addr {
@@ -278,6 +285,9 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	}
 	if err := s.exec.DeleteBridge(ctx, d.Bridge); err != nil {
 		return fmt.Errorf("cannot remove the bridge of network %q: %w", d.Name, err)
+	}
+	if err := os.RemoveAll(s.leases(d)); err != nil {
+		return fmt.Errorf("cannot remove the leases of network %q: %w", d.Name, err)
 	}
 	if err := s.definitions.Delete(d.Name); err != nil {
 		return err

@@ -266,7 +266,11 @@ func (h *host) wantNobodyConnected() {
 	if err != nil || len(links) > 0 {
 		h.t.Errorf("interfaces are left: %v, %v", links, err)
 	}
-	leases, err := filepath.Glob(filepath.Join(h.State, "networks/addresses/berth-bridge/10.*"))
+	stores, err := filepath.Glob(filepath.Join(h.State, "networks/addresses/*/last_reserved_ip.*"))
+	if err != nil || len(stores) == 0 {
+		h.t.Errorf("addresses are leased elsewhere than the test looks: %v, %v", stores, err)
+	}
+	leases, err := filepath.Glob(filepath.Join(h.State, "networks/addresses/*/10.*"))
 	if err != nil || len(leases) > 0 {
 		h.t.Errorf("addresses are leased: %v, %v", leases, err)
 	}
