@@ -115,7 +115,8 @@ expect web
 run berth exec web ls -R /var/www
 expect new.html
 [[ $output != *draft.html* && $output != *old.html* ]] || fail "a file that a layer removed is there"
-run script -qec "berth exec -it web sh -c 'tty; stty size; echo in a terminal'" /dev/null
+run script -qec "stty rows 30 cols 100; berth exec -it web sh -c 'tty; stty size; echo in a terminal'" /dev/null
+expect "30 100"
 expect /dev/pts/
 run berth logs web
 expect "response:200"
