@@ -2,6 +2,7 @@ package script_test
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -25,7 +26,7 @@ func TestTerminals(t *testing.T) {
 	image := w.image("busybox")
 	for name, test := range map[string]func(*testing.T, *daemon, string){
 		"run": testRunTerminal, "detach": testDetach, "detach keys": testDetachKeys, "exec": testExecTerminal, "start": testStartTerminal,
-		"signals": testSignals, "colours": testColours, "input ends": testInputEnds,
+		"signals": testSignals, "colours": testColours, "input ends": testInputEnds, "interrupt": testInterrupt,
 	} {
 		// The first to come pulls the image: the others must not see the bars.
 		if _, err := d.berth("pull", "-q", image); err != nil {
@@ -135,6 +136,14 @@ func testExecTerminal(t *testing.T, d *daemon, image string) {
 	if p.settings() != before {
 		t.Error("the terminal is not as it was after an error")
 	}
+	// Detaching leaves the process.
+	p = openTerminal(t, d, columns(77, 22), "exec", "-it", "box", "sh", "-c", "echo ready; exec sleep 77")
+	p.expect("ready")
+	p.typed(ctrlP + ctrlQ)
+	p.exits(0)
+	if processes, err := d.berth("top", "box", "-o", "pid,args"); err != nil || !strings.Contains(processes, "sleep 77") {
+		t.Errorf("the process did not outlive its client: %q (%v)", processes, err)
+	}
 }
 
 func testStartTerminal(t *testing.T, d *daemon, image string) {
@@ -215,6 +224,26 @@ func testInputEnds(t *testing.T, d *daemon, image string) {
 	p.expect("one\r\none\r\n")
 	p.typed("\x04")
 	p.exits(0)
+}
+
+// testInterrupt gives up a pull from a registry that never answers.
+func testInterrupt(t *testing.T, d *daemon, _ string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	p := openTerminal(t, d, columns(80, 24), "run", "--rm", listener.Addr().String()+"/demo/busybox", "true")
+	asked, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = asked.Close() }()
+	p.typed(ctrlC)
+	p.exits(130)
+	if images, err := d.berth("images", "--format", "{{.Repository}}"); err != nil || strings.Contains(images, listener.Addr().String()) {
+		t.Errorf("images after the interrupt: %q (%v)", images, err)
+	}
 }
 
 func testProgress(t *testing.T, d *daemon, image string) {
