@@ -26,8 +26,12 @@ func Load(bundle string) (*specs.Spec, error) {
 func Read(bundle string) ([]byte, *specs.Spec, error) {
 	content, err := os.ReadFile(filepath.Join(bundle, File))
 	var spec *specs.Spec
+	var ignored []string
 	if err == nil {
-		spec, err = Parse(content)
+		spec, ignored, err = parse(content)
+	}
+	for _, field := range ignored {
+		fmt.Fprintf(os.Stderr, "%s of bundle %q: field %s: there is no such field, it is ignored\n", File, bundle, field)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot read %s of bundle %q: %w", File, bundle, err)
@@ -37,14 +41,23 @@ func Read(bundle string) ([]byte, *specs.Spec, error) {
 
 // Parse understands and checks the content of a config.json.
 func Parse(content []byte) (*specs.Spec, error) {
-	spec := new(specs.Spec)
-	if err := Decode(content, spec); err != nil {
-		return nil, err
+	spec, _, err := parse(content)
+	return spec, err
+}
+
+// parse is Parse, and lists the unknown fields at the top, which are ignored.
+func parse(content []byte) (spec *specs.Spec, ignored []string, err error) {
+	spec = new(specs.Spec)
+	if !decodeFast(content, spec) {
+		*spec = specs.Spec{}
+		if ignored, err = decode(content, spec, true); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := validate(spec); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return spec, nil
+	return spec, ignored, nil
 }
 
 // LoadProcess reads and checks a process to execute in a running container, as `exec --process` names one.

@@ -17,44 +17,47 @@ import (
 // `field mounts[2].options: it must be a list of strings, not a number`.
 //
 // Unknown fields are refused, as a misspelt readonly or noNewPrivileges would otherwise be silently without effect. The
-// specification wants unknown fields ignored so that newer configurations run on older runtimes: that is so for those
-// that say that they are newer, by their ociVersion.
+// specification wants them ignored, so that documents may be extended and newer ones run on older runtimes. That is so
+// for a configuration's own fields, with a word about it, and for all fields of one that says by its ociVersion that it
+// is newer.
 func Decode(content []byte, into any) error {
 	if decodeFast(content, into) {
 		return nil
 	}
 	reflect.ValueOf(into).Elem().SetZero()
-	return decode(content, into)
+	_, err := decode(content, into, false)
+	return err
 }
 
-// decode is Decode with encoding/json, for what is unusual.
-func decode(content []byte, into any) error {
+// decode is Decode with encoding/json, for what is unusual. If the document may be extended, it lists the fields that
+// it doesn't know and has ignored.
+func decode(content []byte, into any, extensible bool) (ignored []string, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	decoder.DisallowUnknownFields()
-	err := decoder.Decode(into)
+	err = decoder.Decode(into)
 	if err == nil && !bytes.Contains(content, []byte(`\u0000`)) {
 		if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-			return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("%s: there is more behind the JSON object", position(content, decoder.InputOffset())))
+			return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("%s: there is more behind the JSON object", position(content, decoder.InputOffset())))
 		}
-		return nil
+		return nil, nil
 	}
 	// Something is wrong, and only now what costs more is done: finding out where.
 	var syntax *json.SyntaxError
 	switch {
 	case errors.As(err, &syntax):
-		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("%s: it is not JSON: %w", position(content, syntax.Offset), err))
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("%s: it is not JSON: %w", position(content, syntax.Offset), err))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errdefs.As(errdefs.ErrInvalidArgument, errors.New("it ends in the middle of its JSON"))
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("it ends in the middle of its JSON"))
 	}
-	search := search{newer: isNewer(content)}
+	search := search{newer: isNewer(content), extensible: extensible}
 	if found := search.explain("", content, reflect.TypeOf(into).Elem()); found != nil {
-		return errdefs.As(errdefs.ErrInvalidArgument, found)
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, found)
 	}
 	// The only fault is a field of a newer version, or an escaped NUL in something unknown.
 	if err := json.Unmarshal(content, into); err != nil {
-		return errdefs.As(errdefs.ErrInvalidArgument, err)
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, err)
 	}
-	return nil
+	return search.ignored, nil
 }
 
 func position(content []byte, offset int64) string {
@@ -69,10 +72,12 @@ const formerFields = " linux.intelRdt.enableCMT linux.intelRdt.enableMBM "
 
 // search looks for the first fault in a document that doesn't fit its type.
 type search struct {
-	newer bool // the document is of a version with fields that we don't know
+	newer      bool // the document is of a version with fields that we don't know
+	extensible bool // and may have others at its top
+	ignored    []string
 }
 
-func (s search) explain(path string, content json.RawMessage, want reflect.Type) error {
+func (s *search) explain(path string, content json.RawMessage, want reflect.Type) error {
 	for want.Kind() == reflect.Pointer {
 		want = want.Elem()
 	}
@@ -103,7 +108,7 @@ func (s search) explain(path string, content json.RawMessage, want reflect.Type)
 	return explainValue(path, content, want)
 }
 
-func (s search) explainObject(path string, content json.RawMessage, want reflect.Type) error {
+func (s *search) explainObject(path string, content json.RawMessage, want reflect.Type) error {
 	members, err := members(path, content)
 	if err != nil {
 		return err
@@ -113,6 +118,10 @@ func (s search) explainObject(path string, content json.RawMessage, want reflect
 		field, known := fieldNamed(want, m.name)
 		if !known {
 			if s.newer || strings.Contains(formerFields, " "+inner+" ") {
+				continue
+			}
+			if s.extensible && path == "" {
+				s.ignored = append(s.ignored, inner)
 				continue
 			}
 			return fmt.Errorf("field %s: there is no such field", inner)

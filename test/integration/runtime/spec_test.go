@@ -69,7 +69,7 @@ func TestSpecRefuses(t *testing.T) {
 // TestBadConfiguration puts mistakes into config.json. Each has to be told in one sentence, and to leave nothing.
 func TestBadConfiguration(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, want string }{
-		"an unknown field":   {`"hostname"`, `"hostnames"`, "field hostnames: there is no such field"},
+		"an unknown field":   {`"cwd":"/"`, `"cwd":"/","noNewPrivilege":true`, "field process.noNewPrivilege: there is no such field"},
 		"a wrong type":       {`"cwd":"/"`, `"cwd":7`, "field process.cwd: it must be a string, not 7"},
 		"no JSON":            {`"hostname"`, `hostname`, "it is not JSON"},
 		"a namespace's typo": {`{"type":"pid"}`, `{"type":"pids"}`, `field linux.namespaces[0].type: "pids" is none of`},
@@ -98,6 +98,21 @@ func TestBadConfiguration(t *testing.T) {
 			}
 			c.gone()
 		})
+	}
+}
+
+// TestExtendedConfiguration: the specification allows further properties. Who has misspelt one is told.
+func TestExtendedConfiguration(t *testing.T) {
+	c := newContainer(t, "echo", "hello")
+	c.writeConfig()
+	file := filepath.Join(c.Bundle, "config.json")
+	content := strings.Replace(readFile(t, file), `"hostname"`, `"hostnames"`, 1)
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := c.verb("run", "--bundle", c.Bundle, c.ID)
+	if want := "field hostnames: there is no such field, it is ignored\n"; r.Status != 0 || r.Stdout != "hello\n" || !strings.HasSuffix(r.Stderr, want) {
+		t.Errorf("%+v, want %q", r, want)
 	}
 }
 
