@@ -21,6 +21,11 @@ func (b *Builder) mount(i int, m specs.Mount) error {
 	if err != nil {
 		return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
 	}
+	if !b.config.OwnUser {
+		if err := b.openSource(i, m); err != nil {
+			return err
+		}
+	}
 	switch {
 	case o.copyUp:
 		o.set |= o.setAll

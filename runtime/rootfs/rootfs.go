@@ -49,10 +49,14 @@ func New(p *launch.Program, config Config) *Builder {
 	}
 }
 
-// Open adds the taking of what comes from the host's tree: the root and what is bound into it. The child still is the
-// host's user then: the root of a new user namespace may not be let in to where these things are.
+// Open adds the taking of what comes from the host's tree while the child still is the host's user: the root of a new
+// user namespace may not be let in to where these things are. Without one, only the root is taken here, and what is
+// bound at its turn, as the kernel lists mounts in the order of their making.
 func (b *Builder) Open() error {
 	b.openRoot()
+	if !b.config.OwnUser {
+		return nil
+	}
 	for i, m := range b.config.Spec.Mounts {
 		if err := b.openSource(i, m); err != nil {
 			return err
