@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -51,8 +52,15 @@ func (l *Lease) Ingest(ctx context.Context, t Transfer) error {
 	}
 }
 
+// closePatience is how long a store may take to let go of a transfer whose caller has gone.
+const closePatience = 10 * time.Second
+
 func (l *Lease) ingest(ctx context.Context, t Transfer) (resumed bool, err error) {
-	stream, err := l.store.content.Write(l.store.transfers().Context(ctx))
+	// The stream outlives ctx by a little, so that it is known what became of the blob.
+	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(closePatience, cancel) })()
+	stream, err := l.store.content.Write(l.store.transfers().Context(lasting))
 	if err != nil {
 		return false, fmt.Errorf("cannot write content %s: %w", t.Descriptor.Digest, FromStatus(err))
 	}
@@ -61,16 +69,11 @@ func (l *Lease) ingest(ctx context.Context, t Transfer) (resumed bool, err error
 	w.close()
 	switch {
 	case err == nil || errors.Is(err, errdefs.ErrAlreadyExists):
-		if err := l.Add(ctx, t.Descriptor.Digest); err != nil {
-			return false, err
-		}
-		return false, l.store.transfers().drop(ctx, t.Descriptor.Digest)
+		err = l.Add(lasting, t.Descriptor.Digest)
 	case errors.Is(err, errdefs.ErrDataLoss):
-		if abortErr := l.store.abort(context.WithoutCancel(ctx), w.ref); abortErr != nil {
-			return false, errors.Join(err, abortErr)
-		}
+		err = errors.Join(err, l.store.abort(lasting, w.ref))
 	}
-	return w.start > 0, err
+	return w.start > 0, errors.Join(err, l.store.transfers().drop(lasting, t.Descriptor.Digest))
 }
 
 type ingest struct {
