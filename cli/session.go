@@ -110,7 +110,7 @@ func (s *session) awaitRemoval(ctx context.Context, conn *client.Client) (answer
 	}()
 	return func() error { return <-removed }, func() {
 		cancel()
-		<-removed
+		_ = <-removed // nobody asks any more
 	}
 }
 

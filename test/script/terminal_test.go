@@ -141,7 +141,7 @@ func testExecTerminal(t *testing.T, d *daemon, image string) {
 	p.expect("ready")
 	p.typed(ctrlP + ctrlQ)
 	p.exits(0)
-	if processes, err := d.berth("top", "box", "-o", "pid,args"); err != nil || !strings.Contains(processes, "sleep 77") {
+	if processes, err := d.berth("top", "box", "-eo", "pid,args"); err != nil || !strings.Contains(processes, "sleep 77") {
 		t.Errorf("the process did not outlive its client: %q (%v)", processes, err)
 	}
 }
