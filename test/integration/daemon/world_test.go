@@ -61,7 +61,9 @@ func TestVolumesAndMounts(t *testing.T) {
 	readOnly := bind(host, "/ro")
 	readOnly.ReadOnly = true
 	spec.Mounts = []*berthv1.Mount{
-		{Type: volume, Source: "data", Target: "/data"}, {Type: volume, Target: "/anon"}, bind(host, "/host"), readOnly,
+		{Type: volume, Source: "data", Target: "/data"},
+		{Type: volume, Target: "/anon"},
+		bind(host, "/host"), readOnly,
 		{Type: volume, Source: "etc", Target: "/etc"},
 		{Type: berthv1.MountType_MOUNT_TYPE_TMPFS, Target: "/tmp", Options: []string{"size=64k"}},
 	}

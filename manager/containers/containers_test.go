@@ -1,0 +1,178 @@
+package containers
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berthd/berth/internal/errdefs"
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+func TestParseSignal(t *testing.T) {
+	for text, want := range map[string]syscall.Signal{
+		"SIGTERM": 15, "term": 15, "9": 9, "SIGRTMIN": 34, "RTMIN+3": 37, "SIGRTMAX-1": 63, "RTMAX": 64, "64": 64,
+	} {
+		if got, err := parseSignal(text); err != nil || got != want {
+			t.Errorf("%q: got %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "0", "65", "-1", "SIGNOPE", "RTMIN+31", "RTMAX-31"} {
+		if got, err := parseSignal(text); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("%q: got %d, %v; want an error", text, got, err)
+		}
+	}
+}
+
+func TestParseLogOptions(t *testing.T) {
+	options, err := parseLogOptions(&berthv1.LogSpec{Options: map[string]string{"max-size": "10m", "max-file": "3"}})
+	if err != nil || options != (logOptions{maxSize: 10_000_000, maxFile: 3}) {
+		t.Errorf("got %+v, %v", options, err)
+	}
+	for text, log := range map[string]*berthv1.LogSpec{
+		`"syslog"`:   {Driver: "syslog"},
+		`"lots"`:     {Options: map[string]string{"max-size": "lots"}},
+		`"0"`:        {Options: map[string]string{"max-size": "1m", "max-file": "0"}},
+		"max-size":   {Options: map[string]string{"max-file": "3"}},
+		`"compress"`: {Options: map[string]string{"compress": "true"}},
+	} {
+		if _, err := parseLogOptions(log); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%v: got %v, want an error that names %s", log, err, text)
+		}
+	}
+}
+
+func TestRestartPolicy(t *testing.T) {
+	failed, fine := &berthv1.ContainerState{ExitCode: 1, RestartCount: 2}, &berthv1.ContainerState{RestartCount: 9}
+	for _, c := range []struct {
+		name      string
+		condition berthv1.RestartCondition
+		retries   uint32
+		state     *berthv1.ContainerState
+		want      bool
+	}{
+		{"unspecified", berthv1.RestartCondition_RESTART_CONDITION_UNSPECIFIED, 0, failed, false},
+		{"no", berthv1.RestartCondition_RESTART_CONDITION_NO, 0, failed, false},
+		{"always, succeeded", berthv1.RestartCondition_RESTART_CONDITION_ALWAYS, 0, fine, true},
+		{"unless-stopped, failed", berthv1.RestartCondition_RESTART_CONDITION_UNLESS_STOPPED, 0, failed, true},
+		{"on-failure, succeeded", berthv1.RestartCondition_RESTART_CONDITION_ON_FAILURE, 0, fine, false},
+		{"on-failure, for ever", berthv1.RestartCondition_RESTART_CONDITION_ON_FAILURE, 0, failed, true},
+		{"on-failure, one left", berthv1.RestartCondition_RESTART_CONDITION_ON_FAILURE, 3, failed, true},
+		{"on-failure, given up", berthv1.RestartCondition_RESTART_CONDITION_ON_FAILURE, 2, failed, false},
+	} {
+		if got := wantsRestart(&berthv1.RestartPolicy{Condition: c.condition, MaxRetries: c.retries}, c.state); got != c.want {
+			t.Errorf("%s: got %v", c.name, got)
+		}
+	}
+}
+
+func TestBackoffGrowsAndStartsAnew(t *testing.T) {
+	pause := nextBackoff(0, 0)
+	if pause != 100*time.Millisecond {
+		t.Errorf("the first pause is %v", pause)
+	}
+	for range 20 {
+		longer := nextBackoff(pause, time.Second)
+		if longer != min(2*pause, time.Minute) {
+			t.Fatalf("after %v comes %v", pause, longer)
+		}
+		pause = longer
+	}
+	if again := nextBackoff(pause, 11*time.Second); again != 100*time.Millisecond {
+		t.Errorf("after a run of 11 s the pause is %v", again)
+	}
+}
+
+func TestSelectProcesses(t *testing.T) {
+	table := "UID PID CMD\nroot 1 init\nroot 12 sh -c  sleep 5\nroot 123 other\n"
+	got, err := selectProcesses(table, []uint32{12})
+	if err != nil || len(got.GetProcesses()) != 1 || !slices.Equal(got.GetProcesses()[0].GetColumns(), []string{"root", "12", "sh -c sleep 5"}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := selectProcesses("UID CMD\n", nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("a table without PID: %v", err)
+	}
+}
+
+func TestPortFilters(t *testing.T) {
+	container := &berthv1.Container{
+		Ports:        []*berthv1.PortMapping{{HostPort: 8080, ContainerPort: 80}, {HostPort: 53, Protocol: "udp"}},
+		ExposedPorts: []string{"80", "53/udp"},
+	}
+	for _, c := range []struct {
+		key, value string
+		want       bool
+	}{
+		{"publish", "8080", true},
+		{"publish", "8080/tcp", true},
+		{"publish", "8080/udp", false},
+		{"publish", "8000-9000", true},
+		{"publish", "53/udp", true},
+		{"publish", "80", false},
+		{"expose", "80/tcp", true},
+		{"expose", "53", false},
+		{"expose", "53/udp", true},
+	} {
+		match, err := (&Service{}).belongings(c.key, c.value)
+		if err != nil || match(container) != c.want {
+			t.Errorf("%s=%s: want %v, %v", c.key, c.value, c.want, err)
+		}
+	}
+	if _, err := (&Service{}).belongings("publish", "many"); err == nil {
+		t.Error("publish=many was accepted")
+	}
+}
+
+func TestRecordsSurvive(t *testing.T) {
+	s := &Service{cfg: Config{Root: t.TempDir(), State: t.TempDir()}}
+	c := s.newContainer(&berthv1.Container{
+		Id: strings.Repeat("ab", 32), Name: "kept", Spec: &berthv1.ContainerSpec{Image: "busybox"}, State: &berthv1.ContainerState{Status: statusCreated},
+	})
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c.image = fromImage{stopSignal: "SIGQUIT", parentSnapshot: "sha256:parent"}
+	if err := c.saveConfig(); err != nil {
+		t.Fatal(err)
+	}
+	err := c.transition(stepStart, func(m *berthv1.Container) { m.State.Status, m.State.Pid = statusRunning, 7 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.load(c.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.image != c.image || again.step != stepStart || again.message.GetName() != "kept" || again.message.GetState().GetPid() != 7 {
+		t.Errorf("loaded %+v, step %q, %v", again.image, again.step, again.message)
+	}
+	// A power failure may leave state.json empty: the container then counts as one that ran.
+	if err := os.WriteFile(c.dir+"/"+stateFile, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err = s.load(c.id); err != nil || again.message.GetState().GetStatus() != statusRunning {
+		t.Errorf("with an empty state: %v, %v", again, err)
+	}
+	if err := os.WriteFile(c.dir+"/"+stateFile, []byte(`{"version": 99}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = s.load(c.id); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("a state of a newer berthd: %v", err)
+	}
+}
+
+func TestRefusalsNameContainerAndState(t *testing.T) {
+	s := &Service{cfg: Config{Root: t.TempDir()}}
+	for status, want := range map[status]string{
+		statusCreated: "has not been started", statusExited: "is not running", statusPaused: "is paused", statusDead: "half removed",
+	} {
+		c := s.newContainer(&berthv1.Container{Id: "x", Name: "web", State: &berthv1.ContainerState{Status: status}})
+		if _, err := c.running("poke"); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `cannot poke container "web"`) {
+			t.Errorf("%v: %v", status, err)
+		}
+	}
+}

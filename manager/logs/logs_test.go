@@ -1,0 +1,169 @@
+package logs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func entry(text, stream string, second int) string {
+	return fmt.Sprintf("{\"log\":%q,\"stream\":%q,\"time\":%q}\n", text, stream, epoch.Add(time.Duration(second)*time.Second).Format(time.RFC3339Nano))
+}
+
+func write(t *testing.T, path string, entries ...string) {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteString(strings.Join(entries, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string, query Query) string {
+	t.Helper()
+	var text strings.Builder
+	reader := Open(path)
+	defer reader.Close()
+	if err := reader.Read(query, func(line Line) error { text.Write(line.Text); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}
+
+func TestRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if got := read(t, path, Query{Tail: -1}); got != "" {
+		t.Errorf("a log that is not there gave %q", got)
+	}
+	write(t, path+".2", entry("1\n", "stdout", 1))
+	write(t, path+".1", entry("2\n", "stderr", 2), "\x00\x00not a record\n", entry("3 ", "stdout", 3))
+	write(t, path, entry("long\n", "stdout", 4), entry("4\n", "stderr", 5), `{"log":"unfin`)
+	for _, c := range []struct {
+		name  string
+		query Query
+		want  string
+	}{
+		{"all", Query{Tail: -1}, "1\n2\n3 long\n4\n"},
+		{"stdout", Query{Tail: -1, Stdout: true}, "1\n3 long\n"},
+		{"stderr", Query{Tail: -1, Stderr: true}, "2\n4\n"},
+		{"since", Query{Tail: -1, Since: epoch.Add(4 * time.Second)}, "long\n4\n"},
+		{"until", Query{Tail: -1, Until: epoch.Add(2 * time.Second)}, "1\n2\n"},
+		{"tail 0", Query{Tail: 0}, ""},
+		{"tail 2 keeps the parts of a line together", Query{Tail: 2}, "3 long\n4\n"},
+		{"tail 99", Query{Tail: 99}, "1\n2\n3 long\n4\n"},
+	} {
+		if got := read(t, path, c.query); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// follower reads a log in the background; what it got is complete when done has an element.
+type follower struct {
+	lines chan string
+	done  chan error
+}
+
+func follow(ctx context.Context, path string, query Query, ended <-chan struct{}) *follower {
+	f := &follower{lines: make(chan string, 100), done: make(chan error, 1)}
+	reader := Open(path)
+	go func() {
+		defer reader.Close()
+		defer close(f.lines)
+		f.done <- reader.Follow(ctx, query, ended, func(line Line) error { f.lines <- string(line.Text); return nil })
+	}()
+	return f
+}
+
+func (f *follower) expect(t *testing.T, want ...string) {
+	t.Helper()
+	for _, line := range want {
+		select {
+		case got := <-f.lines:
+			if got != line {
+				t.Fatalf("got %q, want %q", got, line)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%q did not come", line)
+		}
+	}
+}
+
+func TestFollow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	ended := make(chan struct{})
+	f := follow(t.Context(), path, Query{Tail: -1}, ended)
+	write(t, path, entry("a\n", "stdout", 1))
+	f.expect(t, "a\n")
+	half := entry("b\n", "stdout", 2)
+	write(t, path, half[:20])
+	write(t, path, half[20:])
+	f.expect(t, "b\n")
+	for i := range 3 { // rotated more often than anybody looks
+		for n := 2; n >= 0; n-- {
+			from := path
+			if n > 0 {
+				from = fmt.Sprintf("%s.%d", path, n)
+			}
+			if err := os.Rename(from, fmt.Sprintf("%s.%d", path, n+1)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+		write(t, path, entry(fmt.Sprintf("r%d\n", i), "stdout", 3))
+	}
+	f.expect(t, "r0\n", "r1\n", "r2\n")
+	write(t, path, entry("last\n", "stdout", 4))
+	close(ended)
+	f.expect(t, "last\n")
+	if err := <-f.done; err != nil {
+		t.Error(err)
+	}
+	if _, more := <-f.lines; more {
+		t.Error("there is more after the end")
+	}
+}
+
+func TestFollowEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	write(t, path, entry("old\n", "stdout", 1))
+	f := follow(t.Context(), path, Query{Tail: 0, Until: time.Now().Add(50 * time.Millisecond)}, nil)
+	if err := <-f.done; err != nil {
+		t.Errorf("until: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	f = follow(ctx, path, Query{Tail: -1}, nil)
+	f.expect(t, "old\n")
+	cancel()
+	if err := <-f.done; !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func TestParseKnowsTheStreams(t *testing.T) {
+	var streams []berthv1.Stream
+	for _, name := range []string{"stdout", "stderr"} {
+		line, ok := parse([]byte(entry("x\n", name, 0)))
+		if !ok || !line.Time.Equal(epoch) {
+			t.Errorf("%s: %+v, %v", name, line, ok)
+		}
+		streams = append(streams, line.Stream)
+	}
+	if !slices.Equal(streams, []berthv1.Stream{berthv1.Stream_STREAM_STDOUT, berthv1.Stream_STREAM_STDERR}) {
+		t.Errorf("streams %v", streams)
+	}
+}
