@@ -102,16 +102,18 @@ func (s *session) awaitRemoval(ctx context.Context, conn *client.Client) (answer
 		return func() error { return nil }, func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	removed := make(chan error, 1)
-	go func() {
-		_, err := s.wait(ctx, conn, berthv1.WaitCondition_WAIT_CONDITION_REMOVED)
-		removed <- err
-		close(removed)
-	}()
-	return func() error { return <-removed }, func() {
-		cancel()
-		_ = <-removed // nobody asks any more
+	var err error
+	var asking sync.WaitGroup
+	asking.Go(func() { _, err = s.wait(ctx, conn, berthv1.WaitCondition_WAIT_CONDITION_REMOVED) })
+	answer = func() error {
+		asking.Wait()
+		return err
 	}
+	giveUp = func() {
+		cancel()
+		asking.Wait()
+	}
+	return answer, giveUp
 }
 
 func (s *session) waitExit(ctx context.Context, conn *client.Client) error {
