@@ -17,8 +17,6 @@ func checkImplemented(spec *specs.Spec) error {
 		used  bool
 	}{
 		{"linux.intelRdt", linux.IntelRdt != nil},
-		{"linux.netDevices", len(linux.NetDevices) > 0},
-		{"linux.memoryPolicy", linux.MemoryPolicy != nil},
 		{"linux.mountLabel", linux.MountLabel != ""},
 	} {
 		if part.used {

@@ -74,6 +74,11 @@ func (s *setup) program() (*launch.Program, error) {
 		}
 		p.Call("set", "linux.personality", unix.SYS_PERSONALITY, launch.Int(number))
 	}
+	if spec.Linux.MemoryPolicy != nil {
+		if err := process.AddMemoryPolicy(p, spec.Linux.MemoryPolicy); err != nil {
+			return nil, err
+		}
+	}
 	c, err := processConfig(spec, spec.Process)
 	if err != nil {
 		return nil, err
@@ -187,11 +192,6 @@ func (s *setup) rootfs() rootfs.Config {
 // processConfig is what create and exec have in common.
 func processConfig(spec *specs.Spec, wanted *specs.Process) (process.Config, error) {
 	c := process.Config{Process: wanted}
-	if wanted.Scheduler != nil || wanted.ExecCPUAffinity != nil {
-		if wanted.ExecCPUAffinity != nil {
-			return c, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("process.execCPUAffinity is not implemented"))
-		}
-	}
 	var err error
 	if c.LastCap, err = capability.KernelLast(); err != nil {
 		return c, err
@@ -201,9 +201,6 @@ func processConfig(spec *specs.Spec, wanted *specs.Process) (process.Config, err
 	if spec.Linux.Seccomp != nil {
 		if c.Filter, err = seccomp.Compile(spec.Linux.Seccomp); err != nil {
 			return c, err
-		}
-		if c.Filter != nil && c.Filter.Notify {
-			return c, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("linux.seccomp.listenerPath is not implemented"))
 		}
 	}
 	if !wanted.Terminal {

@@ -111,6 +111,9 @@ func (c Config) addFilter(l *launch.Last) {
 	instructions := launch.LastSlice(l, c.Filter.Program)
 	program := l.Words(launch.Int(len(c.Filter.Program)), instructions) // struct sock_fprog
 	l.Call("load", "linux.seccomp", unix.SYS_SECCOMP, launch.Int(unix.SECCOMP_SET_MODE_FILTER), launch.Int(c.Filter.Flags), program)
+	if c.Filter.Notify {
+		l.AwaitRelease("the seccomp agent")
+	}
 }
 
 // ExecutionFailed says why a program could not be executed.

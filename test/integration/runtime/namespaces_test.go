@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // namespaceOf returns a name like net:[4026531840].
@@ -141,4 +143,25 @@ func TestSysctls(t *testing.T) {
 	bad := newContainer(t, "true")
 	bad.Spec.Linux.Sysctl = map[string]string{"net.does.not.exist": "1"}
 	bad.refused(`"net.does.not.exist"`)
+}
+
+func TestNetDevices(t *testing.T) {
+	unshare := testenv.Peer(t, "unshare")
+	testenv.Peer(t, "ip")
+	c := newContainer(t).shell("ip -o addr show mine; ip -o link show mine | grep -c ,UP; ip -o link show | wc -l")
+	c.Spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"outer": {Name: "mine"}}
+	c.writeConfig()
+	// The devices of the machine are left alone: the runtime sees those of a namespace of its own.
+	run := c.command("run", "--bundle", c.Bundle, c.ID)
+	script := `ip link add outer type veth peer name other && ip addr add 10.99.1.2/24 dev outer && ip addr add fd99::2/64 dev outer nodad && exec "$@"`
+	r := execute(t, exec.Command(unshare, append([]string{"--net", "sh", "-c", script, "sh"}, run.Args...)...))
+	if r.Status != 0 {
+		t.Fatalf("%+v", r)
+	}
+	for _, want := range []string{"inet 10.99.1.2/24", "inet6 fd99::2/64", "\n1\n2\n"} {
+		wantContains(t, r.Stdout, want)
+	}
+	missing := newContainer(t, "true")
+	missing.Spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"nothing-there": {}}
+	missing.refused(`"nothing-there"`)
 }

@@ -140,3 +140,15 @@ func TestRefusedFields(t *testing.T) {
 		c.refused(want)
 	}
 }
+
+func TestMemoryPolicy(t *testing.T) {
+	c := newContainer(t).shell("grep -o '^[0-9a-f]* [a-z]*[=:0-9a-z]*' /proc/self/numa_maps | cut -d' ' -f2 | sort -u")
+	c.Spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
+	if _, err := os.Stat("/proc/self/numa_maps"); err != nil {
+		t.Skip("the kernel has no NUMA")
+	}
+	wantContains(t, c.output(), "bind")
+	bad := newContainer(t, "true")
+	bad.Spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "x"}
+	bad.refused("linux.memoryPolicy.nodes")
+}
