@@ -113,7 +113,7 @@ func containerMakers() []maker {
 }
 
 func imageMakers() []maker {
-	return []maker{{"pull", newPull}, {"images", newImages}, {"rmi", newRmi}, {"tag", newTag}}
+	return []maker{{"pull", newPull}, {"push", newPush}, {"images", newImages}, {"rmi", newRmi}, {"tag", newTag}}
 }
 
 func systemMakers() []maker {

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+)
+
+func newPush(a *app) *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:               "push [OPTIONS] NAME[:TAG]",
+		Short:             "Send an image to its registry",
+		Args:              exactly(1),
+		ValidArgsFunction: a.completeImages(1),
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Print the image's name only")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.runPush(cmd, &berthv1.PushImageRequest{Reference: args[0]}, quiet)
+	}
+	return cmd
+}
+
+func (a *app) runPush(cmd *cobra.Command, request *berthv1.PushImageRequest, quiet bool) error {
+	conn, err := a.connect(cmd.Context())
+	if err != nil {
+		return err
+	}
+	stream, err := conn.Images.PushImage(cmd.Context(), request)
+	if err != nil {
+		return err
+	}
+	show := a.err
+	if quiet {
+		show = io.Discard
+	}
+	display := newDisplay(show)
+	defer display.Close()
+	var result *berthv1.PushResult
+	for {
+		message, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF) && result == nil:
+			return fmt.Errorf("cannot push image %q: berthd ended the push without a result", request.GetReference())
+		case errors.Is(err, io.EOF) && quiet:
+			fmt.Fprintln(a.out, result.GetReference())
+			return nil
+		case errors.Is(err, io.EOF):
+			fmt.Fprintf(a.out, "%s: digest: %s size: %d\n", result.GetReference(), result.GetDigest(), result.GetSize())
+			return nil
+		case err != nil:
+			return err
+		case message.GetResult() != nil:
+			result = message.GetResult()
+		default:
+			display.Update(message.GetProgress())
+		}
+	}
+}
