@@ -26,7 +26,7 @@ func remove(ctx context.Context, inv invocation, out io.Writer) error {
 	if err := stop(inv); err != nil {
 		return err
 	}
-	if err := runtimecmd.AwaitCalls(inv.prefix() + ".*.log"); err != nil {
+	if err := runtimecmd.AwaitCalls(inv.prefix()+".*.log", inv.isShim); err != nil {
 		return err
 	}
 	// The status first: removing the container kills it.

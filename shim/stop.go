@@ -49,7 +49,8 @@ func stop(inv invocation) error {
 		return fmt.Errorf("cannot stop the shim: %w", os.NewSyscallError("pidfd_open", err))
 	}
 	defer func() { _ = unix.Close(pidfd) }()
-	if !inv.isShim(pid) {
+	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil || !inv.isShim(string(cmdline)) {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -61,12 +62,8 @@ func stop(inv invocation) error {
 	return nil
 }
 
-// isShim reports whether a process is the shim of this container.
-func (inv *invocation) isShim(pid int) bool {
-	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
-	if err != nil {
-		return false
-	}
-	want := strings.Join([]string{program, "-namespace", inv.namespace, "-id", inv.id, "-bundle", inv.bundle, ""}, "\x00")
-	return strings.HasPrefix(string(cmdline), want)
+// isShim recognizes the command line of this container's shim.
+func (inv *invocation) isShim(cmdline string) bool {
+	begin := strings.Join([]string{program, "-namespace", inv.namespace, "-id", inv.id, "-bundle", inv.bundle, ""}, "\x00")
+	return strings.HasPrefix(cmdline, begin) && strings.HasSuffix(cmdline, "\x00"+serveVerb+"\x00")
 }

@@ -1,11 +1,11 @@
 package runtimecmd
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,8 +17,9 @@ import (
 const patience = 15 * time.Second
 
 // AwaitCalls returns when the calls have ended that a shim had started when it was killed: what they are about to make
-// could not be removed before. logs is a glob pattern of the calls' log files, which exist as long as they run.
-func AwaitCalls(logs string) error {
+// could not be removed before. logs is a glob pattern of the calls' log files, which exist as long as they run. isShim
+// recognizes the shim's command line, which is also that of a child that has not executed the runtime yet.
+func AwaitCalls(logs string, isShim func(cmdline string) bool) error {
 	left, err := filepath.Glob(logs)
 	if err != nil {
 		return fmt.Errorf("cannot find the runtime's calls: %w", err)
@@ -30,54 +31,48 @@ func AwaitCalls(logs string) error {
 	if err != nil {
 		return fmt.Errorf("cannot find the runtime's calls: %w", err)
 	}
+	isCall := func(cmdline string) bool {
+		return isShim(cmdline) || slices.ContainsFunc(left, func(log string) bool {
+			return strings.Contains(cmdline, "\x00--log\x00"+log+"\x00")
+		})
+	}
 	deadline := time.Now().Add(patience)
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
 		if err != nil {
 			continue
 		}
-		if err := awaitCall(pid, left, deadline); err != nil {
+		if err := awaitCall(pid, isCall, deadline); err != nil {
 			return fmt.Errorf("cannot wait for process %d of the runtime: %w", pid, err)
 		}
 	}
 	return nil
 }
 
-// awaitCall waits for the end of a process, if it is a call with one of the log files.
-func awaitCall(pid int, logs []string, deadline time.Time) error {
+// awaitCall waits for the end of a process, if it is a call.
+func awaitCall(pid int, isCall func(cmdline string) bool, deadline time.Time) error {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil { // it has ended
 		return nil
 	}
 	defer func() { _ = unix.Close(pidfd) }()
-	if !isCall(pid, logs) {
+	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil || !isCall(string(cmdline)) || leadsSession(pid) {
 		return nil
 	}
 	return AwaitEnd(pidfd, deadline)
 }
 
-// isCall tells a call from a container's process that has not executed its program yet, and so looks like the call
-// that made it, but leads a session.
-func isCall(pid int, logs []string) bool {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-	if err != nil {
-		return false
-	}
-	found := false
-	for _, log := range logs {
-		found = found || bytes.Contains(cmdline, []byte("\x00--log\x00"+log+"\x00"))
-	}
-	if !found {
-		return false
-	}
-	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+// leadsSession tells a container's process that has not executed its program yet from the call that made it: they
+// have the same command line.
+func leadsSession(pid int) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return false
 	}
 	// pid (name) state ppid pgrp session …, where the name may hold anything
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	return len(fields) > 3 && fields[3] != strconv.Itoa(pid)
+	fields := strings.Fields(string(stat)[strings.LastIndex(string(stat), ")")+1:])
+	return len(fields) > 3 && fields[3] == strconv.Itoa(pid)
 }
 
 // AwaitEnd returns when the process has ended.
