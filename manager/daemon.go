@@ -89,7 +89,7 @@ func (d *daemon) build() (err error) {
 func (d *daemon) services() server.Services {
 	return server.Services{
 		Containers: server.NewContainers(d.containers),
-		Images:     server.NewImages(d.images),
+		Images:     server.NewImages(d.images, d.events),
 		Networks:   server.NewNetworks(d.networks),
 		Volumes:    server.NewVolumes(d.volumes),
 		System:     server.NewSystem(d.host, d.containers, d.images),

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/manager/events"
 	"github.com/berthd/berth/manager/images"
 	"github.com/berthd/berth/manager/registry"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -20,10 +21,18 @@ import (
 type Images struct {
 	berthv1.UnimplementedImagesServiceServer
 	images *images.Service
+	events *events.Broker
 }
 
-// NewImages makes the service on what keeps the images.
-func NewImages(service *images.Service) *Images { return &Images{images: service} }
+// NewImages makes the service on what keeps the images. What it changes is told to broker.
+func NewImages(service *images.Service, broker *events.Broker) *Images {
+	return &Images{images: service, events: broker}
+}
+
+// publish tells subscribers what happened to an image, which id names: by reference or by digest, as docker does.
+func (s *Images) publish(action, id string) {
+	s.events.Publish(&berthv1.Event{Type: "image", Action: action, Id: id, Attributes: map[string]string{"name": id}})
+}
 
 // PullImage fetches an image and streams what it does.
 func (s *Images) PullImage(request *berthv1.PullImageRequest, stream grpc.ServerStreamingServer[berthv1.PullImageResponse]) error {
@@ -44,6 +53,7 @@ func (s *Images) PullImage(request *berthv1.PullImageRequest, stream grpc.Server
 	if err != nil {
 		return err
 	}
+	s.publish("pull", result.Reference)
 	return stream.Send(&berthv1.PullImageResponse{Message: &berthv1.PullImageResponse_Result{Result: &berthv1.PullResult{
 		ImageId: result.ID, Reference: result.Reference, Digest: result.Target.Digest.String(), Updated: result.Updated,
 	}}})
@@ -71,6 +81,7 @@ func (s *Images) PushImage(request *berthv1.PushImageRequest, stream grpc.Server
 	if err != nil {
 		return err
 	}
+	s.publish("push", result.Reference)
 	return stream.Send(&berthv1.PushImageResponse{Message: &berthv1.PushImageResponse_Result{Result: &berthv1.PushResult{
 		Reference: result.Reference, Digest: result.Manifest.Digest.String(), Size: result.Manifest.Size,
 	}}})
@@ -100,7 +111,11 @@ func (s *Images) InspectImage(ctx context.Context, request *berthv1.InspectImage
 
 // TagImage gives an image a further name.
 func (s *Images) TagImage(ctx context.Context, request *berthv1.TagImageRequest) (*berthv1.TagImageResponse, error) {
-	return &berthv1.TagImageResponse{}, s.images.Tag(ctx, request.GetSource(), request.GetTarget())
+	if err := s.images.Tag(ctx, request.GetSource(), request.GetTarget()); err != nil {
+		return nil, err
+	}
+	s.publish("tag", request.GetTarget())
+	return &berthv1.TagImageResponse{}, nil
 }
 
 // RemoveImage removes a name, and with its last name the image.
@@ -108,6 +123,12 @@ func (s *Images) RemoveImage(ctx context.Context, request *berthv1.RemoveImageRe
 	removed, err := s.images.Remove(ctx, request.GetImage(), request.GetForce())
 	if err != nil {
 		return nil, err
+	}
+	for _, name := range removed.Untagged {
+		s.publish("untag", name)
+	}
+	for _, id := range removed.Deleted {
+		s.publish("delete", id)
 	}
 	return &berthv1.RemoveImageResponse{Untagged: removed.Untagged, Deleted: removed.Deleted}, nil
 }
