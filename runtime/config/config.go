@@ -55,6 +55,9 @@ func parse(content []byte) (spec *specs.Spec, ignored []string, err error) {
 		}
 	}
 	if err := validate(spec); err != nil {
+		if len(ignored) > 0 { // which may be what is missing now, misspelt
+			return nil, nil, invalid(ignored[0], "there is no such field")
+		}
 		return nil, nil, err
 	}
 	return spec, ignored, nil

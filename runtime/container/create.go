@@ -22,6 +22,7 @@ import (
 	"github.com/berthd/berth/runtime/hooks"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
+	"github.com/berthd/berth/runtime/netdevice"
 )
 
 // CreateOptions are what create and run are told.
@@ -48,52 +49,74 @@ type Created struct {
 
 // Create makes the container. On failure nothing of it stays.
 func Create(o CreateOptions) (_ *Created, err error) {
-	bundle, err := filepath.Abs(o.Bundle)
-	if err != nil {
-		return nil, fmt.Errorf("cannot find the bundle: %w", err)
-	}
-	content, spec, err := config.Read(bundle)
+	b, err := readBundle(o)
 	if err != nil {
 		return nil, err
 	}
-	if spec.Process == nil {
-		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
-	}
-	spec.Process.Env = append(spec.Process.Env, o.Env...)
-	if spec.Process.Terminal && o.Console < 0 {
-		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
-	}
-	if canTrace(spec, spec.Process) {
+	if canTrace(b.spec, b.spec.Process) {
 		if err := o.Protect(); err != nil {
 			return nil, err
 		}
 	}
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
-
-	c, err := newContainer(o.Root, o.ID)
-	if err != nil {
-		return nil, err
-	}
-	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
-	c.config = content
-	c.describe(spec, bundle)
-
-	group, err := createCgroup(spec, o)
+	created, group, err := register(o, b, &undo)
 	if err != nil {
 		return nil, err
 	}
 	if group != nil {
 		defer func() { _ = group.Close() }()
-		undo.Add(func(context.Context) error { return group.Delete() })
-		c.Cgroups = group.Paths()
 	}
-
-	created := &Created{Container: c, Spec: spec}
 	if err := created.launch(o, group, &undo); err != nil {
 		return nil, err
 	}
 	return created, created.publish(o)
+}
+
+// bundle is what a container is made from.
+type bundle struct {
+	path    string
+	content []byte
+	spec    *specs.Spec
+}
+
+func readBundle(o CreateOptions) (bundle, error) {
+	path, err := filepath.Abs(o.Bundle)
+	if err != nil {
+		return bundle{}, fmt.Errorf("cannot find the bundle: %w", err)
+	}
+	content, spec, err := config.Read(path)
+	if err != nil {
+		return bundle{}, err
+	}
+	if spec.Process == nil {
+		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
+	}
+	spec.Process.Env = append(spec.Process.Env, o.Env...)
+	if spec.Process.Terminal && o.Console < 0 {
+		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
+	}
+	return bundle{path, content, spec}, nil
+}
+
+// register makes what there is of a container beside its process: its directory and its cgroup, which may be nil.
+func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.Cgroup, error) {
+	c, err := newContainer(o.Root, o.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
+	c.config = b.content
+	c.describe(b.spec, b.path)
+	group, err := createCgroup(b.spec, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	if group != nil {
+		undo.Add(func(context.Context) error { return group.Delete() })
+		c.Cgroups = group.Paths()
+	}
+	return &Created{Container: c, Spec: b.spec}, group, nil
 }
 
 // createCgroup returns nil for an ordinary user's container that has not asked for a cgroup: the user has no right to
@@ -221,6 +244,9 @@ func (c *Created) settle(s *setup) error {
 		return fmt.Errorf("cannot find the container's process: %w", err)
 	}
 	c.Pid, c.StartTime = c.process.Pid, start
+	if err := c.process.Unless(netdevice.Move(c.Spec.Linux.NetDevices, c.Pid)); err != nil {
+		return err
+	}
 	if err := c.save(); err != nil {
 		return err
 	}

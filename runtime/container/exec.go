@@ -93,7 +93,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return execute(forked, o)
+	return c.execute(spec, forked, o)
 }
 
 // cgroupBelow opens the container's cgroup, or one below it. It is nil for an ordinary user's container that has none.
@@ -129,7 +129,13 @@ type entry struct{ pidfd, flags int }
 func (c *Container) execProgram(spec *specs.Spec, o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Program, error) {
 	p := launch.New()
 	p.Call("create", "a session", unix.SYS_SETSID)
+	affinity := specs.CPUAffinity{}
+	if o.Process.ExecCPUAffinity != nil {
+		affinity = *o.Process.ExecCPUAffinity
+	}
+	process.AddAffinity(p, "initial", affinity.Initial)
 	joinCgroup(p, group)
+	process.AddAffinity(p, "final", affinity.Final)
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
 	namespace.AddSetns(p, into.pidfd, into.flags)
 	conf, err := processConfig(spec, o.Process)
@@ -147,7 +153,7 @@ func (c *Container) execProgram(spec *specs.Spec, o ExecOptions, group cgroup.Cg
 }
 
 // execute does for the process what is done from outside, and lets it execute its program.
-func execute(forked *launch.Process, o ExecOptions) (_ *Executed, err error) {
+func (c *Container) execute(spec *specs.Spec, forked *launch.Process, o ExecOptions) (_ *Executed, err error) {
 	defer func() {
 		if err != nil {
 			forked.Kill()
@@ -166,6 +172,9 @@ func execute(forked *launch.Process, o ExecOptions) (_ *Executed, err error) {
 		return nil, err
 	}
 	if err := forked.Release(); err != nil {
+		return nil, err
+	}
+	if err := c.handOver(spec, forked.Pid, specs.StateRunning, forked); err != nil {
 		return nil, err
 	}
 	if err := forked.Executed(); err != nil {

@@ -8,7 +8,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/capability"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/launch"

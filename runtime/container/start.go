@@ -21,13 +21,16 @@ func (c *Container) Start() error {
 	if err != nil {
 		return err
 	}
-	return c.startWith(spec, c.release)
+	return c.startWith(spec, func() error { return c.release(spec) })
 }
 
 // Start lets the process execute its program: the process of a container that this call of the runtime has made.
 func (c *Created) Start() error {
 	return c.startWith(c.Spec, func() error {
 		if err := c.process.Release(); err != nil {
+			return err
+		}
+		if err := c.handOver(c.Spec, c.process.Pid, specs.StateCreated, c.process); err != nil {
 			return err
 		}
 		return c.process.Executed()

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/launch"
@@ -52,7 +53,7 @@ func shortName(path string) (name string, done func(), err error) {
 }
 
 // release lets the waiting process go on, and waits until it has executed its program.
-func (c *Container) release() error {
+func (c *Container) release(spec *specs.Spec) error {
 	socket := filepath.Join(c.dir, startSocket)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -69,6 +70,16 @@ func (c *Container) release() error {
 	}
 	if err := os.Remove(socket); err != nil {
 		return fmt.Errorf("cannot start container %q: %w", c.ID, err)
+	}
+	if notifies(spec) {
+		process := startChannel(fd)
+		if err := process.Release(); err != nil {
+			return err
+		}
+		if err := c.handOver(spec, c.Pid, specs.StateCreated, process); err != nil {
+			return err
+		}
+		return launch.Outcome(fd, c.executionError)
 	}
 	return launch.Await(fd, c.executionError)
 }

@@ -26,6 +26,9 @@ type Last struct {
 	data    []byte
 	path    uint64 // where argv[0] goes
 	kept    []int
+
+	// connection is the channel's descriptor after ReportAndAccept, or 0 while it is the program's.
+	connection int
 }
 
 type leg struct {
@@ -270,8 +273,19 @@ func (l *Last) ReportAndWait() {
 func (l *Last) ReportAndAccept(listener int) {
 	l.Keep(listener)
 	l.report()
-	l.Call("wait for", "start", unix.SYS_ACCEPT4, Int(listener), Int(0), Int(0), Int(unix.SOCK_CLOEXEC)).ToChannel().ToNext()
+	l.Call("wait for", "start", unix.SYS_ACCEPT4, Int(listener), Int(0), Int(0), Int(unix.SOCK_CLOEXEC)).ToNext()
+	// In the listener's place, so that its number is known.
+	l.Call("wait for", "start", unix.SYS_DUP3, Int(0), Int(listener), Int(unix.O_CLOEXEC)).ToChannel().ToNext()
+	l.connection = listener
 	l.Call("wait for", "start", unix.SYS_READ, Int(0), l.Bytes(make([]byte, 1)), Int(1)).Want(1)
+}
+
+// AwaitRelease waits for whoever has released the process already to do so again.
+func (l *Last) AwaitRelease(what string) {
+	wait := l.Call("wait for", what, unix.SYS_READ, Int(l.connection), l.Bytes(make([]byte, 1)), Int(1)).Want(1)
+	if l.connection == 0 {
+		wait.TakesChannel()
+	}
 }
 
 func (l *Last) report() {

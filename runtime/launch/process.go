@@ -141,6 +141,11 @@ func Await(channel int, explain func(unix.Errno) error) error {
 	if _, err := unix.Write(channel, []byte{1}); err != nil {
 		return fmt.Errorf("cannot release the container's process: %w", err)
 	}
+	return Outcome(channel, explain)
+}
+
+// Outcome is Await for a child that has been released before.
+func Outcome(channel int, explain func(unix.Errno) error) error {
 	kind, value, err := receive(channel)
 	switch {
 	case errors.Is(err, io.EOF):
@@ -151,4 +156,13 @@ func Await(channel int, explain func(unix.Errno) error) error {
 		return fmt.Errorf("cannot start the container: its process sent message %d", kind)
 	}
 	return explain(unix.Errno(value & 0xffff))
+}
+
+// Adopt returns a child of this process that was not forked by Fork.
+func Adopt(pid int) (*Process, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open process %d: %w", pid, err)
+	}
+	return &Process{Pid: pid, PidFD: pidfd, channel: -1}, nil
 }

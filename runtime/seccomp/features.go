@@ -15,13 +15,13 @@ func Features() *features.Seccomp {
 		architectures = []string{string(specs.ArchAARCH64), string(specs.ArchARM)}
 	}
 	flags := []string{
-		string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow), tsync,
+		string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow), tsync, string(specs.LinuxSeccompFlagWaitKillableRecv),
 	}
 	return &features.Seccomp{
 		Enabled: &enabled,
 		Actions: []string{
 			string(specs.ActAllow), string(specs.ActErrno), string(specs.ActKill), string(specs.ActKillProcess),
-			string(specs.ActKillThread), string(specs.ActLog), string(specs.ActTrace), string(specs.ActTrap),
+			string(specs.ActKillThread), string(specs.ActLog), string(specs.ActNotify), string(specs.ActTrace), string(specs.ActTrap),
 		},
 		Operators: []string{
 			string(specs.OpEqualTo), string(specs.OpGreaterEqual), string(specs.OpGreaterThan), string(specs.OpLessEqual),
