@@ -267,7 +267,7 @@ func TestVersionAndHelp(t *testing.T) {
 	}
 	wantContains(t, c.must("--help"), "create")
 	wantContains(t, c.must("run", "--help"), "bundle")
-	c.wantFailure(`"restore" is not implemented`, "restore", "x")
+	c.wantFailure(`"frobnicate" is not implemented`, "frobnicate", "x")
 	c.wantFailure("", "run", "--nonsense", "x")
 }
 

@@ -107,7 +107,7 @@ func TestConfigErrors(t *testing.T) {
 	for name, test := range map[string]struct{ config, want string }{
 		"no file":       {"", "config.json"},
 		"no JSON":       {"{", "config.json"},
-		"unknown field": {`{"ociVersion":"1.0.2","rooot":{}}`, "rooot"},
+		"unknown field": {`{"ociVersion":"1.0.2","root":{"pathh":"x"}}`, "pathh"},
 		"wrong type":    {`{"ociVersion":"1.0.2","process":{"args":"true"}}`, "process.args"},
 	} {
 		t.Run(name, func(t *testing.T) {
