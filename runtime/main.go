@@ -38,6 +38,8 @@ func commands() []command {
 		{"events", "print statistics and events of a container", (*globals).events},
 		{"pause", "suspend all processes of a container", (*globals).pause},
 		{"resume", "resume all processes of a container", (*globals).resume},
+		{"checkpoint", "write a container's processes to files", (*globals).checkpoint},
+		{"restore", "let the processes of a checkpoint go on", (*globals).restore},
 		{"spec", "write an example of a config.json", (*globals).spec},
 		{"features", "print what the runtime can do", (*globals).features},
 		{"events", "print what a container uses, and when it runs out of memory", (*globals).events},
@@ -51,6 +53,7 @@ type globals struct {
 	logFormat string
 	debug     bool
 	systemd   bool
+	criu      string
 }
 
 func main() {
@@ -78,7 +81,7 @@ func (g *globals) dispatch(args []string) (int, error) {
 	flags.BoolVar(&g.debug, "debug", false, "log more")
 	flags.BoolVar(&g.systemd, "systemd-cgroup", false, "let systemd make the cgroup; cgroupsPath is slice:prefix:name")
 	flags.String("rootless", "auto", "accepted for runc's sake")
-	flags.String("criu", "", "accepted for runc's sake")
+	flags.StringVar(&g.criu, "criu", "criu", "`program` that writes checkpoints and restores them")
 	printVersion := flags.Bool("version", false, "print the version and exit")
 	flags.BoolVar(printVersion, "v", false, "short for -version")
 	usage := flags.Usage
@@ -86,7 +89,7 @@ func (g *globals) dispatch(args []string) (int, error) {
 		usage()
 		fmt.Fprintln(flags.Output(), "\nCommands:")
 		for _, c := range commands() {
-			fmt.Fprintf(flags.Output(), "  %-9s %s\n", c.name, c.summary)
+			fmt.Fprintf(flags.Output(), "  %-10s %s\n", c.name, c.summary)
 		}
 	}
 	if err := parseFlags(flags, args); err != nil {

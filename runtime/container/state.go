@@ -50,6 +50,8 @@ type State struct {
 	Owner       int               `json:"owner"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Cgroups     map[string]string `json:"cgroups,omitempty"`
+
+	TimeNamespace bool `json:"timeNamespace,omitempty"` // of a restore, whatever the configuration says
 }
 
 // Container is a container that is there.
@@ -193,6 +195,9 @@ func (c *Container) Spec() (*specs.Spec, error) {
 	spec, err := config.Parse(c.config)
 	if err != nil {
 		return nil, fmt.Errorf("cannot understand the configuration of container %q: %w", c.ID, err)
+	}
+	if c.TimeNamespace && namespaceOf(spec, specs.TimeNamespace) == nil {
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 	}
 	return spec, nil
 }

@@ -154,6 +154,25 @@ func (b *Builder) verifyDevice(fd launch.Arg, quoted string, want deviceID) {
 	}
 }
 
+// reopenNull replaces the host's /dev/null, where a standard descriptor leads there, by the container's own: a
+// checkpoint can't hold what is open outside of the container.
+func (b *Builder) reopenNull() {
+	p := b.program
+	null := deviceID{kind: unix.S_IFCHR, major: 1, minor: 3}
+	absent := p.NewLabel()
+	for fd := range 3 {
+		var stat unix.Stat_t
+		if unix.Fstat(fd, &stat) != nil || stat.Mode&unix.S_IFMT != null.kind || stat.Rdev != unix.Mkdev(null.major, null.minor) {
+			continue
+		}
+		own := b.open("open", "/dev/null", unix.O_RDWR).OnError(absent, unix.ENOENT).Result()
+		b.verifyDevice(own, `"/dev/null" of the container`, null)
+		p.Call("redirect", "a standard descriptor", unix.SYS_DUP3, own, launch.Int(fd), launch.Int(0))
+		p.Close(own)
+	}
+	p.Place(absent)
+}
+
 // console adds the terminal, and its place in the container's /dev.
 func (b *Builder) console() {
 	p := b.program

@@ -84,6 +84,7 @@ func (b *Builder) Fill() error {
 	if err := b.enter(); err != nil {
 		return err
 	}
+	b.reopenNull()
 	b.maskPaths()
 	b.readOnlyPaths()
 	if b.readOnlyDev {

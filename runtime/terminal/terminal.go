@@ -75,3 +75,11 @@ func OpenPtmx(p *launch.Program) launch.Arg {
 	}
 	return p.Call("open", fmt.Sprintf("%q", name), unix.SYS_OPENAT2, launch.Cwd, p.String(name), launch.Pin(p, how), launch.Int(unsafe.Sizeof(*how))).Result()
 }
+
+// Send sends the master's end of a terminal over a console socket.
+func Send(socket, master int) error {
+	if err := unix.Sendmsg(socket, []byte(masterName), unix.UnixRights(master), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("cannot send the terminal to the console socket: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/berthd/berth/runtime/container"
+	"github.com/berthd/berth/runtime/criu"
+)
+
+// checkpointing holds the flags that checkpoint and restore share.
+type checkpointing struct{ options container.CheckpointOptions }
+
+func (c *checkpointing) define(g *globals, flags *flag.FlagSet) {
+	c.options = container.CheckpointOptions{Program: g.criu, Images: "checkpoint", StatusFD: -1}
+	flags.StringVar(&c.options.Images, "image-path", c.options.Images, "`directory` of criu's image files")
+	flags.StringVar(&c.options.Work, "work-path", "", "`directory` of criu's log and other files; the one of the images if not given")
+	c.pass(flags, criu.TCPEstablished, "tcp-established", "allow open TCP connections")
+	c.pass(flags, criu.ExternalSockets, "ext-unix-sk", "allow connections to unix sockets outside of the container")
+	c.pass(flags, criu.ShellJob, "shell-job", "allow a terminal from outside of the container")
+	c.pass(flags, criu.FileLocks, "file-locks", "allow file locks")
+	c.pass(flags, criu.AutoDedup, "auto-dedup", "remove pages from the images that are in others too, or in memory again")
+	flags.BoolFunc("lazy-pages", "fetch memory only when it is used, by userfaultfd", func(value string) error {
+		lazy, err := strconv.ParseBool(value)
+		c.options.LazyPages = lazy
+		c.options.Passed.Flag(criu.LazyPages, lazy)
+		return err
+	})
+	flags.Func("manage-cgroups-mode", "`mode` of handling cgroups: soft, full, strict or ignore (default soft)", c.setCgroupsMode)
+	flags.Func("empty-ns", "`type` of namespace whose content is left out: network, as it always is", func(value string) error {
+		if value != "network" {
+			return errors.New("only network is implemented")
+		}
+		return nil
+	})
+}
+
+// pass defines a flag that is criu's alone.
+func (c *checkpointing) pass(flags *flag.FlagSet, field criu.Field, name, usage string) {
+	flags.BoolFunc(name, usage, func(value string) error {
+		on, err := strconv.ParseBool(value)
+		c.options.Passed.Flag(field, on)
+		return err
+	})
+}
+
+func (c *checkpointing) setCgroupsMode(name string) error {
+	modes := map[string]criu.CgroupMode{
+		"": criu.CgroupsDefault, "soft": criu.CgroupsSoft, "full": criu.CgroupsFull, "strict": criu.CgroupsStrict, "ignore": criu.CgroupsIgnore,
+	}
+	mode, ok := modes[name]
+	if !ok {
+		return errors.New("it is soft, full, strict or ignore")
+	}
+	c.options.Passed.Number(criu.CgroupsMode, int(mode))
+	return nil
+}
+
+func (g *globals) checkpoint(args []string) (int, error) {
+	flags := newFlags("checkpoint", "[options] ID")
+	var c checkpointing
+	var parent string
+	c.define(g, flags)
+	c.pass(flags, criu.TCPSkipInFlight, "tcp-skip-in-flight", "leave out TCP connections that are being made")
+	c.pass(flags, criu.LinkRemap, "link-remap", "give deleted files that are open a name again")
+	flags.BoolVar(&c.options.LeaveRunning, "leave-running", false, "let the container go on after the checkpoint")
+	flags.BoolVar(&c.options.PreDump, "pre-dump", false, "write only the memory, and let the container go on")
+	flags.StringVar(&parent, "parent-path", "", "`directory` of an earlier pre-dump, relative to that of the images")
+	flags.IntVar(&c.options.StatusFD, "status-fd", -1, "`descriptor` to write a zero byte to when the server of lazy pages is ready")
+	flags.Func("page-server", "`ADDRESS:PORT` of the server that gets the memory", c.setPageServer)
+	id, err := parseID(flags, args)
+	if err != nil {
+		return 1, err
+	}
+	if err := c.prepareImages(parent); err != nil {
+		return 1, err
+	}
+	locked, err := container.Lock(g.root, id)
+	if err != nil {
+		return 1, err
+	}
+	defer locked.Close()
+	return 0, locked.Checkpoint(c.options)
+}
+
+func (c *checkpointing) setPageServer(value string) error {
+	address, port, err := net.SplitHostPort(value)
+	if err != nil || address == "" {
+		return errors.New("it is not of the form ADDRESS:PORT")
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return fmt.Errorf("%q is no port", port)
+	}
+	c.options.Passed.PageServer(address, int(number))
+	return nil
+}
+
+// prepareImages makes the directory of the images, and looks for the one of the pre-dump that they rest on.
+func (c *checkpointing) prepareImages(parent string) error {
+	if err := os.MkdirAll(c.options.Images, 0o700); err != nil {
+		return fmt.Errorf("cannot create --image-path: %w", err)
+	}
+	if parent == "" {
+		return nil
+	}
+	if filepath.IsAbs(parent) {
+		return fmt.Errorf("--parent-path %q must be relative to --image-path", parent)
+	}
+	info, err := os.Stat(filepath.Join(c.options.Images, parent))
+	if err != nil {
+		return fmt.Errorf("cannot use --parent-path: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("cannot use --parent-path %q: it is no directory", parent)
+	}
+	c.options.Passed.Text(criu.ParentImages, parent)
+	c.options.Passed.Flag(criu.TrackMemory, true)
+	return nil
+}

@@ -1,0 +1,164 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/criu"
+	"github.com/berthd/berth/runtime/rootfs"
+)
+
+// Checkpoint writes the container's processes to files. Afterwards the container is gone, unless it was only a
+// PreDump or is to go on.
+func (c *Container) Checkpoint(o CheckpointOptions) error {
+	if err := c.require("checkpoint", specs.StateRunning, Paused); err != nil {
+		return err
+	}
+	if err := c.dump(o); err != nil {
+		return fmt.Errorf("cannot checkpoint container %q: %w", c.ID, err)
+	}
+	if o.PreDump || o.LeaveRunning {
+		return nil
+	}
+	if err := c.Remove(); err != nil {
+		return fmt.Errorf("container %q is checkpointed, but not removed: %w", c.ID, err)
+	}
+	return nil
+}
+
+func (c *Container) dump(o CheckpointOptions) (err error) {
+	spec, err := c.Spec()
+	if err != nil {
+		return err
+	}
+	if err := checkFeatures(o); err != nil {
+		return err
+	}
+	var options criu.Options
+	files, err := openFiles(o, "dump.log", &options)
+	if err != nil {
+		return err
+	}
+	defer files.close()
+	c.describeToCRIU(o, &options)
+	options.Number(criu.Pid, c.Pid)
+	options.Text(criu.Root, c.Rootfs)
+	options.Flag(criu.LeaveRunning, o.LeaveRunning)
+	if dir := freezerOf(c.Cgroups); dir != "" {
+		options.Text(criu.FreezeCgroup, dir)
+	}
+	if err := c.nameNamespaces(spec, &options); err != nil {
+		return err
+	}
+	kind := criu.PreDump
+	if !o.PreDump {
+		kind = criu.Dump
+		if err := errors.Join(c.nameMounts(spec, &options), c.noteDescriptors(o.Images)); err != nil {
+			return err
+		}
+	}
+	session, err := criu.Start(o.Program, nil, nil)
+	if err != nil {
+		return err
+	}
+	if err := session.Ask(kind, options, func(n criu.Notification) error { return o.tell(n.Point) }); err != nil {
+		return files.explain(err)
+	}
+	return nil
+}
+
+func checkFeatures(o CheckpointOptions) error {
+	if o.PreDump {
+		if err := criu.Require(o.Program, criu.MemoryTracking); err != nil {
+			return err
+		}
+	}
+	if !o.LazyPages {
+		return nil
+	}
+	if o.StatusFD >= 0 {
+		flags, err := unix.FcntlInt(uintptr(o.StatusFD), unix.F_GETFL, 0)
+		if err != nil || flags&unix.O_ACCMODE == unix.O_RDONLY {
+			return fmt.Errorf("descriptor %d of --status-fd is not open for writing", o.StatusFD)
+		}
+	}
+	return criu.Require(o.Program, criu.LazyMemory)
+}
+
+// tell says on the status descriptor that the server of lazy pages is ready.
+func (o CheckpointOptions) tell(point string) error {
+	if point != "status-ready" || o.StatusFD < 0 {
+		return nil
+	}
+	if _, err := unix.Write(o.StatusFD, []byte{0}); err != nil {
+		return fmt.Errorf("cannot write to --status-fd: %w", err)
+	}
+	return unix.Close(o.StatusFD)
+}
+
+// freezerOf returns the cgroup by which criu can stop all processes at once.
+func freezerOf(paths map[string]string) string {
+	if unified, err := cgroup.IsUnified(); err == nil && unified {
+		return paths[""]
+	}
+	return paths["freezer"]
+}
+
+// nameNamespaces keeps criu from dumping namespaces that the container has joined.
+func (c *Container) nameNamespaces(spec *specs.Spec, options *criu.Options) error {
+	for kind, names := range external() {
+		if joined := namespaceOf(spec, kind); joined == nil || joined.Path == "" {
+			continue
+		}
+		var stat unix.Stat_t
+		path := fmt.Sprintf("/proc/%d/ns/%s", c.Pid, names[0])
+		if err := unix.Stat(path, &stat); err != nil {
+			return fmt.Errorf("cannot look at namespace %q: %w", path, err)
+		}
+		options.Text(criu.External, fmt.Sprintf("%s[%d]:%s", names[0], stat.Ino, names[1]))
+	}
+	return nil
+}
+
+// nameMounts tells criu which mounts show something of the host's, and under which names it finds them at the restore.
+func (c *Container) nameMounts(spec *specs.Spec, options *criu.Options) error {
+	mounts, err := rootfs.Externals(c.layout(spec))
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		options.Pair(criu.ExternalMount, m.Destination, m.Destination)
+	}
+	masked, err := rootfs.MaskedFiles(c.Pid, spec.Linux.MaskedPaths)
+	if err != nil {
+		return err
+	}
+	for _, name := range masked {
+		options.Pair(criu.ExternalMount, name, nullDevice)
+	}
+	return nil
+}
+
+// noteDescriptors keeps the names of the standard descriptors: pipes are replaced by those of who restores.
+func (c *Container) noteDescriptors(images string) error {
+	var names [3]string
+	for fd := range names {
+		name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.Pid, fd))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot look at descriptor %d: %w", fd, err)
+		}
+		names[fd] = name
+	}
+	content, err := json.Marshal(names)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(images, descriptorsFile), content, 0o600)
+}

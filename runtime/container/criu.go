@@ -1,0 +1,122 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/criu"
+	"github.com/berthd/berth/runtime/rootfs"
+)
+
+// CheckpointOptions are what checkpoint and restore are told alike.
+type CheckpointOptions struct {
+	Program      string // criu
+	Images, Work string // directories; without Work, criu's log is with the images
+	Passed       criu.Options
+
+	PreDump, LeaveRunning, LazyPages bool // of checkpoint
+	StatusFD                         int  // of checkpoint; -1 without
+}
+
+// descriptorsFile is in the images and says what the standard descriptors were, under runc's name and in its format.
+const descriptorsFile = "descriptors.json"
+
+// nullDevice stands for all masked files, which are behind it.
+const nullDevice = "/dev/null"
+
+// files are the directories of a checkpoint.
+type files struct {
+	images, work *os.File
+	log          string
+}
+
+// openFiles opens them, makes those of criu that are missing, and tells criu of them.
+func openFiles(o CheckpointOptions, log string, options *criu.Options) (f files, err error) {
+	if f.images, err = os.Open(o.Images); err != nil {
+		return f, fmt.Errorf("cannot open --image-path: %w", err)
+	}
+	options.Number(criu.ImagesDirFD, int(f.images.Fd()))
+	options.Text(criu.LogFile, log)
+	f.log = filepath.Join(o.Images, log)
+	if o.Work == "" {
+		return f, nil
+	}
+	if err := os.Mkdir(o.Work, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		f.close()
+		return f, fmt.Errorf("cannot create --work-path: %w", err)
+	}
+	if f.work, err = os.Open(o.Work); err != nil {
+		f.close()
+		return f, fmt.Errorf("cannot open --work-path: %w", err)
+	}
+	options.Number(criu.WorkDirFD, int(f.work.Fd()))
+	f.log = filepath.Join(o.Work, log)
+	return f, nil
+}
+
+func (f files) close() {
+	_ = f.images.Close()
+	if f.work != nil {
+		_ = f.work.Close()
+	}
+}
+
+// explain says where criu's own account of its failure is, and quotes from it if criu has given no reason.
+func (f files) explain(failure error) error {
+	if errors.Is(failure, criu.ErrUnexplained) {
+		if complaints := criu.Complaints(f.log); len(complaints) > 0 {
+			failure = fmt.Errorf("%w: %s", failure, strings.Join(complaints, "; "))
+		}
+	}
+	return fmt.Errorf("%w (its log is %q)", failure, f.log)
+}
+
+// describeToCRIU sets what holds for each dump and restore.
+func (c *Container) describeToCRIU(o CheckpointOptions, options *criu.Options) {
+	const verbose = 4
+	options.Number(criu.LogLevel, verbose)
+	options.Flag(criu.NotifyScripts, true)
+	options.Flag(criu.ManageCgroups, true)
+	options.Flag(criu.OrphanPtsMaster, true)
+	options.Number(criu.EmptyNamespaces, unix.CLONE_NEWNET) // interfaces come from who made the container
+	options.Number(criu.CgroupsMode, int(criu.CgroupsDefault))
+	// An administrator's settings for containers are where runc looks for them, unless the container has its own.
+	if file, ok := c.Annotations["org.criu.config"]; !ok {
+		options.Text(criu.ConfigFile, "/etc/criu/runc.conf")
+	} else if file != "" {
+		options.Text(criu.ConfigFile, file)
+	}
+	options.Append(o.Passed)
+}
+
+// layout is the container's file system as it was configured.
+func (c *Container) layout(spec *specs.Spec) rootfs.Config {
+	return rootfs.Config{
+		Spec: spec, Bundle: c.Bundle, Root: c.Rootfs, CgroupPaths: c.Cgroups,
+		CgroupNamespace: namespaceOf(spec, specs.CgroupNamespace) != nil,
+	}
+}
+
+func namespaceOf(spec *specs.Spec, kind specs.LinuxNamespaceType) *specs.LinuxNamespace {
+	for i := range spec.Linux.Namespaces {
+		if spec.Linux.Namespaces[i].Type == kind {
+			return &spec.Linux.Namespaces[i]
+		}
+	}
+	return nil
+}
+
+// external are the namespaces that criu leaves alone if the container has joined them, and the names that they have in
+// the images.
+func external() map[specs.LinuxNamespaceType][2]string {
+	return map[specs.LinuxNamespaceType][2]string{
+		specs.NetworkNamespace: {"net", "extRootNetNS"},
+		specs.PIDNamespace:     {"pid", "extRootPidNS"},
+	}
+}

@@ -1,0 +1,276 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/cleanup"
+	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/criu"
+	"github.com/berthd/berth/runtime/hooks"
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/namespace"
+	"github.com/berthd/berth/runtime/rootfs"
+	"github.com/berthd/berth/runtime/terminal"
+)
+
+// restoration is the making of a container from the files of a checkpoint.
+type restoration struct {
+	*Created
+	options CreateOptions
+	images  CheckpointOptions
+	passed  criu.Options
+	joined  []*os.File // namespaces that criu puts the processes into
+	root    string     // where criu finds the root file system
+}
+
+// Restore makes a container whose processes go on where they were at the checkpoint. On failure nothing of it stays.
+func Restore(o CreateOptions, images CheckpointOptions) (_ *Created, err error) {
+	bundle, err := readBundle(o)
+	if err != nil {
+		return nil, err
+	}
+	var undo cleanup.Stack
+	defer func() { err = undo.Run(context.Background(), err) }()
+	created, group, err := register(o, bundle, &undo)
+	if err != nil {
+		return nil, err
+	}
+	if group == nil {
+		return nil, fmt.Errorf("cannot restore container %q: it needs a cgroup", o.ID)
+	}
+	defer func() { _ = group.Close() }()
+	undo.Add(func(context.Context) error { return group.Kill() })
+	r := &restoration{Created: created, options: o, images: images, root: filepath.Join(created.dir, "criu-root")}
+	if err := r.restore(group); err != nil {
+		return nil, fmt.Errorf("cannot restore container %q: %w", o.ID, err)
+	}
+	return created, created.publish(o)
+}
+
+func (r *restoration) restore(group cgroup.Cgroup) error {
+	files, err := openFiles(r.images, "restore.log", &r.passed)
+	if err != nil {
+		return err
+	}
+	defer files.close()
+	r.describeToCRIU(r.images, &r.passed)
+	r.passed.Flag(criu.RestoreSibling, true) // the processes become this one's children, not criu's
+	r.passed.Flag(criu.EvasiveDevices, true)
+	r.passed.Text(criu.Root, r.root)
+	defer func() {
+		for _, file := range r.joined {
+			_ = file.Close()
+		}
+	}()
+	if err := errors.Join(r.joinNamespaces(), r.findMounts(), r.inheritDescriptors()); err != nil {
+		return err
+	}
+	if err := os.Mkdir(r.root, 0o755); err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(r.root) }()
+	var session *criu.Session
+	if err := namespace.WithOwnMounts(func() error { session, err = r.start(); return err }); err != nil {
+		return err
+	}
+	if err := r.place(session.Pid, group); err != nil {
+		session.Close()
+		return err
+	}
+	if err := session.Ask(criu.Restore, r.passed, r.answer); err != nil {
+		return files.explain(err)
+	}
+	if r.process == nil {
+		return errors.New("criu has not said which process it restored")
+	}
+	return nil
+}
+
+// start prepares the root file system and starts criu, in a mount namespace of their own. The root of a container has
+// to be a mount for criu, and not covered by another one.
+func (r *restoration) start() (*criu.Session, error) {
+	root, err := unix.Open(r.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	err = rootfs.Bind(r.Rootfs, root)
+	_ = unix.Close(root)
+	if err != nil {
+		return nil, err
+	}
+	if err := rootfs.MakeMountPoints(r.layout(r.Spec)); err != nil {
+		return nil, err
+	}
+	if r.Spec.Process.Terminal {
+		return criu.Start(r.images.Program, nil, r.joined)
+	}
+	return criu.Start(r.images.Program, &[3]*os.File{os.Stdin, os.Stdout, os.Stderr}, r.joined)
+}
+
+// place moves criu to the container's cgroup, where the processes are born then, and says so.
+func (r *restoration) place(pid int, group cgroup.Cgroup) error {
+	if err := group.Add(pid); err != nil {
+		return err
+	}
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return fmt.Errorf("cannot find criu's cgroup: %w", err)
+	}
+	for line := range strings.Lines(string(content)) {
+		_, line, _ = strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		controllers, path, _ := strings.Cut(line, ":")
+		for controller := range strings.SplitSeq(controllers, ",") {
+			r.passed.Pair(criu.CgroupRoot, controller, path)
+		}
+	}
+	return nil
+}
+
+// joinNamespaces makes criu put the processes into the namespaces that are joined by path.
+func (r *restoration) joinNamespaces() error {
+	known := external()
+	for _, n := range r.Spec.Linux.Namespaces {
+		if n.Path == "" {
+			continue
+		}
+		names, ok := known[n.Type]
+		if !ok {
+			if n.Type == specs.CgroupNamespace || n.Type == specs.TimeNamespace {
+				return fmt.Errorf("criu can't join the %s namespace %q", n.Type, n.Path)
+			}
+			r.passed.Pair(criu.JoinNamespace, criuName(n.Type), n.Path)
+			continue
+		}
+		file, err := os.Open(n.Path)
+		if err != nil {
+			return fmt.Errorf("cannot open the %s namespace: %w", n.Type, err)
+		}
+		r.passed.Inherit(names[1], criu.FirstFile+len(r.joined))
+		r.joined = append(r.joined, file)
+	}
+	return nil
+}
+
+// criuName is a namespace's name in /proc.
+func criuName(kind specs.LinuxNamespaceType) string {
+	if kind == specs.MountNamespace {
+		return "mnt"
+	}
+	return string(kind)
+}
+
+// findMounts tells criu where the mounts are now that show something of the host's.
+func (r *restoration) findMounts() error {
+	mounts, err := rootfs.Externals(r.layout(r.Spec))
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		r.passed.Pair(criu.ExternalMount, m.Destination, m.Source)
+	}
+	if len(r.Spec.Linux.MaskedPaths) > 0 {
+		r.passed.Pair(criu.ExternalMount, nullDevice, nullDevice)
+	}
+	return nil
+}
+
+// inheritDescriptors makes the standard descriptors of this process replace those that were pipes.
+func (r *restoration) inheritDescriptors() error {
+	content, err := os.ReadFile(filepath.Join(r.images.Images, descriptorsFile))
+	if err != nil {
+		return fmt.Errorf("cannot read the checkpoint's descriptors: %w", err)
+	}
+	var names []string
+	if err := json.Unmarshal(content, &names); err != nil {
+		return fmt.Errorf("cannot understand the checkpoint's %s: %w", descriptorsFile, err)
+	}
+	const standard = 3
+	for fd, name := range names {
+		if fd < standard && strings.HasPrefix(name, "pipe:") {
+			r.passed.Inherit(name, fd)
+		}
+	}
+	return nil
+}
+
+// answer does what is to be done at a point of the restore.
+func (r *restoration) answer(n criu.Notification) error {
+	switch n.Point {
+	case "setup-namespaces":
+		return r.setUp(n.Pid)
+	case "post-restore":
+		return r.adopt(n.Pid)
+	case "orphan-pts-master":
+		if r.options.Console < 0 {
+			return errors.New("the container has a terminal, and there is no --console-socket for it")
+		}
+		return terminal.Send(r.options.Console, n.FD)
+	}
+	return nil
+}
+
+// setUp comes when the namespaces are there, and empty.
+func (r *restoration) setUp(pid int) error {
+	if network := namespaceOf(r.Spec, specs.NetworkNamespace); network != nil && network.Path == "" {
+		path := fmt.Sprintf("/proc/%d/ns/net", pid)
+		if err := namespace.Within(unix.CLONE_NEWNET, path, raiseLoopback); err != nil {
+			return err
+		}
+	}
+	if r.Spec.Hooks == nil {
+		return nil
+	}
+	state := r.OCIState(specs.StateCreating)
+	state.Pid = pid
+	//nolint:staticcheck // prestart hooks are deprecated, and still what people have
+	if err := hooks.Run("prestart", r.Spec.Hooks.Prestart, state); err != nil {
+		return err
+	}
+	return hooks.Run("createRuntime", r.Spec.Hooks.CreateRuntime, state)
+}
+
+func raiseLoopback() error {
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot create a socket: %w", err)
+	}
+	defer func() { _ = unix.Close(socket) }()
+	request.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, request); err != nil {
+		return fmt.Errorf("cannot bring up the loopback interface: %w", err)
+	}
+	return nil
+}
+
+// adopt comes when the processes are there, and have not gone on yet.
+func (r *restoration) adopt(pid int) error {
+	process, err := launch.Adopt(pid)
+	if err != nil {
+		return err
+	}
+	r.process = process
+	start, _, err := processTimes(pid)
+	if err != nil {
+		return fmt.Errorf("cannot find the restored process: %w", err)
+	}
+	r.Pid, r.StartTime = pid, start
+	// Their clocks go on where they were: criu gives them a time namespace for it, if the kernel has it.
+	var own, theirs unix.Stat_t
+	if unix.Stat("/proc/self/ns/time", &own) == nil && unix.Stat(fmt.Sprintf("/proc/%d/ns/time", pid), &theirs) == nil {
+		r.TimeNamespace = own.Ino != theirs.Ino
+	}
+	return r.save()
+}
