@@ -32,7 +32,7 @@ func Registry(t testing.TB) string {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	Until(t, 20*time.Second, "docker-registry answers on "+address, func() error {
+	Until(t, time.Minute, "docker-registry answers on "+address, func() error {
 		response, err := http.Get("http://" + address + "/v2/")
 		if err != nil {
 			return err
