@@ -231,17 +231,23 @@ func (c *Container) Kill(ctx context.Context, p *Process, sig unix.Signal, all b
 		return p.Signal(sig)
 	}
 	p.mu.Lock()
+	frozen := p.state == Paused && sig == unix.SIGKILL
 	err := p.require("kill", Created, Running, Paused)
 	p.mu.Unlock()
 	if err != nil && !all {
 		return err
 	}
-	// The runtime knows how to kill containers that share a pid namespace, or are frozen.
+	// The runtime knows how to kill containers that share a pid namespace.
 	args := []string{"kill"}
 	if all {
 		args = append(args, "--all")
 	}
-	return c.runtime(ctx, append(args, c.ID, strconv.Itoa(int(sig)))...)
+	err = c.runtime(ctx, append(args, c.ID, strconv.Itoa(int(sig)))...)
+	if err == nil && frozen {
+		// With cgroup v1 a frozen process dies only when it is thawed. runc does that; then this fails.
+		_ = c.runtime(ctx, "resume", c.ID)
+	}
+	return err
 }
 
 // Pause stops every process of the container from running.

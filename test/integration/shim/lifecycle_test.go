@@ -218,6 +218,18 @@ func TestPauseAndResume(t *testing.T) {
 	c.expectExit("", 9)
 }
 
+func TestKillOfAPausedContainer(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.create(streams{})
+	c.run("")
+	if _, err := c.api.Pause(c.ctx(), &task.PauseRequest{ID: c.ID}); err != nil {
+		t.Fatal(err)
+	}
+	c.kill("", syscall.SIGKILL)
+	c.expectExit("", 137)
+	c.delete("")
+}
+
 func TestPids(t *testing.T) {
 	c := newContainer(t, "sh", "-c", "sleep 1000 & echo ready; wait")
 	path, uri := c.streamURI("io.sock", nil)
