@@ -87,7 +87,6 @@ func (b *Builder) device(dev launch.Arg, d specs.LinuxDevice) error {
 	p.Call("create", quoted, unix.SYS_MKNODAT, dir, base, launch.Int(kind|mode), launch.Int(number)).OnError(exists, unix.EEXIST)
 	if owner := ownerOf(d); owner != (ids{}) {
 		p.Call("give away", quoted, unix.SYS_FCHOWNAT, dir, base, launch.Int(owner.uid), launch.Int(owner.gid), launch.Int(unix.AT_SYMLINK_NOFOLLOW))
-		p.Call("set the mode of", quoted, unix.SYS_FCHMODAT, dir, base, launch.Int(mode)) // chown clears bits of it
 	}
 	p.Jump(done)
 	p.Place(exists)

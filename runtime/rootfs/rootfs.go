@@ -34,7 +34,7 @@ type Builder struct {
 	program     *launch.Program
 	root        launch.Arg // descriptor of the container's root
 	empty       launch.Arg // ""
-	hows        map[uint64]launch.Arg
+	hows        map[unix.OpenHow]launch.Arg
 	ownDev      bool // /dev is the container's own to fill
 	readOnlyDev bool
 	sources     []launch.Arg // by index of the mount: what is bound, detached from the host's tree
@@ -44,7 +44,7 @@ type Builder struct {
 // New returns what writes the operations to p.
 func New(p *launch.Program, config Config) *Builder {
 	return &Builder{
-		config: config, program: p, empty: p.String(""), hows: map[uint64]launch.Arg{}, ownDev: true,
+		config: config, program: p, empty: p.String(""), hows: map[unix.OpenHow]launch.Arg{}, ownDev: true,
 		sources: make([]launch.Arg, len(config.Spec.Mounts)),
 	}
 }

@@ -17,15 +17,31 @@ const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
 // open adds the opening of a path inside the container's root.
 func (b *Builder) open(verb, name string, flags int) launch.Op {
-	how := b.how(uint64(flags | unix.O_CLOEXEC))
-	return b.program.Call(verb, fmt.Sprintf("%q", name), unix.SYS_OPENAT2, b.root, b.program.String(relative(name)), how, launch.Int(unsafe.Sizeof(unix.OpenHow{})))
+	wanted, rel := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: inRoot}, relative(name)
+	if isKernels(rel) {
+		wanted.Resolve |= unix.RESOLVE_NO_SYMLINKS
+	}
+	quoted := fmt.Sprintf("%q", name)
+	return b.program.Call(verb, quoted, unix.SYS_OPENAT2, b.root, b.program.String(rel), b.how(wanted), launch.Int(unsafe.Sizeof(wanted))).
+		Explain(func(errno unix.Errno) error {
+			if errno == unix.ELOOP && isKernels(rel) {
+				return fmt.Errorf("cannot %s %s: it is a symbolic link in the container's root", verb, quoted)
+			}
+			return fmt.Errorf("cannot %s %s: %w", verb, quoted, errno)
+		})
 }
 
-func (b *Builder) how(flags uint64) launch.Arg {
-	how, ok := b.hows[flags]
+// isKernels tells of the places of the kernel's own files. A link there could lead into a volume, where a neighbour moves
+// the files away before they are masked (CVE-2019-19921, CVE-2023-27561).
+func isKernels(rel string) bool {
+	return rel == "proc" || rel == "sys" || rel == "dev" || rel == "dev/console"
+}
+
+func (b *Builder) how(wanted unix.OpenHow) launch.Arg {
+	how, ok := b.hows[wanted]
 	if !ok {
-		how = launch.Pin(b.program, &unix.OpenHow{Flags: flags, Resolve: inRoot})
-		b.hows[flags] = how
+		how = launch.Pin(b.program, &wanted)
+		b.hows[wanted] = how
 	}
 	return how
 }
