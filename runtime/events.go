@@ -50,29 +50,21 @@ func follow(c *container.Container, interval time.Duration) error {
 		return err
 	}
 	defer watch.Close()
-	killed, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			more, err := watch.Next()
-			if !more {
-				ended <- err
-				return
-			}
-			killed <- struct{}{}
-		}
-	}()
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case err := <-ended:
+	for next := time.Now().Add(interval); ; {
+		news, err := watch.Wait(max(time.Until(next), 0))
+		switch {
+		case err != nil || news == stats.Gone:
 			return err
-		case <-killed:
+		case news == stats.Killed:
 			err = printEvent(event{Type: "oom", ID: c.ID})
-		case <-ticker.C:
-			if c.Status() == specs.StateStopped {
-				return nil
+		case time.Now().Before(next):
+		case c.Status() == specs.StateStopped:
+			if news, err := watch.Wait(0); err != nil || news != stats.Killed { // what has ended it may come last
+				return err
 			}
+			return printEvent(event{Type: "oom", ID: c.ID})
+		default:
+			next = time.Now().Add(interval)
 			err = printStats(c)
 		}
 		if err != nil {

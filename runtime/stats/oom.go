@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,23 +86,38 @@ func watchV1(dir string) (*OOM, error) {
 	return o, nil
 }
 
-// Next waits for the next kill and returns false when the cgroup is gone.
-func (o *OOM) Next() (bool, error) {
-	for {
-		if _, err := unix.Poll([]unix.PollFd{o.poll}, -1); err != nil && err != unix.EINTR {
-			return false, fmt.Errorf("cannot watch for lack of memory: %w", err)
-		} else if err == unix.EINTR {
-			continue
-		}
-		gone, killed, err := o.kills()
-		if gone || err != nil {
-			return false, err
-		}
-		if killed > o.killed {
-			o.killed = killed
-			return true, nil
-		}
+// News is what a wait has brought.
+type News int
+
+// The news.
+const (
+	Nothing News = iota
+	Killed       // a process was killed since the last time
+	Gone         // the cgroup was removed
+)
+
+// Wait waits for news, at most for the given time, which may be none.
+func (o *OOM) Wait(timeout time.Duration) (News, error) {
+	n, err := unix.Poll([]unix.PollFd{o.poll}, int((timeout+time.Millisecond-1)/time.Millisecond))
+	switch {
+	case err == unix.EINTR:
+		return Nothing, nil
+	case err != nil:
+		return Nothing, fmt.Errorf("cannot watch for lack of memory: %w", err)
+	case n == 0 && o.poll.Events == unix.POLLIN:
+		return Nothing, nil // an event descriptor must not be read when there is nothing
 	}
+	gone, killed, err := o.kills()
+	switch {
+	case err != nil:
+		return Nothing, err
+	case gone:
+		return Gone, nil
+	case killed > o.killed:
+		o.killed = killed
+		return Killed, nil
+	}
+	return Nothing, nil
 }
 
 // Close stops watching.

@@ -36,7 +36,7 @@ func TestStatsHaveTheFieldsOfRunc(t *testing.T) {
 	}
 	have := paths("", got.Data)
 	for _, path := range paths("", want.Data) {
-		sometimes := strings.HasPrefix(path, "/blkio") || strings.Contains(path, "memory/cache") || strings.HasSuffix(path, "/usage/max")
+		sometimes := strings.HasPrefix(path, "/blkio") || strings.Contains(path, "memory/cache") || strings.HasSuffix(path, "/usage/max") || strings.HasPrefix(path, "/memory/kernel") && onV2(t)
 		if !slices.Contains(have, path) && !sometimes {
 			t.Errorf("runc has %s and berth has not", path)
 		}
@@ -58,7 +58,7 @@ func paths(prefix string, value any) []string {
 }
 
 func TestStatsAreTheContainers(t *testing.T) {
-	c := newContainer(t).shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 1000 & exec sleep 1000")
+	c := newContainer(t).shell("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 1000 & exec sleep 1000")
 	c.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: pointer(int64(64 << 20))}
 	c.Spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: pointer(int64(33))}
 	c.start()
@@ -75,7 +75,7 @@ func TestStatsAreTheContainers(t *testing.T) {
 		}
 		return e.Data.Pids.Current == 2
 	})
-	if e.Data.Pids.Limit != 33 || e.Data.Memory.Usage.Limit != 64<<20 || e.Data.Memory.Usage.Usage == 0 || e.Data.CPU.Usage.Total < 1e6 {
+	if e.Data.Pids.Limit != 33 || e.Data.Memory.Usage.Limit != 64<<20 || e.Data.Memory.Usage.Usage == 0 || e.Data.CPU.Usage.Total < 1e5 {
 		t.Errorf("%+v", e.Data)
 	}
 }
