@@ -145,6 +145,11 @@ func (s *Service) reconnect(ctx context.Context, c *container) (after func()) {
 	if err != nil {
 		s.cfg.Logger.Warn("cannot read back the environment of a container: what is executed in it lacks it", "container", c.id, "error", err)
 	}
+	if c.step == stepStart { // its place in the networks is not recorded yet; asked again, they tell it
+		if err := s.plugIn(ctx, c); err != nil {
+			s.cfg.Logger.Warn("cannot tell how a container is connected", "container", c.id, "error", err)
+		}
+	}
 	current := newRun(task, env)
 	if !state.Running && !state.Paused {
 		c.mu.Lock()

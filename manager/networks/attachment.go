@@ -72,8 +72,11 @@ func (d attachmentDir) load() (map[string]*attachment, error) {
 	found := map[string]*attachment{}
 	for _, entry := range entries {
 		id, is := strings.CutSuffix(entry.Name(), attachmentSuffix)
-		if !is {
-			continue // a write that a crash cut off
+		if !is { // a write that a crash cut off
+			if err := os.Remove(filepath.Join(string(d), entry.Name())); err != nil {
+				return nil, fmt.Errorf("cannot remove a part of an attachment: %w", err)
+			}
+			continue
 		}
 		content, err := os.ReadFile(d.path(id))
 		if err != nil {
