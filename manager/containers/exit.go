@@ -3,6 +3,8 @@ package containers
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -75,7 +77,10 @@ func (s *Service) awaitExit(c *container, current *run) (shims.Exited, error) {
 func (s *Service) finish(c *container, current *run) {
 	ctx := context.WithoutCancel(s.work)
 	err := together(
-		func() error { return s.releaseShim(ctx, c, current) },
+		func() error {
+			c.awaitExecs(ctx)
+			return s.releaseShim(ctx, c, current)
+		},
 		func() error { return s.disconnect(ctx, c) },
 	)
 	err = errors.Join(err, s.removeBundle(c))
@@ -106,6 +111,22 @@ func (s *Service) finish(c *container, current *run) {
 		s.restartLater(c, delay)
 	case s.removesItself(c):
 		s.removeLater(c)
+	}
+}
+
+// execPatience is how long what was executed in a container may take to end with it. Only what shares its process
+// namespace with others does not end at once: that is killed with the container's cgroup.
+const execPatience = 500 * time.Millisecond
+
+// awaitExecs waits for the exit codes of what was executed in a container, which its shim knows.
+func (c *container) awaitExecs(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, execPatience)
+	defer cancel()
+	c.mu.Lock()
+	list := slices.Collect(maps.Values(c.execs))
+	c.mu.Unlock()
+	for _, e := range list {
+		_, _ = e.exit(ctx)
 	}
 }
 

@@ -175,3 +175,8 @@ func takeInput(ctx context.Context, session *containers.Session, stdin bool, rec
 		}
 	}
 }
+
+// StatsContainers streams what containers use.
+func (s *Containers) StatsContainers(r *berthv1.StatsContainersRequest, stream berthv1.ContainersService_StatsContainersServer) error {
+	return s.containers.Stats(stream.Context(), r.GetContainers(), r.GetOneShot(), stream.Send)
+}

@@ -292,3 +292,29 @@ func TestEvents(t *testing.T) {
 		t.Errorf("the replayed event is %v, %v", message, err)
 	}
 }
+
+func TestStats(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("sh", "-c", "echo ready; while :; do :; done")
+	spec.Resources = &berthv1.Resources{Memory: new(int64(32 << 20)), PidsLimit: new(int64(20))}
+	id := w.run("busy", spec)
+	w.untilLogged(id, "ready")
+	stream, err := w.containers.StatsContainers(w.ctx(), &berthv1.StatsContainersRequest{Containers: []string{"busy"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.GetMemory().GetLimit() != 32<<20 || first.GetPidsLimit() != 20 || first.GetPids() == 0 || first.GetMemory().GetUsage() == 0 || first.GetContainerId() != id {
+		t.Errorf("the first sample: %v", first)
+	}
+	second, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.GetPreviousCpu().GetUsage() != first.GetCpu().GetUsage() || second.GetCpu().GetUsage() <= first.GetCpu().GetUsage() {
+		t.Errorf("processor time went from %v to %v", first.GetCpu(), second.GetCpu())
+	}
+}
