@@ -100,7 +100,7 @@ const (
 func (o *OOM) Wait(timeout time.Duration) (News, error) {
 	n, err := unix.Poll([]unix.PollFd{o.poll}, int((timeout+time.Millisecond-1)/time.Millisecond))
 	switch {
-	case err == unix.EINTR:
+	case errors.Is(err, unix.EINTR):
 		return Nothing, nil
 	case err != nil:
 		return Nothing, fmt.Errorf("cannot watch for lack of memory: %w", err)
