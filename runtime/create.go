@@ -5,8 +5,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/container"
@@ -36,6 +38,12 @@ func (c *creation) connect() error {
 	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 {
 		c.options.PreserveFDs += n
 		c.options.Env = []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
+	}
+	// And its socket for word that the service is ready, as sd_notify(3) has it: the container gets the socket itself.
+	if socket := os.Getenv("NOTIFY_SOCKET"); filepath.IsAbs(socket) {
+		const inside = "/run/notify/notify.sock"
+		c.options.Env = append(c.options.Env, "NOTIFY_SOCKET="+inside)
+		c.options.Mounts = []specs.Mount{{Destination: inside, Type: "bind", Source: socket, Options: []string{"bind"}}}
 	}
 	if err := checkPreserved(c.options.PreserveFDs); err != nil {
 		return err

@@ -33,6 +33,7 @@ type CreateOptions struct {
 	PidfdSocket      string
 	PreserveFDs      int
 	Env              []string // more than what the configuration has
+	Mounts           []specs.Mount
 	NoPivot          bool
 	NoNewKeyring     bool
 	Systemd          bool
@@ -93,6 +94,7 @@ func readBundle(o CreateOptions) (bundle, error) {
 		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
 	}
 	spec.Process.Env = append(spec.Process.Env, o.Env...)
+	spec.Mounts = append(spec.Mounts, o.Mounts...)
 	if spec.Process.Terminal && o.Console < 0 {
 		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
 	}

@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"crypto/sha256"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,6 +168,20 @@ func TestListenDescriptors(t *testing.T) {
 	buffer := make([]byte, 64)
 	n, _ := reader.Read(buffer)
 	wantEqual(t, string(buffer[:n]), "1 1\n")
+}
+
+func TestNotifySocket(t *testing.T) {
+	c := newContainer(t).shell("ls -l $NOTIFY_SOCKET | cut -c1")
+	c.writeConfig()
+	path := filepath.Join(c.Bundle, "notify")
+	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	run := c.command("run", "--bundle", c.Bundle, c.ID)
+	run.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	wantEqual(t, execute(t, run).Stdout, "s\n")
 }
 
 // hostile makes the container's root file system one that leads elsewhere.
