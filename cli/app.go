@@ -107,7 +107,7 @@ func containerMakers() []maker {
 		{"unpause", newUnpause},
 		{"rename", newRename},
 		{"port", newPort},
-		{"top", newTop},
+		{"top", newTop}, {"stats", newStats},
 		{"update", newUpdate},
 	}
 }

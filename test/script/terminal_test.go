@@ -26,7 +26,7 @@ func TestTerminals(t *testing.T) {
 	image := w.image("busybox")
 	for name, test := range map[string]func(*testing.T, *daemon, string){
 		"run": testRunTerminal, "detach": testDetach, "detach keys": testDetachKeys, "exec": testExecTerminal, "start": testStartTerminal,
-		"signals": testSignals, "colours": testColours, "input ends": testInputEnds, "interrupt": testInterrupt,
+		"signals": testSignals, "colours": testColours, "input ends": testInputEnds, "interrupt": testInterrupt, "stats": testStats,
 	} {
 		// The first to come pulls the image: the others must not see the bars.
 		if _, err := d.berth("pull", "-q", image); err != nil {
@@ -244,6 +244,21 @@ func testInterrupt(t *testing.T, d *daemon, _ string) {
 	if images, err := d.berth("images", "--format", "{{.Repository}}"); err != nil || strings.Contains(images, listener.Addr().String()) {
 		t.Errorf("images after the interrupt: %q (%v)", images, err)
 	}
+}
+
+// testStats watches what a container uses on a screen that is drawn anew each second.
+func testStats(t *testing.T, d *daemon, image string) {
+	t.Cleanup(func() { _, _ = d.berth("rm", "-f", "watched") })
+	if _, err := d.berth("run", "-d", "--name", "watched", image, "sleep", "1000"); err != nil {
+		t.Fatal(err)
+	}
+	p := openTerminal(t, d, columns(120, 24), "stats", "watched")
+	for range 2 {
+		p.expect("\x1b[H\x1b[2J")
+		p.expect("watched")
+	}
+	p.typed(ctrlC)
+	p.exits(130)
 }
 
 func testProgress(t *testing.T, d *daemon, image string) {
