@@ -107,7 +107,8 @@ func containerMakers() []maker {
 		{"unpause", newUnpause},
 		{"rename", newRename},
 		{"port", newPort},
-		{"top", newTop}, {"stats", newStats},
+		{"top", newTop},
+		{"stats", newStats},
 		{"update", newUpdate},
 	}
 }
