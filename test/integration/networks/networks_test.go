@@ -246,11 +246,14 @@ func TestKillWhileConnecting(t *testing.T) {
 		name := fmt.Sprintf("c%d", i)
 		h.create(name, serve, &berthv1.ContainerSpec{Network: publish("127.0.0.1", 0)})
 		kill := time.After(time.Duration(i) * 8 * time.Millisecond)
-		started := make(chan error, 1)
-		go func() { started <- h.start(name) }()
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			_ = h.start(name) // whatever comes of it
+		}()
 		<-kill
 		h.Kill()
-		<-started // whatever came of it
+		<-answered
 		h.Start()
 		testenv.Until(t, limit, "the container can be started", func() error { return h.start(name) })
 		get(t, published(h.inspect(name).GetPorts()[0]))
