@@ -156,6 +156,15 @@ func TestNoDescriptorOfTheShimReachesTheContainer(t *testing.T) {
 	c.expectExit("", 0)
 }
 
+func TestNoSignalIsBlockedOrIgnoredInTheContainer(t *testing.T) {
+	c := newContainer(t, "grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status")
+	out, uri := c.file("out")
+	c.create(streams{stdout: uri})
+	c.run("")
+	c.expectExit("", 0)
+	expectFile(t, out, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n")
+}
+
 func TestOutputOfSurvivingChildrenDoesNotDelayWait(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.create(streams{})
