@@ -42,6 +42,7 @@ func supported() features.Features {
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			MemoryPolicy:    memoryPolicy(),
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
@@ -49,6 +50,16 @@ func supported() features.Features {
 			"io.github.berthd.berth.version": version.Release,
 			"io.github.berthd.berth.commit":  version.Commit(),
 		},
+	}
+}
+
+func memoryPolicy() *features.MemoryPolicy {
+	return &features.MemoryPolicy{
+		Modes: []string{
+			string(specs.MpolBind), string(specs.MpolDefault), string(specs.MpolInterleave), string(specs.MpolLocal),
+			string(specs.MpolPreferred), string(specs.MpolPreferredMany), string(specs.MpolWeightedInterleave),
+		},
+		Flags: []string{string(specs.MpolFNumaBalancing), string(specs.MpolFRelativeNodes), string(specs.MpolFStaticNodes)},
 	}
 }
 

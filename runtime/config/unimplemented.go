@@ -17,7 +17,6 @@ func checkImplemented(spec *specs.Spec) error {
 		used  bool
 	}{
 		{"linux.intelRdt", linux.IntelRdt != nil},
-		{"linux.mountLabel", linux.MountLabel != ""},
 	} {
 		if part.used {
 			return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("field %s: %w", part.field, errors.New("it is not implemented")))

@@ -82,10 +82,23 @@ func (b *Builder) newMount(m specs.Mount, o options) launch.Arg {
 			configure(unix.FSCONFIG_SET_FLAG, key, "")
 		}
 	}
+	if label := b.config.Spec.Linux.MountLabel; label != "" && takesLabel(m.Type) {
+		configure(unix.FSCONFIG_SET_STRING, "context", label)
+	}
 	p.Call("create", name, unix.SYS_FSCONFIG, context, launch.Int(unix.FSCONFIG_CMD_CREATE), launch.Int(0), launch.Int(0), launch.Int(0))
 	mount := p.Call("mount", name, unix.SYS_FSMOUNT, context, launch.Int(unix.FSMOUNT_CLOEXEC), launch.Int(o.set|o.setAll)).Result()
 	p.Close(context)
 	return mount
+}
+
+// takesLabel tells whether files of a type of file system can be given a label by linux.mountLabel. SELinux has its own
+// ideas about those of the others.
+func takesLabel(kind string) bool {
+	switch kind {
+	case "proc", "sysfs", "mqueue", "cgroup", "cgroup2":
+		return false
+	}
+	return true
 }
 
 // source is where a bind mount comes from.

@@ -149,6 +149,11 @@ func (b *Builder) copied(m specs.Mount, o options) (_ int, err error) {
 			return -1, fmt.Errorf("cannot set option %q: %w", option, err)
 		}
 	}
+	if label := b.config.Spec.Linux.MountLabel; label != "" {
+		if err := unix.FsconfigSetString(context, "context", label); err != nil {
+			return -1, fmt.Errorf("cannot set linux.mountLabel %q: %w", label, err)
+		}
+	}
 	if err := unix.FsconfigCreate(context); err != nil {
 		return -1, err
 	}

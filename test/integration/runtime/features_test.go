@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -70,5 +71,19 @@ func TestFeaturesTellTheTruth(t *testing.T) {
 	c.Spec.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: 0, Size: 70000}}
 	if r := c.run(); r.Status != 0 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestMountLabel: without SELinux the kernel knows no labels. That is an error which names the label, and nothing else.
+func TestMountLabel(t *testing.T) {
+	const label = "system_u:object_r:container_file_t:s0:c1,c2"
+	c := newContainer(t).shell("mount")
+	c.Spec.Linux.MountLabel = label
+	if filesystems := readFile(t, "/proc/filesystems"); !strings.Contains(filesystems, "selinuxfs") {
+		c.refused(label)
+		return
+	}
+	if out := c.output(); !strings.Contains(out, label) {
+		t.Errorf("no mount has the label:\n%s", out)
 	}
 }
