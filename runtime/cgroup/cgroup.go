@@ -10,6 +10,16 @@ type Config struct {
 	Path      string                // linux.cgroupsPath
 	Systemd   bool                  // Path is slice:prefix:name
 	Resources *specs.LinuxResources // linux.resources; may be nil
+
+	// Planned is told Paths before anything of them is made, so that they are known even if this process is killed.
+	Planned func(paths map[string]string) error
+}
+
+func (c Config) planned(paths map[string]string) error {
+	if c.Planned == nil {
+		return nil
+	}
+	return c.Planned(paths)
 }
 
 // Cgroup is a container's place in the hierarchy, or with v1 in all hierarchies.

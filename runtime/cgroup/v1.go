@@ -34,6 +34,12 @@ func createV1(config Config) (_ Cgroup, err error) {
 		return nil, errdefs.As(errdefs.ErrFailedPrecondition, errors.New("no cgroup hierarchy is mounted on this host"))
 	}
 	c := &v1{paths: map[string]string{}, unified: -1}
+	for _, h := range all {
+		c.note(h, h.path(config))
+	}
+	if err := config.planned(c.paths); err != nil {
+		return nil, err
+	}
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
 	undo.Add(func(context.Context) error { return c.Close() })
@@ -59,7 +65,17 @@ func createV1(config Config) (_ Cgroup, err error) {
 	return c, nil
 }
 
-// adopt notes a directory that exists now as the cgroup's in h, and makes it fit for processes.
+// note remembers where the cgroup is in h.
+func (c *v1) note(h hierarchy, dir string) {
+	if h.controllers == nil {
+		c.paths[""] = dir
+	}
+	for _, controller := range h.controllers {
+		c.paths[controller] = dir
+	}
+}
+
+// adopt takes a directory that exists now for the cgroup's in h, and makes it fit for processes.
 func (c *v1) adopt(h hierarchy, dir string, made []string) error {
 	if h.controllers == nil {
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -67,11 +83,7 @@ func (c *v1) adopt(h hierarchy, dir string, made []string) error {
 			return fmt.Errorf("cannot open the cgroup: %w", &os.PathError{Op: "open", Path: dir, Err: err})
 		}
 		c.unified = fd
-		c.paths[""] = dir
 		return nil
-	}
-	for _, controller := range h.controllers {
-		c.paths[controller] = dir
 	}
 	c.dirs = append(c.dirs, dir)
 	if slices.Contains(h.controllers, "cpuset") {

@@ -38,6 +38,9 @@ func createV2(config Config) (_ Cgroup, err error) {
 	if dir == mountRoot {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("linux.cgroupsPath: %q is the root of all cgroups", config.Path))
 	}
+	if err := config.planned(map[string]string{"": dir}); err != nil {
+		return nil, err
+	}
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
 	made, err := makeDirs(mountRoot, dir)

@@ -16,7 +16,6 @@ import (
 	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
-	"github.com/berthd/berth/runtime/capability"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/config"
 	"github.com/berthd/berth/runtime/hooks"
@@ -54,10 +53,8 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if canTrace(b.spec, b.spec.Process) {
-		if err := o.Protect(); err != nil {
-			return nil, err
-		}
+	if err := protect(b.spec, o.Protect); err != nil {
+		return nil, err
 	}
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
@@ -110,40 +107,29 @@ func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
 	c.config = b.content
 	c.describe(b.spec, b.path)
-	group, err := createCgroup(b.spec, o)
+	group, err := createCgroup(b.spec, o, func(paths map[string]string) error {
+		c.Cgroups = paths
+		return c.save()
+	})
 	if err != nil {
 		return nil, nil, err
 	}
 	if group != nil {
 		undo.Add(func(context.Context) error { return group.Delete() })
-		c.Cgroups = group.Paths()
+	} else {
+		c.Cgroups = nil
 	}
 	return &Created{Container: c, Spec: b.spec}, group, nil
 }
 
 // createCgroup returns nil for an ordinary user's container that has not asked for a cgroup: the user has no right to
 // make one unless it was delegated, and then it was asked for.
-func createCgroup(spec *specs.Spec, o CreateOptions) (cgroup.Cgroup, error) {
-	group, err := cgroup.Create(cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources})
+func createCgroup(spec *specs.Spec, o CreateOptions, planned func(paths map[string]string) error) (cgroup.Cgroup, error) {
+	group, err := cgroup.Create(cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources, Planned: planned})
 	if err != nil && os.Geteuid() != 0 && spec.Linux.CgroupsPath == "" && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
 		return nil, nil
 	}
 	return group, err
-}
-
-// canTrace tells whether processes of the container may look at the runtime while it is in the container.
-func canTrace(spec *specs.Spec, process *specs.Process) bool {
-	for _, namespace := range spec.Linux.Namespaces {
-		if namespace.Type == specs.UserNamespace {
-			return false
-		}
-	}
-	for _, p := range []*specs.Process{spec.Process, process} {
-		if masks, _ := capability.Sets(p.Capabilities); (masks.Bounding|masks.Permitted|masks.Inheritable)&(1<<unix.CAP_SYS_PTRACE) != 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // newContainer makes and locks a container's directory.

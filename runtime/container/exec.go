@@ -55,10 +55,8 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if canTrace(spec, o.Process) {
-		if err := o.Protect(); err != nil {
-			return nil, err
-		}
+	if err := c.protectFrom(spec, o.Process, o.Protect); err != nil {
+		return nil, err
 	}
 	group, err := c.cgroupBelow(o.Cgroup)
 	if err != nil {

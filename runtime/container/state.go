@@ -5,12 +5,13 @@
 //	  state             State as a line of JSON, and behind it the bundle's config.json as it was at create: one
 //	                    file, because to make a file is what costs
 //	  start             the socket at which the container's process waits for start; gone when it has started
+//	  tracer            there if exec has started a process with CAP_SYS_PTRACE
 //
-//	           create              start              the process ends
-//	(nothing) ───────► created ───────────► running ──────────────► stopped ──► delete
-//	                                         ▲   │ pause
-//	                                  resume │   ▼
-//	                                         paused
+//	              create               start              the process ends
+//	(nothing) ─► creating ─► created ───────────► running ──────────────► stopped ──► delete
+//	                                               ▲   │ pause
+//	                                        resume │   ▼
+//	                                               paused
 package container
 
 import (
@@ -60,6 +61,7 @@ type Container struct {
 	dir    string
 	lock   *os.File
 	config []byte
+	line   int // length of the state in its file
 }
 
 var errNoContainer = errors.New("container does not exist")
@@ -167,14 +169,24 @@ func (c *Container) load() error {
 	return nil
 }
 
-// save writes the state of a new container, which never changes.
+// save writes the state: first when the container has a cgroup and no process yet, so that delete finds what a create
+// that was killed has left, and again with the process. Then it never changes. The line keeps its length.
 func (c *Container) save() error {
-	content, err := json.Marshal(c.State)
+	const room = 64 // for what comes with the process
+	line, err := json.Marshal(c.State)
 	if err != nil {
 		return err
 	}
-	content = append(append(content, '\n'), c.config...)
-	if err := os.WriteFile(filepath.Join(c.dir, stateFile), content, 0o600); err != nil {
+	if c.line == 0 {
+		c.line = len(line) + room
+	}
+	line = append(line, bytes.Repeat([]byte(" "), max(0, c.line-len(line)))...)
+	file, err := os.OpenFile(filepath.Join(c.dir, stateFile), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot save the state of container %q: %w", c.ID, err)
+	}
+	_, err = file.Write(append(append(line, '\n'), c.config...))
+	if err := errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("cannot save the state of container %q: %w", c.ID, err)
 	}
 	return nil

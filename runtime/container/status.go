@@ -19,6 +19,9 @@ const Paused specs.ContainerState = "paused"
 
 // Status says where in its life the container is.
 func (c *Container) Status() specs.ContainerState {
+	if c.Pid == 0 {
+		return specs.StateCreating // or it would have been, if its create had not been killed
+	}
 	if !c.alive() {
 		return specs.StateStopped
 	}

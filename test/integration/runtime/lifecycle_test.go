@@ -280,3 +280,20 @@ func TestLog(t *testing.T) {
 	}
 	c.wantFailure("yaml", "--log-format", "yaml", "state", "nothing")
 }
+
+// TestKilledCreate kills the runtime at moments of its work, and expects delete to find what is left.
+func TestKilledCreate(t *testing.T) {
+	for delay := 500 * time.Microsecond; delay < 20*time.Millisecond; delay += 1500 * time.Microsecond {
+		c := newContainer(t, "sleep", "1000")
+		c.writeConfig()
+		create := c.command("create", "--bundle", c.Bundle, c.ID)
+		if err := create.Start(); err != nil {
+			t.Fatal(err)
+		}
+		end := time.AfterFunc(delay, func() { _ = create.Process.Kill() })
+		_ = create.Wait()
+		end.Stop()
+		c.must("delete", "--force", c.ID)
+		c.gone()
+	}
+}
