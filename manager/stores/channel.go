@@ -157,6 +157,12 @@ func (s *clientStream) SendMsg(message any) error {
 	case <-s.finished:
 		return io.EOF // as on the wire: RecvMsg tells why
 	case <-s.ctx.Done():
+	}
+	// The end of the method ends the context too: prefer what the method said.
+	select {
+	case <-s.finished:
+		return io.EOF
+	default:
 		return status.FromContextError(s.ctx.Err()).Err()
 	}
 }

@@ -2,6 +2,7 @@ package images_test
 
 import (
 	"archive/tar"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -87,6 +88,19 @@ func TestPullAgainFetchesNothing(t *testing.T) {
 	}
 }
 
+// rangeStart is the first byte that a request asks for.
+func rangeStart(t testing.TB, request *http.Request) (first int64) {
+	t.Helper()
+	header := request.Header.Get("Range")
+	if header == "" {
+		return 0
+	}
+	if _, err := fmt.Sscanf(header, "bytes=%d-", &first); err != nil || first == 0 {
+		t.Errorf("a request has the range %q: %v", header, err)
+	}
+	return first
+}
+
 func TestPullContinuesACutTransfer(t *testing.T) {
 	h, r := newHost(t), newRegistry(t)
 	made := r.push("cut", "latest", nil, plain(archive(t, file("noise", noise(5<<20)))))
@@ -97,14 +111,17 @@ func TestPullContinuesACutTransfer(t *testing.T) {
 	if !slices.Contains(p.phases(big), berthv1.Phase_PHASE_RETRYING) {
 		t.Errorf("no phase says that the transfer was retried: %v", p.phases(big))
 	}
-	gets := x.gets(big)
-	if len(gets) != 3 {
-		t.Fatalf("the layer was asked for %d times, want 3", len(gets))
-	}
-	for i, want := range []string{"", "bytes=2097152-", "bytes=4194304-"} {
-		if got := gets[i].Header.Get("Range"); got != want {
-			t.Errorf("request %d has the range %q, want %q", i, got, want)
+	// A connection that breaks may take with it what was on its way.
+	last := int64(-1)
+	for i, request := range x.gets(big) {
+		from := rangeStart(t, request)
+		if from <= last || from > int64(i)*2<<20 {
+			t.Errorf("request %d begins at %d, the one before at %d", i, from, last)
 		}
+		last = from
+	}
+	if last < 3<<20 {
+		t.Errorf("the last request begins at %d: what was there before was not used", last)
 	}
 	h.look(made.chainID, func(root string) {
 		content, err := os.ReadFile(filepath.Join(root, "noise"))
@@ -139,7 +156,7 @@ func TestPullContinuesAfterKill(t *testing.T) {
 	x.do(nil)
 	h.mustPull(x.host + "/killed")
 	gets := x.gets(big)
-	if len(gets) != 1 || gets[0].Header.Get("Range") != "bytes=2097152-" {
+	if len(gets) != 1 || rangeStart(t, gets[0]) < 1<<20 || rangeStart(t, gets[0]) > 2<<20 {
 		t.Errorf("after the kill the layer was asked for with %v", gets)
 	}
 }
