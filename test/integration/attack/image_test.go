@@ -1,0 +1,165 @@
+package attack_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+var upwards = strings.Repeat("../", 20)
+
+// leads are ways to write a link to a directory of the host.
+func leads(h *host) map[string]string {
+	return map[string]string{
+		"absolute": h.Dir, "relative": upwards + h.Dir[1:], "above": "../" + filepath.Base(h.Dir), "through proc": "/proc/self/root" + h.Dir,
+		"through init": "/proc/1/root" + h.Dir, "dots in between": "/bin/../.." + h.Dir, "cwd": "/proc/self/cwd",
+	}
+}
+
+// TestLinksInPlaceOfDirectories: CVE-2019-19921, 2023-27561, 2023-28642, 2024-45310 and the link in place of /dev of
+// 2026 are images in which a directory that the runtime mounts on, makes files in or writes to is a link.
+func TestLinksInPlaceOfDirectories(t *testing.T) {
+	h := newHost(t)
+	// What holds the kernel's own files must be a directory: elsewhere it would be out of reach of what masks it.
+	refused := []string{"proc", "sys", "dev"}
+	for _, name := range append([]string{"etc", "mnt", "mnt/sub", "home", "dev/pts"}, refused...) {
+		for way, target := range leads(h) {
+			t.Run(name+" "+way, func(t *testing.T) {
+				c := linked(t, h, name, target)
+				r := c.run()
+				h.untouched(t)
+				if strings.Contains(r.Stdout, h.Canary) {
+					t.Errorf("the host's directory can be seen: %+v", r)
+				}
+				if slices.Contains(refused, name) {
+					c.refused(r, `"/`+name+`"`)
+				}
+				c.tidy(r)
+			})
+		}
+	}
+	peers(t, func(t testing.TB, runtime string) string {
+		var said []string
+		for _, name := range refused {
+			c := linked(t, h, name, h.Dir)
+			c.Runtime = runtime
+			r := c.run()
+			said = append(said, name+": "+short(r)+" changed "+strings.Join(h.changes(t), ", "))
+		}
+		return strings.Join(said, "\n")
+	})
+}
+
+// linked is a container with as many mounts, devices and files to make as there can be, in whose image a name is a link.
+func linked(t testing.TB, h *host, name, target string) *container {
+	c := newContainer(t).capable()
+	c.shell("find / -name " + h.Canary + " 2>/dev/null | grep -v ^/proc; ls -a /mnt/ /etc/ /home/ /dev/; true")
+	source := t.TempDir()
+	file := filepath.Join(source, "file")
+	if err := os.WriteFile(file, []byte("bound"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.mount("/mnt/sub/deep/er", "tmpfs", "tmpfs")
+	c.mount("/mnt/dir", "bind", source, "bind", "ro")
+	c.mount("/etc/hosts", "bind", file, "bind")
+	c.mount("/home/copy", "tmpfs", "tmpfs", "tmpcopyup")
+	c.Spec.Process.Cwd = "/home/cwd/deep"
+	mode, owner := os.FileMode(0o666), uint32(7)
+	c.Spec.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/attack/null", Type: "c", Major: 1, Minor: 3, FileMode: &mode, UID: &owner, GID: &owner},
+		{Path: "/mnt/pipe", Type: "p", FileMode: &mode, UID: &owner},
+	}
+	c.Spec.Linux.Sysctl = map[string]string{"kernel.shmmax": "1234567"}
+	if name == "dev/pts" {
+		c.without("/dev")
+	}
+	c.link(name, target)
+	return c
+}
+
+// TestLinksInUserNamespaces is the same for containers whose devices are bound, to empty files that the runtime makes:
+// CVE-2024-45310 made them on the host.
+func TestLinksInUserNamespaces(t *testing.T) {
+	h := newHost(t)
+	for _, name := range []string{"etc", "mnt", "dev", "proc"} {
+		t.Run(name, func(t *testing.T) {
+			c := linked(t, h, name, h.Dir)
+			c.Spec.Linux.Devices = c.Spec.Linux.Devices[:1]
+			c.Spec.Linux.Devices[0].Path = "/dev/null"
+			c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+			ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 0, Size: 65536}}
+			c.Spec.Linux.UIDMappings, c.Spec.Linux.GIDMappings = ids, ids
+			c.tidy(c.run())
+			h.untouched(t)
+		})
+	}
+}
+
+// TestDanglingLinks: a mount point that is a link to nothing is made where the link leads to inside the root, or not at all.
+func TestDanglingLinks(t *testing.T) {
+	h := newHost(t)
+	for _, target := range []string{h.Dir + "/made", upwards + h.Dir[1:] + "/made/deep", "../../made", "/proc/self/root" + h.Dir + "/made"} {
+		c := linked(t, h, "mnt/sub", target)
+		c.tidy(c.run())
+		h.untouched(t)
+		c = linked(t, h, "etc/hosts", target)
+		c.tidy(c.run())
+		h.untouched(t)
+	}
+}
+
+// TestPasswordFile: the home directory is looked up in the image's file and not in one that a link of the image names,
+// be it the host's or one that never ends.
+func TestPasswordFile(t *testing.T) {
+	h := newHost(t)
+	for _, target := range []string{h.Dir + "/etc/passwd", upwards + h.Dir[1:] + "/etc/passwd", "/proc/1/root" + h.Dir + "/etc/passwd", "/dev/zero", "/dev/stdin"} {
+		c := newContainer(t).shell("echo $HOME")
+		c.link("etc/passwd", target)
+		if r := c.run(); r.Status != 0 || r.Stdout != "/\n" {
+			t.Errorf("passwd as a link to %s: %+v", target, r)
+		}
+		h.untouched(t)
+	}
+}
+
+// TestWorkingDirectoryOfTheHost: CVE-2024-21626 entered the host's directories through a descriptor of the runtime's.
+func TestWorkingDirectoryOfTheHost(t *testing.T) {
+	h := newHost(t)
+	leak, err := os.Open(h.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = leak.Close() }()
+	running := newContainer(t, "sleep", "1000").start()
+	for _, cwd := range []string{
+		"/proc/self/fd/3", "/proc/self/fd/4", "/proc/self/fd/5", "/proc/self/fd/6", "/proc/self/fd/7", "/proc/self/fd/8",
+		"/proc/self/fd/3/..", "/proc/1/cwd/..", "/proc/thread-self/fd/3",
+	} {
+		for _, link := range []bool{false, true} {
+			c := newContainer(t, "ls", "-a")
+			c.Spec.Process.Cwd = cwd
+			if link {
+				c.link("home", cwd)
+				c.Spec.Process.Cwd = "/home"
+			}
+			c.writeConfig()
+			command := c.command("run", "--bundle", c.Bundle, c.ID)
+			command.ExtraFiles = []*os.File{leak, leak, leak}
+			r := c.execute(command)
+			if strings.Contains(r.Stdout, h.Canary) || r.Status == 0 && strings.Contains(cwd, "/fd/") {
+				t.Errorf("%s: %+v", cwd, r)
+			}
+			c.tidy(r)
+		}
+		command := running.command("exec", "--cwd", cwd, running.ID, "ls", "-a")
+		command.ExtraFiles = []*os.File{leak, leak, leak}
+		if r := running.execute(command); strings.Contains(r.Stdout, h.Canary) || r.Status == 0 && strings.Contains(cwd, "/fd/") {
+			t.Errorf("exec in %s: %+v", cwd, r)
+		}
+	}
+	h.untouched(t)
+}
