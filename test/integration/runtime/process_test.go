@@ -129,11 +129,11 @@ func TestConfigErrors(t *testing.T) {
 
 func TestRefusedFields(t *testing.T) {
 	for want, change := range map[string]func(*specs.Spec){
-		"process.execCPUAffinity": func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} },
-		"RLIMIT_NONSENSE":         func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NONSENSE"}} },
-		"rootfsPropagation":       func(s *specs.Spec) { s.Linux.RootfsPropagation = "nonsense" },
-		"personality":             func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "NONSENSE"} },
-		"linux.devices":           func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "z"}} },
+		"linux.intelRdt":    func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "x"} },
+		"RLIMIT_NONSENSE":   func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NONSENSE"}} },
+		"rootfsPropagation": func(s *specs.Spec) { s.Linux.RootfsPropagation = "nonsense" },
+		"personality":       func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "NONSENSE"} },
+		"linux.devices":     func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "z"}} },
 	} {
 		c := newContainer(t, "true")
 		change(c.Spec)
