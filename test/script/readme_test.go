@@ -1,6 +1,7 @@
 package script_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,12 +37,13 @@ func TestTour(t *testing.T) {
 			d.Start() // as systemd does
 			killed = false
 		}
-		if strings.HasPrefix(step.command, "curl ") { // a person types slower than a server starts
-			testenv.Until(t, limit, step.command, func() error { return exec.Command("bash", "-c", step.command).Run() })
+		check := func() error { return step.check(t, d, dir) }
+		if strings.HasPrefix(step.command, "curl ") || strings.HasPrefix(step.command, "berth logs ") {
+			testenv.Until(t, limit, step.command, check) // a person types slower than a server starts and writes its log
+			continue
 		}
-		output := runStep(t, d, dir, step.command)
-		if want := pattern(step.shown); !want.MatchString(squeeze(output)) {
-			t.Fatalf("$ %s\nprints\n%s\nwhere the README shows\n%s", step.command, output, step.shown)
+		if err := check(); err != nil {
+			t.Fatal(err)
 		}
 	}
 	d.becomesEmpty()
@@ -73,20 +75,23 @@ func tour(t *testing.T) []tourStep {
 	return steps
 }
 
-func runStep(t *testing.T, d *daemon, dir, line string) string {
-	t.Helper()
-	command := exec.Command("bash", "-c", line)
-	if strings.Contains(line, " -it ") {
-		command = exec.Command(testenv.Peer(t, "script"), "-qec", line, "/dev/null")
+// check runs the command and compares.
+func (s tourStep) check(t *testing.T, d *daemon, dir string) error {
+	command := exec.Command("bash", "-c", s.command)
+	if strings.Contains(s.command, " -it ") {
+		command = exec.Command(testenv.Peer(t, "script"), "-qec", s.command, "/dev/null")
 		command.Stdin = strings.NewReader("exit\r")
 	}
 	command.Dir = dir
 	command.Env = append(os.Environ(), "PATH="+testenv.BinDir(t)+":"+os.Getenv("PATH"), "BERTH_HOST="+d.Host, "IMAGE=busybox", "SHELL=/bin/bash")
 	output, err := command.CombinedOutput()
 	if err != nil {
-		t.Fatalf("$ %s\n%v\n%s", line, err, output)
+		return fmt.Errorf("$ %s: %w\n%s", s.command, err, output)
 	}
-	return string(output)
+	if !pattern(s.shown).MatchString(squeeze(string(output))) {
+		return fmt.Errorf("$ %s\nprints\n%s\nwhere the README shows\n%s", s.command, output, s.shown)
+	}
+	return nil
 }
 
 // pattern matches the output that the README shows.
