@@ -20,15 +20,11 @@ import (
 
 func main() { os.Exit(grpcserve.Main(run)) }
 
-// garbagePercent trades a little time for memory: berthd idles most of its life.
-const garbagePercent = 40
-
 func run(ctx context.Context, args []string) (err error) {
 	options, err := parseFlags(args, os.Stdout)
 	if err != nil {
 		return err
 	}
-	debug.SetGCPercent(garbagePercent)
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: options.level}))
 	locks, err := lockDirectories(options.root, options.state)
 	if err != nil {

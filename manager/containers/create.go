@@ -51,16 +51,10 @@ func (s *Service) Create(ctx context.Context, name string, spec *berthv1.Contain
 		return nil, fmt.Errorf("cannot make the container's directory: %w", err)
 	}
 	undo.Add(func(context.Context) error { return os.RemoveAll(c.dir) })
-	if err := c.transition(stepCreate, nil); err != nil {
-		return nil, err
-	}
 	if err := s.furnish(ctx, c, &undo); err != nil {
 		return nil, err
 	}
-	if err := c.saveConfig(); err != nil {
-		return nil, err
-	}
-	if err := c.transition(stepNone, nil); err != nil {
+	if err := c.saveConfig(); err != nil { // from here on there is a container: without this file Restore undoes it
 		return nil, err
 	}
 	s.add(c)

@@ -96,12 +96,18 @@ func (s *Service) finish(c *container, current *run) {
 	c.current, c.execs = nil, map[string]*execution{}
 	c.history.exits++
 	c.mu.Unlock()
-	s.record(c, next, func(m *berthv1.Container) {
+	removesItself := after == statusExited && s.removesItself(c)
+	settle := func(m *berthv1.Container) {
 		m.State.Status, m.State.Pid, m.Endpoints, m.Ports, m.ExecIds = after, 0, nil, nil, nil
 		if after == statusRestarting {
 			m.State.RestartCount++
 		}
-	})
+	}
+	if removesItself {
+		c.settleInMemory(settle) // on disk it stays one to clean up behind until it is gone
+	} else {
+		s.record(c, next, settle)
+	}
 	state := c.snapshot().GetState()
 	s.publish(c, "die", "exitCode", strconv.Itoa(int(state.GetExitCode())),
 		"execDuration", strconv.Itoa(int(state.GetFinishedAt().AsTime().Sub(state.GetStartedAt().AsTime()).Seconds())))
@@ -109,9 +115,16 @@ func (s *Service) finish(c *container, current *run) {
 	switch {
 	case after == statusRestarting:
 		s.restartLater(c, delay)
-	case s.removesItself(c):
+	case removesItself:
 		s.removeLater(c)
 	}
+}
+
+func (c *container) settleInMemory(change func(*berthv1.Container)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(c.message)
+	c.announce()
 }
 
 // execPatience is how long what was executed in a container may take to end with it. Only what shares its process

@@ -18,9 +18,10 @@ import (
 
 // A container's directory is <root>/containers/<id>:
 //
-//	container.json   what it was made from: on disk before Create answers, changed by rename and update only
-//	state.json       where it is in its life: replaced at each step, without waiting for the disk, because a power
-//	                 failure ends the container as well
+//	container.json   what it was made from: on disk before Create answers, changed by rename and update only. A
+//	                 directory without it is a creation that was interrupted, and is undone
+//	state.json       where it is in its life, from its first start on: replaced at each step, without waiting for the
+//	                 disk, because a power failure ends the container as well
 //	<id>-json.log    what it wrote, with its rotated predecessors beside it
 const (
 	recordsDir = "containers"
@@ -34,7 +35,6 @@ type step string
 
 const (
 	stepNone     step = ""
-	stepCreate   step = "create"   // undone
 	stepStart    step = "start"    // undone, unless the process runs
 	stepCleanUp  step = "clean-up" // finished: the process has exited, its surroundings may still be there
 	stepRemove   step = "remove"   // finished
@@ -120,10 +120,15 @@ func (s *Service) load(id string) (*container, error) {
 	return c, c.loadState()
 }
 
-// loadState reads state.json. One that a power failure has damaged stands for a container that ran until then.
+// loadState reads state.json. Without one the container was never started; one that a power failure has damaged stands
+// for a container that ran until then.
 func (c *container) loadState() error {
 	content, err := os.ReadFile(filepath.Join(c.dir, stateFile))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) {
+		c.message.State = &berthv1.ContainerState{Status: statusCreated}
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("cannot read the state of container %s: %w", short(c.id), err)
 	}
 	var record stateRecord

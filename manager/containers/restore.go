@@ -79,11 +79,11 @@ func (s *Service) restoreOne(ctx context.Context, id string) (after func()) {
 	}
 	s.add(c)
 	switch c.step {
-	case stepCreate, stepRemove:
+	case stepRemove:
 		return func() {
 			c.life <- struct{}{}
 			defer func() { <-c.life }()
-			if err := s.removeHeld(ctx, c, Removal{Volumes: c.step == stepCreate}); err != nil {
+			if err := s.removeHeld(ctx, c, Removal{Volumes: c.message.GetSpec().GetAutoRemove()}); err != nil {
 				log.Error("cannot finish a removal that was interrupted", "error", err)
 			}
 		}

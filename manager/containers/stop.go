@@ -52,7 +52,7 @@ func (s *Service) stopHeld(ctx context.Context, c *container, how Stopping) erro
 	if err := s.signal(ctx, c, current, signal, false); err != nil {
 		return fmt.Errorf("cannot stop container %q: %w", c.snapshot().GetName(), err)
 	}
-	if before == statusPaused { // a frozen process handles no signal
+	if before == statusPaused && signal != syscall.SIGKILL { // a frozen process handles no signal; the runtime's SIGKILL thaws
 		if err := s.thaw(ctx, c, current); err != nil {
 			return err
 		}
@@ -162,9 +162,6 @@ func (s *Service) Kill(ctx context.Context, ref, signal string, all bool) error 
 	}
 	if err := s.signal(ctx, c, current, number, all); err != nil {
 		return fmt.Errorf("cannot kill container %q: %w", c.snapshot().GetName(), err)
-	}
-	if number == syscall.SIGKILL && c.status() == statusPaused {
-		return s.thaw(ctx, c, current)
 	}
 	return nil
 }

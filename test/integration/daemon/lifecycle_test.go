@@ -224,6 +224,10 @@ func TestStopKillPauseRestart(t *testing.T) {
 		t.Errorf("stopping a paused container that handles SIGTERM took %v", took)
 	}
 	w.start(id)
+	if _, err := w.containers.PauseContainer(w.ctx(), &berthv1.PauseContainerRequest{Container: id}); err != nil {
+		t.Fatal(err)
+	}
+	// SIGKILL ends a paused container too.
 	if _, err := w.containers.KillContainer(w.ctx(), &berthv1.KillContainerRequest{Container: id}); err != nil {
 		t.Fatal(err)
 	}
