@@ -135,11 +135,12 @@ func (c *Container) execProgram(spec *specs.Spec, o ExecOptions, group cgroup.Cg
 	joinCgroup(p, group)
 	process.AddAffinity(p, "final", affinity.Final)
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
-	namespace.AddSetns(p, into.pidfd, into.flags)
 	conf, err := processConfig(spec, o.Process)
 	if err != nil {
 		return nil, err
 	}
+	conf.HoldAttributes(p)
+	namespace.AddSetns(p, into.pidfd, into.flags)
 	if o.Process.Terminal {
 		slave := terminal.Terminal{Socket: o.Console, Size: o.Process.ConsoleSize}.Add(p, terminal.OpenPtmx(p))
 		conf.Terminal = &slave

@@ -63,6 +63,11 @@ func (s *setup) program() (*launch.Program, error) {
 	s.addNames(p)
 	s.addLoopback(p)
 	addSysctls(p, spec.Linux.Sysctl)
+	c, err := processConfig(spec, spec.Process)
+	if err != nil {
+		return nil, err
+	}
+	c.HoldAttributes(p)
 	if err := root.Fill(); err != nil {
 		return nil, err
 	}
@@ -77,10 +82,6 @@ func (s *setup) program() (*launch.Program, error) {
 		if err := process.AddMemoryPolicy(p, spec.Linux.MemoryPolicy); err != nil {
 			return nil, err
 		}
-	}
-	c, err := processConfig(spec, spec.Process)
-	if err != nil {
-		return nil, err
 	}
 	c.Preserve, c.Terminal = s.options.PreserveFDs, s.terminal
 	c.Home = home(s.container.Rootfs, spec.Process)
@@ -165,8 +166,8 @@ func attributes(c *process.Config) error {
 		return nil
 	}
 	var err error
-	if c.HostProc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return fmt.Errorf("cannot open /proc: %w", err)
+	if c.AttributesFD, err = unix.Open("/dev/null", unix.O_PATH|unix.O_CLOEXEC, 0); err != nil { // what holds the number
+		return fmt.Errorf("cannot open /dev/null: %w", err)
 	}
 	return nil
 }

@@ -36,9 +36,10 @@ type Config struct {
 	Terminal *launch.Arg
 	// Wait adds the waiting for the permission to execute.
 	Wait func(l *launch.Last)
-	// Attributes are written to files in /proc/self/attr before the execution. HostProc is a descriptor of the host's /proc.
-	Attributes []Attribute
-	HostProc   int
+	// Attributes are written to files in /proc/self/attr before the execution. AttributesFD is a number for its descriptor,
+	// which HoldAttributes opens.
+	Attributes   []Attribute
+	AttributesFD int
 }
 
 // Attribute is a label that the kernel is to give to the program that is executed.
@@ -67,12 +68,37 @@ func Add(p *launch.Program, c Config) error {
 	return nil
 }
 
+// HoldAttributes adds the opening of the process's directory in the host's /proc, while that can be reached. What a
+// process has open while it waits others can walk through (CVE-2024-21626), and so it is a mount of its own, out of
+// which no ".." leads.
+func (c Config) HoldAttributes(p *launch.Program) {
+	if len(c.Attributes) == 0 {
+		return
+	}
+	const quoted = `"/proc/self/attr"`
+	name := p.String("/proc/self/attr")
+	opened := p.NewLabel()
+	dir := p.Call("open", quoted, unix.SYS_OPEN_TREE, launch.Cwd, name, launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).
+		Then(opened).OnError(0, unix.EPERM).Result()
+	// An ordinary user has no right to mount, and no more rights on the other side than the container has anyway.
+	p.Call("open", quoted, unix.SYS_OPENAT, launch.Cwd, name, launch.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), launch.Int(0)).Into(dir)
+	p.Place(opened)
+	stat := launch.Pin(p, &unix.Statfs_t{})
+	p.Call("check", quoted, unix.SYS_FSTATFS, dir, stat)
+	p.Expect("use", quoted, stat, launch.Masked{Mask: 1<<32 - 1, Value: unix.PROC_SUPER_MAGIC, Errno: unix.ENOTSUP}).
+		Explain(func(unix.Errno) error {
+			return fmt.Errorf("cannot use %s: it is not in a file system of type \"proc\"", quoted)
+		})
+	p.Call("keep", quoted, unix.SYS_DUP3, dir, launch.Int(c.AttributesFD), launch.Int(unix.O_CLOEXEC))
+	p.Close(dir)
+}
+
 // addLast adds what the process does in an image of its own, once nothing of the runtime is in it any more.
 func (c Config) addLast(l *launch.Last) {
 	c.Wait(l)
 	for _, attribute := range c.Attributes {
-		l.Keep(c.HostProc)
-		l.Call("set", attribute.Field, unix.SYS_OPENAT, launch.Int(c.HostProc), l.String("self/attr/"+attribute.File), launch.Int(unix.O_WRONLY|unix.O_CLOEXEC), launch.Int(0)).ToNext()
+		l.Keep(c.AttributesFD)
+		l.Call("set", attribute.Field, unix.SYS_OPENAT, launch.Int(c.AttributesFD), l.String(attribute.File), launch.Int(unix.O_WRONLY|unix.O_CLOEXEC), launch.Int(0)).ToNext()
 		l.Call("set", attribute.Field, unix.SYS_WRITE, launch.Int(0), l.String(attribute.Value), launch.Int(len(attribute.Value)))
 	}
 	l.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3+c.Preserve), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
