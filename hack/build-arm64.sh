@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 export GOARCH=arm64 CGO_ENABLED=0
-build() { go build -trimpath -ldflags='-s -w' -o "bin/arm64/$1" "$2"; }
+build() { go build -trimpath -tags grpcnotrace -ldflags='-s -w' -o "bin/arm64/$1" "$2"; }
 build berth ./cli
 build berthd ./manager
 build containerd-shim-berth-v2 ./shim
