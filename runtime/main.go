@@ -40,9 +40,6 @@ func commands() []command {
 		{"resume", "resume all processes of a container", (*globals).resume},
 		{"checkpoint", "write a container's processes to files", (*globals).checkpoint},
 		{"restore", "let the processes of a checkpoint go on", (*globals).restore},
-		{"spec", "write an example of a config.json", (*globals).spec},
-		{"features", "print what the runtime can do", (*globals).features},
-		{"events", "print what a container uses, and when it runs out of memory", (*globals).events},
 	}
 }
 
