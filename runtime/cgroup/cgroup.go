@@ -13,6 +13,8 @@ type Config struct {
 
 	// Planned is told Paths before anything of them is made, so that they are known even if this process is killed.
 	Planned func(paths map[string]string) error
+
+	held bool // there is a process in the cgroup already, which is ours
 }
 
 func (c Config) planned(paths map[string]string) error {

@@ -13,12 +13,16 @@ import (
 // Create makes the container's cgroup, or takes over an empty one, and sets its limits. On failure nothing stays.
 func Create(config Config) (Cgroup, error) {
 	if config.Systemd {
-		return nil, errdefs.As(errdefs.ErrUnimplemented, errors.New("--systemd-cgroup is not implemented"))
+		return createScope(config)
 	}
 	unified, err := IsUnified()
 	if err != nil {
 		return nil, err
 	}
+	return createPlain(config, unified)
+}
+
+func createPlain(config Config, unified bool) (Cgroup, error) {
 	if unified {
 		return createV2(config)
 	}
@@ -31,9 +35,13 @@ func Load(paths map[string]string) (Cgroup, error) {
 		return nil, errdefs.As(errdefs.ErrNotFound, errors.New("the container has no cgroup"))
 	}
 	if dir, ok := paths[""]; ok && len(paths) == 1 {
-		return loadV2(dir)
+		group, err := loadV2(dir)
+		if err != nil {
+			return nil, err
+		}
+		return asScope(group), nil
 	}
-	return loadV1(paths), nil
+	return asScope(loadV1(paths)), nil
 }
 
 // makeDirs creates dir and the missing directories above it, which lies below top, and returns those it made,

@@ -50,7 +50,7 @@ func createV1(config Config) (_ Cgroup, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(made) == 0 {
+		if len(made) == 0 && !config.held {
 			if err := refuseOccupied(dir); err != nil {
 				return nil, err
 			}

@@ -48,7 +48,7 @@ func createV2(config Config) (_ Cgroup, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(made) == 0 {
+	if len(made) == 0 && !config.held {
 		if err := refuseOccupied(dir); err != nil {
 			return nil, err
 		}

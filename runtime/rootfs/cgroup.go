@@ -3,7 +3,6 @@ package rootfs
 import (
 	"fmt"
 	"path"
-	"path/filepath"
 	"sort"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -66,24 +65,21 @@ func hierarchies(paths map[string]string) []hierarchy {
 		if controller == unified {
 			continue
 		}
-		real, err := filepath.EvalSymlinks(paths[controller])
-		if err != nil {
-			real = paths[controller]
-		}
-		if i, known := byPath[real]; known {
+		dir := paths[controller]
+		if i, known := byPath[dir]; known {
 			all[i].name += "," + controller
 			all[i].aliases = append(all[i].aliases, controller)
 			all[i].options = append(all[i].options, controller)
 			continue
 		}
 		option := controller
-		h := hierarchy{kind: "cgroup", name: controller, hostPath: real, aliases: []string{controller}}
+		h := hierarchy{kind: "cgroup", name: controller, hostPath: dir, aliases: []string{controller}}
 		if name, named := cutNamed(controller); named {
 			h.name, h.aliases = name, nil
 			option = "name=" + name
 		}
 		h.options = []string{option}
-		byPath[real] = len(all)
+		byPath[dir] = len(all)
 		all = append(all, h)
 	}
 	for i := range all {

@@ -1,0 +1,179 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/internal/cleanup"
+	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/systemd"
+)
+
+// scope is a cgroup that systemd has made, as a unit of its own, and handed over to us. We write the limits to the
+// files as in any other, for systemd knows only some of them, and tell it those that it knows: it writes them again
+// when it is reloaded.
+type scope struct {
+	Cgroup
+	unit   string
+	holder *launch.Process
+}
+
+// unitName is cgroupsPath, taken apart: slice:prefix:name.
+type unitName struct{ slice, unit string }
+
+func parseUnit(config Config) (unitName, error) {
+	refuse := func(why string) (unitName, error) {
+		return unitName{}, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("field linux.cgroupsPath: %q %s", config.Path, why))
+	}
+	slice, prefix, name := "", "berth", config.ID
+	if config.Path != "" {
+		parts := strings.Split(config.Path, ":")
+		if len(parts) != 3 {
+			return refuse("is not of the form slice:prefix:name, which systemd wants")
+		}
+		slice, prefix, name = parts[0], parts[1], parts[2]
+	}
+	if slice == "" {
+		slice = "system.slice"
+		if inUserNamespace() {
+			slice = "user.slice"
+		}
+	}
+	if strings.HasSuffix(name, ".slice") {
+		return refuse("names a slice: a container needs a scope")
+	}
+	if prefix != "" {
+		name = prefix + "-" + name
+	}
+	if name == "" || strings.ContainsAny(name+slice, "/\x00 ") || len(name) > 200 {
+		return refuse("has characters that no unit's name can have")
+	}
+	return unitName{slice, name + ".scope"}, nil
+}
+
+// path is where systemd puts a slice: a-b.slice is in a.slice, and -.slice is the top.
+func slicePath(slice string) (string, error) {
+	name, ok := strings.CutSuffix(slice, ".slice")
+	if name == "-" && ok {
+		return "", nil
+	}
+	if !ok || name == "" || strings.HasPrefix(name, "-") || strings.HasSuffix(name, "-") || strings.Contains(name, "--") {
+		return "", errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("field linux.cgroupsPath: %q is not the name of a slice", slice))
+	}
+	var full, prefix string
+	for part := range strings.SplitSeq(name, "-") {
+		prefix += part
+		full += "/" + prefix + ".slice"
+		prefix += "-"
+	}
+	return full, nil
+}
+
+func createScope(config Config) (_ Cgroup, err error) {
+	name, err := parseUnit(config)
+	if err != nil {
+		return nil, err
+	}
+	below, err := slicePath(name.slice)
+	if err != nil {
+		return nil, err
+	}
+	unified, err := IsUnified()
+	if err != nil {
+		return nil, err
+	}
+	manager, err := systemd.Connect()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = manager.Close() }()
+	root, err := manager.ControlGroup()
+	if err != nil {
+		return nil, err
+	}
+	var undo cleanup.Stack
+	defer func() { err = undo.Run(context.Background(), err) }()
+	holder, err := hold()
+	if err != nil {
+		return nil, err
+	}
+	s := &scope{unit: name.unit, holder: holder}
+	undo.Add(func(context.Context) error { s.release(); return nil })
+	properties := append(scopeProperties(config, name, holder.Pid, unified), limitProperties(config.Resources, unified)...)
+	if err := manager.StartScope(name.unit, properties); err != nil {
+		return nil, err
+	}
+	undo.Add(func(context.Context) error { s.release(); return manager.Stop(name.unit) })
+	config.Path, config.held = path.Join("/", root, below, name.unit), true
+	s.Cgroup, err = createPlain(config, unified)
+	return s, err
+}
+
+// hold starts a process that does nothing: a scope begins with one, and the container's own comes later.
+func hold() (*launch.Process, error) {
+	program := launch.New()
+	program.Wait()
+	return launch.Fork(program, launch.Birth{CgroupFD: -1})
+}
+
+func (s *scope) release() {
+	if s.holder != nil {
+		s.holder.Kill()
+		s.holder.Close()
+		s.holder = nil
+	}
+}
+
+// Close ends the process that has held the scope. The container's process must be in it by now.
+func (s *scope) Close() error {
+	s.release()
+	return s.Cgroup.Close()
+}
+
+// Update also tells systemd.
+func (s *scope) Update(resources *specs.LinuxResources) error {
+	if err := s.Cgroup.Update(resources); err != nil {
+		return err
+	}
+	_, unified := s.Paths()[""]
+	properties := limitProperties(resources, unified && len(s.Paths()) == 1)
+	if len(properties) == 0 {
+		return nil
+	}
+	manager, err := systemd.Connect()
+	if err != nil {
+		return err
+	}
+	return errors.Join(manager.SetProperties(s.unit, properties), manager.Close())
+}
+
+// Delete also stops the unit, which ends by itself, but later.
+func (s *scope) Delete() error {
+	s.release()
+	if err := s.Cgroup.Delete(); err != nil {
+		return err
+	}
+	manager, err := systemd.Connect()
+	if err != nil {
+		return err
+	}
+	return errors.Join(manager.Stop(s.unit), manager.Close())
+}
+
+// asScope returns a loaded cgroup as a scope if it looks like one of a systemd that is there.
+func asScope(group Cgroup) Cgroup {
+	for _, dir := range group.Paths() {
+		unit := path.Base(dir)
+		if strings.HasSuffix(unit, ".scope") && (strings.Contains(dir, ".slice/") || strings.Contains(dir, ".service/")) && systemd.Available() {
+			return &scope{Cgroup: group, unit: unit}
+		}
+		break
+	}
+	return group
+}
