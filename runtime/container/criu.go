@@ -61,9 +61,10 @@ func openFiles(o CheckpointOptions, log string, options *criu.Options) (f files,
 }
 
 func (f files) close() {
-	_ = f.images.Close()
-	if f.work != nil {
-		_ = f.work.Close()
+	for _, file := range []*os.File{f.images, f.work} {
+		if file != nil {
+			_ = file.Close()
+		}
 	}
 }
 

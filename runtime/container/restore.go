@@ -28,6 +28,7 @@ type restoration struct {
 	options CreateOptions
 	images  CheckpointOptions
 	passed  criu.Options
+	files   files
 	joined  []*os.File // namespaces that criu puts the processes into
 	root    string     // where criu finds the root file system
 }
@@ -57,20 +58,11 @@ func Restore(o CreateOptions, images CheckpointOptions) (_ *Created, err error) 
 }
 
 func (r *restoration) restore(group cgroup.Cgroup) error {
-	files, err := openFiles(r.images, "restore.log", &r.passed)
-	if err != nil {
-		return err
-	}
-	defer files.close()
 	r.describeToCRIU(r.images, &r.passed)
 	r.passed.Flag(criu.RestoreSibling, true) // the processes become this one's children, not criu's
 	r.passed.Flag(criu.EvasiveDevices, true)
 	r.passed.Text(criu.Root, r.root)
-	defer func() {
-		for _, file := range r.joined {
-			_ = file.Close()
-		}
-	}()
+	defer r.close()
 	if err := errors.Join(r.joinNamespaces(), r.findMounts(), r.inheritDescriptors()); err != nil {
 		return err
 	}
@@ -79,7 +71,7 @@ func (r *restoration) restore(group cgroup.Cgroup) error {
 	}
 	defer func() { _ = os.Remove(r.root) }()
 	var session *criu.Session
-	if err := namespace.WithOwnMounts(func() error { session, err = r.start(); return err }); err != nil {
+	if err := namespace.WithOwnMounts(func() (err error) { session, err = r.start(); return err }); err != nil {
 		return err
 	}
 	if err := r.place(session.Pid, group); err != nil {
@@ -87,7 +79,7 @@ func (r *restoration) restore(group cgroup.Cgroup) error {
 		return err
 	}
 	if err := session.Ask(criu.Restore, r.passed, r.answer); err != nil {
-		return files.explain(err)
+		return r.files.explain(err)
 	}
 	if r.process == nil {
 		return errors.New("criu has not said which process it restored")
@@ -95,9 +87,20 @@ func (r *restoration) restore(group cgroup.Cgroup) error {
 	return nil
 }
 
+func (r *restoration) close() {
+	r.files.close()
+	for _, file := range r.joined {
+		_ = file.Close()
+	}
+}
+
 // start prepares the root file system and starts criu, in a mount namespace of their own. The root of a container has
 // to be a mount for criu, and not covered by another one.
 func (r *restoration) start() (*criu.Session, error) {
+	var err error
+	if r.files, err = openFiles(r.images, "restore.log", &r.passed); err != nil { // here, as criu mounts something in them
+		return nil, err
+	}
 	root, err := unix.Open(r.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
