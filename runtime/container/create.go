@@ -44,6 +44,7 @@ type CreateOptions struct {
 type Created struct {
 	*Container
 	Spec    *specs.Spec
+	filter  compilation
 	process *launch.Process
 }
 
@@ -56,12 +57,14 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if err := protect(b.spec, o.Protect); err != nil {
 		return nil, err
 	}
+	filter := compile(b.spec)
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
 	created, group, err := register(o, b, &undo)
 	if err != nil {
 		return nil, err
 	}
+	created.filter = filter
 	if group != nil {
 		defer func() { _ = group.Close() }()
 	}

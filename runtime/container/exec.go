@@ -58,6 +58,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if err := c.protectFrom(spec, o.Process, o.Protect); err != nil {
 		return nil, err
 	}
+	filter := compile(spec)
 	group, err := c.cgroupBelow(o.Cgroup)
 	if err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if !c.alive() { // and so was the process of all these descriptors
 		return nil, c.require("exec in", states...)
 	}
-	program, err := c.execProgram(spec, o, group, entry{pidfd, flags})
+	program, err := c.execProgram(o, group, entry{pidfd, flags, filter})
 	if err != nil {
 		return nil, err
 	}
@@ -121,10 +122,13 @@ func (c *Container) cgroupBelow(below string) (cgroup.Cgroup, error) {
 	return cgroup.Load(paths)
 }
 
-// entry is the way into a container's namespaces.
-type entry struct{ pidfd, flags int }
+// entry is the way into a container's namespaces, and the filter that applies there.
+type entry struct {
+	pidfd, flags int
+	filter       compilation
+}
 
-func (c *Container) execProgram(spec *specs.Spec, o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Program, error) {
+func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Program, error) {
 	p := launch.New()
 	p.Call("create", "a session", unix.SYS_SETSID)
 	affinity := specs.CPUAffinity{}
@@ -135,7 +139,7 @@ func (c *Container) execProgram(spec *specs.Spec, o ExecOptions, group cgroup.Cg
 	joinCgroup(p, group)
 	process.AddAffinity(p, "final", affinity.Final)
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
-	conf, err := processConfig(spec, o.Process)
+	conf, err := processConfig(o.Process, into.filter)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -63,7 +64,7 @@ func (s *setup) program() (*launch.Program, error) {
 	s.addNames(p)
 	s.addLoopback(p)
 	addSysctls(p, spec.Linux.Sysctl)
-	c, err := processConfig(spec, spec.Process)
+	c, err := processConfig(spec.Process, s.container.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -189,8 +190,22 @@ func (s *setup) rootfs() rootfs.Config {
 	return c
 }
 
+// compilation returns the filter of a configuration, nil without, when it is compiled.
+type compilation func() (*seccomp.Filter, error)
+
+// compile begins to compile the filter, which takes as long as what is done meanwhile.
+func compile(spec *specs.Spec) compilation {
+	profile := spec.Linux.Seccomp
+	if profile == nil {
+		return func() (*seccomp.Filter, error) { return nil, nil }
+	}
+	compiled := sync.OnceValues(func() (*seccomp.Filter, error) { return seccomp.Compile(profile) })
+	go func() { _, _ = compiled() }()
+	return compiled
+}
+
 // processConfig is what create and exec have in common.
-func processConfig(spec *specs.Spec, wanted *specs.Process) (process.Config, error) {
+func processConfig(wanted *specs.Process, filter compilation) (process.Config, error) {
 	c := process.Config{Process: wanted}
 	var err error
 	if c.LastCap, err = capability.KernelLast(); err != nil {
@@ -198,10 +213,8 @@ func processConfig(spec *specs.Spec, wanted *specs.Process) (process.Config, err
 	}
 	masks, _ := capability.Sets(wanted.Capabilities)
 	c.Masks = masks.Limit(c.LastCap)
-	if spec.Linux.Seccomp != nil {
-		if c.Filter, err = seccomp.Compile(spec.Linux.Seccomp); err != nil {
-			return c, err
-		}
+	if c.Filter, err = filter(); err != nil {
+		return c, err
 	}
 	if !wanted.Terminal {
 		c.Chown = ownable(wanted.User.UID)
