@@ -153,17 +153,15 @@ func (s *scope) Update(resources *specs.LinuxResources) error {
 	return errors.Join(manager.SetProperties(s.unit, properties), manager.Close())
 }
 
-// Delete also stops the unit, which ends by itself, but later.
+// Delete stops the unit, and removes what systemd does not know of. It has to be in this order: systemd would wait for
+// the news that the cgroup is empty, of a cgroup that is gone.
 func (s *scope) Delete() error {
 	s.release()
-	if err := s.Cgroup.Delete(); err != nil {
-		return err
-	}
 	manager, err := systemd.Connect()
-	if err != nil {
-		return err
+	if err == nil {
+		err = errors.Join(manager.Stop(s.unit), manager.Close())
 	}
-	return errors.Join(manager.Stop(s.unit), manager.Close())
+	return errors.Join(err, s.Cgroup.Delete())
 }
 
 // asScope returns a loaded cgroup as a scope if it looks like one of a systemd that is there.

@@ -135,7 +135,7 @@ func TestParseToleratesWhatCallersSend(t *testing.T) {
 
 func TestParseRefusesWhatIsNotImplemented(t *testing.T) {
 	for field, text := range map[string]string{
-		"linux.intelRdt":   `"intelRdt": {"enableCMT": true}`, // a former field of it
+		"linux.intelRdt": `"intelRdt": {"enableCMT": true}`, // a former field of it
 	} {
 		_, err := Parse([]byte(strings.Replace(minimal, `"linux": {`, `"linux": {`+text+`, `, 1)))
 		if want := "field " + field + ": it is not implemented"; !errors.Is(err, errdefs.ErrUnimplemented) || err.Error() != want {

@@ -1,0 +1,190 @@
+// Package systemd asks systemd, over the D-Bus socket that it has for its own tools, to make the scopes that containers
+// live in. That takes a dozen kinds of messages, which are written and read here: a library for all of D-Bus would
+// cost every start of the runtime more than the conversation.
+package systemd
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience bounds a whole conversation.
+const patience = 30 * time.Second
+
+// Manager is a connection to a service manager.
+type Manager struct {
+	conn   connection
+	serial uint32
+}
+
+// Property is one of a unit. Its value is a string, bool, uint64, []uint32 or []byte.
+type Property struct {
+	Name  string
+	Value any
+}
+
+// Error is systemd's refusal.
+type Error struct{ Name, Text string }
+
+func (e Error) Error() string { return e.Text }
+
+// Names of errors.
+const (
+	noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
+	unitExists = "org.freedesktop.systemd1.UnitExists"
+)
+
+// socket is where the manager listens: that of the system for root, and of the user's session for anybody else.
+func socket() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); os.Geteuid() != 0 && dir != "" {
+		return filepath.Join(dir, "systemd", "private")
+	}
+	return "/run/systemd/private"
+}
+
+// Available tells whether a manager listens on this host.
+func Available() bool {
+	var stat unix.Stat_t
+	return unix.Stat(socket(), &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK
+}
+
+// Connect opens a connection and introduces this process.
+func Connect() (*Manager, error) {
+	conn, err := connect(socket())
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to systemd: %w", err)
+	}
+	m := &Manager{conn: conn}
+	if err := m.authenticate(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot connect to systemd: %w", err), m.Close())
+	}
+	return m, nil
+}
+
+// Close closes the connection.
+func (m *Manager) Close() error { return unix.Close(int(m.conn)) }
+
+// connection is a socket that gives up after a while. Package net would do, if importing it came for nothing.
+type connection int
+
+func connect(path string) (connection, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	limit := unix.NsecToTimeval(int64(patience))
+	for _, set := range []func() error{
+		func() error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit) },
+		func() error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit) },
+		func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: path}) },
+	} {
+		if err := set(); err != nil {
+			_ = unix.Close(fd)
+			return -1, err
+		}
+	}
+	return connection(fd), nil
+}
+
+// Read implements io.Reader.
+func (c connection) Read(b []byte) (int, error) {
+	for {
+		n, err := unix.Read(int(c), b)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return 0, fmt.Errorf("it does not answer within %v", patience)
+		case err == nil && n == 0 && len(b) > 0:
+			return 0, io.EOF
+		default:
+			return max(n, 0), err
+		}
+	}
+}
+
+// Write implements io.Writer.
+func (c connection) Write(b []byte) (int, error) {
+	for written := 0; ; {
+		n, err := unix.Write(int(c), b[written:])
+		written += max(n, 0)
+		if err != nil && !errors.Is(err, unix.EINTR) || written == len(b) {
+			return written, err
+		}
+	}
+}
+
+// authenticate says who we are, which the kernel confirms.
+func (m *Manager) authenticate() error {
+	id := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))
+	if _, err := io.WriteString(m.conn, "\x00AUTH EXTERNAL "+id+"\r\n"); err != nil {
+		return err
+	}
+	var line []byte
+	for !strings.HasSuffix(string(line), "\r\n") { // byte by byte, as messages follow
+		var b [1]byte
+		if _, err := io.ReadFull(m.conn, b[:]); err != nil {
+			return err
+		}
+		if line = append(line, b[0]); len(line) > 512 {
+			return errMalformed
+		}
+	}
+	if !strings.HasPrefix(string(line), "OK ") {
+		return fmt.Errorf("it says %q", strings.TrimSpace(string(line)))
+	}
+	_, err := io.WriteString(m.conn, "BEGIN\r\n")
+	return err
+}
+
+// do calls a method and returns its reply. Signals that come before go to heard, which may be nil.
+func (m *Manager) do(c call, heard func(message)) (message, error) {
+	m.serial++
+	if _, err := m.conn.Write(c.encode(m.serial)); err != nil {
+		return message{}, err
+	}
+	for {
+		reply, err := m.receive()
+		switch {
+		case err != nil:
+			return message{}, err
+		case reply.kind == signal && heard != nil:
+			heard(reply)
+		case reply.replyTo != m.serial:
+		case reply.kind == errorReply:
+			refusal := Error{Name: reply.errorName, Text: reply.errorName}
+			if strings.HasPrefix(reply.types, "s") {
+				refusal.Text = reply.body.string()
+			}
+			return message{}, refusal
+		case reply.kind == methodReturn:
+			return reply, nil
+		}
+	}
+}
+
+func (m *Manager) receive() (message, error) {
+	var start [16]byte
+	if _, err := io.ReadFull(m.conn, start[:]); err != nil {
+		return message{}, err
+	}
+	body, fields := binary.LittleEndian.Uint32(start[4:]), binary.LittleEndian.Uint32(start[12:])
+	if start[0] != 'l' || body > maxMessage || fields > maxMessage {
+		return message{}, errMalformed
+	}
+	padded := (fields + 7) &^ 7
+	rest := make([]byte, padded+body)
+	if _, err := io.ReadFull(m.conn, rest); err != nil {
+		return message{}, err
+	}
+	return decode(start[1], rest[:fields], rest[padded:])
+}
