@@ -8,7 +8,7 @@ GO_BUILD := go build -trimpath -tags grpcnotrace -ldflags='-s -w'
 BINARIES := bin/berth bin/berthd bin/containerd-shim-berth-v2 bin/berth-runtime bin/berth-cni bin/berth-contentstore bin/berth-snapshotter bin/berth-init
 GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' 2>/dev/null) go.mod go.sum
 # What some tests drive or compare with. They skip with a reason where it is missing.
-TEST_PACKAGES := docker.io podman conmon iptables
+TEST_PACKAGES := docker.io podman conmon iptables criu
 PREFIX := /usr/local
 
 .PHONY: help demo test check build build-arm64 unit integration lint fmt generate check-generated test-vm conformance bench install deps test-deps clean

@@ -49,6 +49,8 @@ func supported() features.Features {
 		Annotations: map[string]string{
 			"io.github.berthd.berth.version": version.Release,
 			"io.github.berthd.berth.commit":  version.Commit(),
+			// Callers of checkpoint look for this name, as no field of the document says it.
+			"org.opencontainers.runc.checkpoint.enabled": "true",
 		},
 	}
 }
