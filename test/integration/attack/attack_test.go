@@ -40,14 +40,7 @@ func newContainer(t testing.TB, args ...string) *container {
 		t: t, Runtime: testenv.Binary(t, "berth-runtime"), ID: fmt.Sprintf("ba%d-%d", os.Getpid(), counter.Add(1)),
 		Bundle: dir, Root: filepath.Join(dir, "state"), Rootfs: testenv.BusyboxRootfs(t), Spec: &specs.Spec{},
 	}
-	if r := c.execute(exec.Command(c.Runtime, "spec", "--bundle", dir)); r.Status != 0 {
-		t.Fatalf("spec: %+v", r)
-	}
-	content, err := os.ReadFile(filepath.Join(dir, "config.json"))
-	if err == nil {
-		err = json.Unmarshal(content, c.Spec)
-	}
-	if err != nil {
+	if err := json.Unmarshal(exampleConfig(t), c.Spec); err != nil {
 		t.Fatal(err)
 	}
 	c.Cgroup = "/berth-attack/" + c.ID
@@ -59,6 +52,24 @@ func newContainer(t testing.TB, args ...string) *container {
 		c.verb("delete", "--force", c.ID)
 	})
 	return c
+}
+
+var example struct {
+	sync.Once
+	content []byte
+}
+
+// exampleConfig is what the runtime's spec writes.
+func exampleConfig(t testing.TB) []byte {
+	t.Helper()
+	example.Do(func() {
+		dir := t.TempDir()
+		if output, err := exec.Command(testenv.Binary(t, "berth-runtime"), "spec", "--bundle", dir).CombinedOutput(); err != nil {
+			t.Fatalf("spec: %v: %s", err, output)
+		}
+		example.content, _ = os.ReadFile(filepath.Join(dir, "config.json"))
+	})
+	return example.content
 }
 
 func (c *container) shell(script string) *container {

@@ -44,6 +44,11 @@ func newHost(t testing.TB) *host {
 	return h
 }
 
+// search is a command that prints where in a container the host's directory can be seen.
+func (h *host) search() string {
+	return `find / \( -path /proc -o -path /sys \) -prune -o -name ` + h.Canary + ` -print`
+}
+
 // untouched fails the test if anything of the host is not as it was.
 func (h *host) untouched(t testing.TB) {
 	t.Helper()

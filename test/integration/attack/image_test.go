@@ -15,8 +15,7 @@ var upwards = strings.Repeat("../", 20)
 // leads are ways to write a link to a directory of the host.
 func leads(h *host) map[string]string {
 	return map[string]string{
-		"absolute": h.Dir, "relative": upwards + h.Dir[1:], "above": "../" + filepath.Base(h.Dir), "through proc": "/proc/self/root" + h.Dir,
-		"through init": "/proc/1/root" + h.Dir, "dots in between": "/bin/../.." + h.Dir, "cwd": "/proc/self/cwd",
+		"absolute": h.Dir, "relative": upwards + h.Dir[1:], "through proc": "/proc/1/root" + h.Dir, "cwd": "/proc/self/cwd",
 	}
 }
 
@@ -46,7 +45,7 @@ func TestLinksInPlaceOfDirectories(t *testing.T) {
 		var said []string
 		for _, name := range refused {
 			c := linked(t, h, name, h.Dir)
-			c.Runtime = runtime
+			c.Runtime, c.Spec.Version = runtime, "1.0.2" // Debian's crun knows no later one
 			r := c.run()
 			said = append(said, name+": "+short(r)+" changed "+strings.Join(h.changes(t), ", "))
 		}
@@ -57,7 +56,7 @@ func TestLinksInPlaceOfDirectories(t *testing.T) {
 // linked is a container with as many mounts, devices and files to make as there can be, in whose image a name is a link.
 func linked(t testing.TB, h *host, name, target string) *container {
 	c := newContainer(t).capable()
-	c.shell("find / -name " + h.Canary + " 2>/dev/null | grep -v ^/proc; ls -a /mnt/ /etc/ /home/ /dev/; true")
+	c.shell(h.search() + "; ls -a /mnt/ /etc/ /home/ /dev/; true")
 	source := t.TempDir()
 	file := filepath.Join(source, "file")
 	if err := os.WriteFile(file, []byte("bound"), 0o600); err != nil {
@@ -102,7 +101,7 @@ func TestLinksInUserNamespaces(t *testing.T) {
 // TestDanglingLinks: a mount point that is a link to nothing is made where the link leads to inside the root, or not at all.
 func TestDanglingLinks(t *testing.T) {
 	h := newHost(t)
-	for _, target := range []string{h.Dir + "/made", upwards + h.Dir[1:] + "/made/deep", "../../made", "/proc/self/root" + h.Dir + "/made"} {
+	for _, target := range []string{h.Dir + "/made", upwards + h.Dir[1:] + "/made/deep", "/proc/self/root" + h.Dir + "/made"} {
 		c := linked(t, h, "mnt/sub", target)
 		c.tidy(c.run())
 		h.untouched(t)
@@ -116,8 +115,8 @@ func TestDanglingLinks(t *testing.T) {
 // be it the host's or one that never ends.
 func TestPasswordFile(t *testing.T) {
 	h := newHost(t)
+	c := newContainer(t).shell("echo $HOME")
 	for _, target := range []string{h.Dir + "/etc/passwd", upwards + h.Dir[1:] + "/etc/passwd", "/proc/1/root" + h.Dir + "/etc/passwd", "/dev/zero", "/dev/stdin"} {
-		c := newContainer(t).shell("echo $HOME")
 		c.link("etc/passwd", target)
 		if r := c.run(); r.Status != 0 || r.Stdout != "/\n" {
 			t.Errorf("passwd as a link to %s: %+v", target, r)
@@ -135,17 +134,14 @@ func TestWorkingDirectoryOfTheHost(t *testing.T) {
 	}
 	defer func() { _ = leak.Close() }()
 	running := newContainer(t, "sleep", "1000").start()
+	c := newContainer(t, "ls", "-a")
 	for _, cwd := range []string{
 		"/proc/self/fd/3", "/proc/self/fd/4", "/proc/self/fd/5", "/proc/self/fd/6", "/proc/self/fd/7", "/proc/self/fd/8",
 		"/proc/self/fd/3/..", "/proc/1/cwd/..", "/proc/thread-self/fd/3",
 	} {
-		for _, link := range []bool{false, true} {
-			c := newContainer(t, "ls", "-a")
-			c.Spec.Process.Cwd = cwd
-			if link {
-				c.link("home", cwd)
-				c.Spec.Process.Cwd = "/home"
-			}
+		c.link("home", cwd)
+		for _, dir := range []string{cwd, "/home"} {
+			c.Spec.Process.Cwd = dir
 			c.writeConfig()
 			command := c.command("run", "--bundle", c.Bundle, c.ID)
 			command.ExtraFiles = []*os.File{leak, leak, leak}
