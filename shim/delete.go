@@ -23,6 +23,13 @@ import (
 // remove cleans up behind a shim that died, or that never came as far as a container, and prints how the container
 // ended as a DeleteResponse. It may be repeated, and succeeds when there is nothing left to do.
 func remove(ctx context.Context, inv invocation, out io.Writer) error {
+	lock, err := inv.lock(true)
+	switch {
+	case err == nil:
+		defer func() { _ = lock.Close() }()
+	case !errors.Is(err, os.ErrNotExist): // nothing can be started in a bundle that is gone
+		return err
+	}
 	if err := stop(inv); err != nil {
 		return err
 	}

@@ -6,9 +6,11 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/shim/events"
 	"github.com/berthd/berth/shim/memory"
 	"github.com/berthd/berth/shim/reaper"
@@ -18,10 +20,16 @@ import (
 // serveVerb is the command of the process that start leaves behind.
 const serveVerb = "serve"
 
-// listenerFd is the descriptor that start passes on.
-const listenerFd = 3
+// The descriptors that start passes on.
+const (
+	listenerFd = 3
+	lockFd     = 4
+)
 
 func serve(ctx context.Context, inv invocation) error {
+	if err := inv.writePid(); err != nil {
+		return err
+	}
 	saver := memory.New()
 	// The shim ends with its container, not with the session or service it was started in. The signals are caught and
 	// dropped: ignored ones would stay ignored in the processes of the container.
@@ -32,7 +40,6 @@ func serve(ctx context.Context, inv invocation) error {
 		return fmt.Errorf("cannot serve on the inherited socket: %w", err)
 	}
 	_ = file.Close()
-	defer func() { _, _ = os.Remove(inv.socket()), os.Remove(inv.pidFile()) }()
 	reap, err := reaper.New()
 	if err != nil {
 		return err
@@ -45,10 +52,23 @@ func serve(ctx context.Context, inv invocation) error {
 	defer publisher.Close()
 	service := server.New(server.Config{
 		ID: inv.id, Namespace: inv.namespace, Bundle: inv.bundle, Scratch: inv.prefix(),
-		Reaper: reap, Events: publisher, Memory: saver,
+		Reaper: reap, Events: publisher, Memory: saver, Ended: inv.withdraw,
 	})
 	return service.Serve(ctx, listener)
 }
+
+// writePid makes the shim known to delete, which waits for the lock until then.
+func (inv *invocation) writePid() error {
+	lock := os.NewFile(lockFd, inv.bundle)
+	if err := atomicfile.WriteVolatile(inv.pidFile(), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		return err
+	}
+	return lock.Close()
+}
+
+// withdraw takes away what leads to this shim. It happens before Shutdown is answered: afterwards the bundle may be
+// that of the container's next shim already.
+func (inv *invocation) withdraw() { _, _ = os.Remove(inv.socket()), os.Remove(inv.pidFile()) }
 
 // report says on stderr, which is the manager's log or a file in the bundle, what could not be returned to anyone.
 func report(err error) { fmt.Fprintf(os.Stderr, "%s: %v\n", program, err) }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -36,6 +37,14 @@ func start(inv invocation, out io.Writer) (err error) {
 	} else if !info.IsDir() {
 		return fmt.Errorf("cannot use bundle %q: it is no directory", inv.bundle)
 	}
+	lock, err := inv.lock(false)
+	if err != nil {
+		return fmt.Errorf("cannot start a shim for container %q: %w", inv.id, err)
+	}
+	defer func() { _ = lock.Close() }()
+	if abandoned(unix.Stdout) {
+		return fmt.Errorf("cannot start a shim for container %q: nobody reads its address", inv.id)
+	}
 	path := inv.socket()
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return fmt.Errorf("cannot make the directory of the shim's socket: %w", err)
@@ -59,10 +68,25 @@ func start(inv invocation, out io.Writer) (err error) {
 	if err := atomicfile.WriteVolatile(filepath.Join(inv.bundle, "address"), []byte(address), 0o600); err != nil {
 		return err
 	}
-	if err := background(inv, listener); err != nil {
+	pid, err := background(inv, listener, lock)
+	if err != nil {
 		return fmt.Errorf("cannot start the shim: %w", err)
 	}
-	return printAddress(out, address)
+	// Caught, so that a manager that was killed meanwhile makes the print fail: the shim is wanted no more.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	if err := printAddress(out, address); err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		return fmt.Errorf("cannot print the shim's address: %w", err)
+	}
+	return nil
+}
+
+// abandoned tells whether the descriptor is a pipe whose reader is gone: the manager was killed after it had asked for
+// the shim, and its successor's delete may have been here already.
+func abandoned(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	_, err := unix.Poll(poll, 0)
+	return err == nil && poll[0].Revents&unix.POLLERR != 0
 }
 
 // printAddress answers in the form that the manager understands: it says which version it knows, if it knows any
@@ -76,21 +100,21 @@ func printAddress(out io.Writer, address string) error {
 	return json.NewEncoder(out).Encode(bootstrap{Version: taskVersion, Address: address, Protocol: "ttrpc"})
 }
 
-// background starts the serving process, which inherits the listening socket.
-func background(inv invocation, listener *net.UnixListener) error {
+// background starts the serving process, which inherits the listening socket and the lock on the bundle.
+func background(inv invocation, listener *net.UnixListener, lock *os.File) (pid int, err error) {
 	socket, err := listener.File()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { _ = socket.Close() }()
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: os.DevNull, Err: err}
+		return 0, &os.PathError{Op: "open", Path: os.DevNull, Err: err}
 	}
 	defer func() { _ = unix.Close(null) }()
 	log, err := openLog(inv.bundle)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { _ = unix.Close(log) }()
 	args := []string{
@@ -99,22 +123,15 @@ func background(inv invocation, listener *net.UnixListener) error {
 	}
 	// Whatever else the manager's parents left open is neither the shim's business nor the container's.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return os.NewSyscallError("close_range", err)
+		return 0, os.NewSyscallError("close_range", err)
 	}
 	// One processor is enough for what a shim does, and each costs memory.
-	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
+	return syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   append(os.Environ(), "GOMAXPROCS=1"),
-		Files: []uintptr{uintptr(null), uintptr(null), uintptr(log), socket.Fd()},
+		Files: []uintptr{uintptr(null), uintptr(null), uintptr(log), listenerFd: socket.Fd(), lockFd: lock.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.WriteVolatile(inv.pidFile(), []byte(strconv.Itoa(pid)), 0o600); err != nil {
-		return errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
-	}
-	return nil
 }
 
 // openLog opens what will be the shim's stderr: the fifo that containerd reads, or a file in the bundle. The fifo is

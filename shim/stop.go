@@ -18,7 +18,7 @@ import (
 // patience bounds the wait for the end of a killed shim.
 const patience = 10 * time.Second
 
-// pidFile is where start writes the pid of the serving process.
+// pidFile is where the serving process writes its pid.
 func (inv *invocation) pidFile() string { return filepath.Join(inv.bundle, "shim.pid") }
 
 // stop kills a shim that still serves, though its manager has given it up. One that was told to shut down serves no

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 
 	"github.com/containerd/ttrpc"
@@ -19,7 +18,6 @@ import (
 	"github.com/berthd/berth/shim/memory"
 	"github.com/berthd/berth/shim/process"
 	"github.com/berthd/berth/shim/reaper"
-	"github.com/berthd/berth/shim/stdio"
 )
 
 // Config says which container the service is for.
@@ -31,6 +29,7 @@ type Config struct {
 	Reaper    *reaper.Reaper
 	Events    *events.Publisher
 	Memory    *memory.Saver
+	Ended     func() // called once Shutdown is accepted, before it is answered
 }
 
 // Service is the Task service of one container. Grouping the containers of a pod in one shim needs a map from the
@@ -112,7 +111,8 @@ func code(err error) codes.Code {
 
 // Serve answers requests until Shutdown was called or ctx ends.
 func (s *Service) Serve(ctx context.Context, listener net.Listener) error {
-	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(peerCheck{}))
+	clients := newConnections()
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(clients))
 	if err != nil {
 		return fmt.Errorf("cannot make the ttrpc server: %w", err)
 	}
@@ -127,23 +127,11 @@ func (s *Service) Serve(ctx context.Context, listener net.Listener) error {
 	case <-ctx.Done():
 	case <-s.shutdown:
 	}
-	// The answer to Shutdown is still to be sent: connections without requests are closed, others awaited.
+	// The answer to Shutdown is still to be sent. ttrpc's own Shutdown may cut it off: it takes a connection for idle that
+	// had no request before this one. Clients close their connections when they have the answer.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer cancel()
-	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
-		_ = server.Close()
-	}
+	clients.await(ctx)
+	_ = server.Close()
 	return nil
-}
-
-// peerCheck refuses connections of other users, should the socket's mode have been changed.
-type peerCheck struct{}
-
-// Handshake implements ttrpc.Handshaker.
-func (peerCheck) Handshake(_ context.Context, conn net.Conn) (net.Conn, any, error) {
-	c, ok := conn.(*net.UnixConn)
-	if !ok || !stdio.SamePeer(c) {
-		return nil, nil, fmt.Errorf("cannot accept a connection from a user other than %d", os.Geteuid())
-	}
-	return conn, nil, nil
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/berthd/berth/shim/stdio"
 )
 
-// shutdownTime bounds the wait for requests in flight when the shim ends.
-const shutdownTime = 2 * time.Second
+// shutdownTime bounds the wait for clients to leave when the shim ends.
+const shutdownTime = 500 * time.Millisecond
 
 func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.CreateTaskResponse, error) {
 	if r.Checkpoint != "" {
@@ -322,7 +322,10 @@ func (s *Service) shutDown(context.Context, *task.ShutdownRequest) (*emptypb.Emp
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.container == nil && !s.creating {
-		s.once.Do(func() { close(s.shutdown) })
+		s.once.Do(func() {
+			s.config.Ended()
+			close(s.shutdown)
+		})
 	}
 	return &emptypb.Empty{}, nil
 }

@@ -160,17 +160,23 @@ func (c *container) connect(address string) {
 // verb runs a command of the shim and returns what it printed. The error is what it said on stderr.
 func (c *container) verb(verb string, env ...string) ([]byte, error) {
 	c.t.Helper()
-	args := append([]string{"-namespace", namespace, "-id", c.ID, "-bundle", c.Bundle, "-address", c.Bundle + "/none.sock"}, c.Flags...)
-	cmd := exec.CommandContext(c.ctx(), c.program, append(args, verb)...)
-	cmd.Env = append(append(os.Environ(), c.Env...), env...)
-	cmd.Dir = c.Bundle
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd := c.command(verb, env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("%s %s: %w: %s", shimName, verb, err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.Bytes(), nil
+}
+
+// command is a command of the shim as a manager starts it.
+func (c *container) command(verb string, env ...string) *exec.Cmd {
+	args := append([]string{"-namespace", namespace, "-id", c.ID, "-bundle", c.Bundle, "-address", c.Bundle + "/none.sock"}, c.Flags...)
+	cmd := exec.CommandContext(c.ctx(), c.program, append(args, verb)...)
+	cmd.Env = append(append(os.Environ(), c.Env...), env...)
+	cmd.Dir = c.Bundle
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return cmd
 }
 
 // remove has the shim clean up: what a manager does that has lost one.
@@ -312,6 +318,14 @@ func (c *container) delete(execID string) *task.DeleteResponse {
 		c.t.Fatalf("cannot delete: %v", err)
 	}
 	return response
+}
+
+// shutdown ends the shim, if it has no container.
+func (c *container) shutdown() {
+	c.t.Helper()
+	if _, err := c.api.Shutdown(c.ctx(), &task.ShutdownRequest{ID: c.ID}); err != nil {
+		c.t.Fatalf("cannot shut down: %v", err)
+	}
 }
 
 // exec defines another process with the container's environment.

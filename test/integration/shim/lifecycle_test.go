@@ -59,9 +59,7 @@ func TestLifeOfAContainer(t *testing.T) {
 	if deleted := c.delete(""); deleted.ExitStatus != 42 || int(deleted.Pid) != pid {
 		t.Errorf("delete answered %v", deleted)
 	}
-	if _, err := c.api.Shutdown(c.ctx(), &task.ShutdownRequest{ID: c.ID}); err != nil {
-		t.Error(err)
-	}
+	c.shutdown()
 	testenv.Until(t, limit, "the shim is gone", func() error {
 		if !zombie(c.pid) {
 			return errors.New("it is there")
@@ -347,9 +345,7 @@ func TestShutdownSparesAContainer(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.create(streams{})
 	c.run("")
-	if _, err := c.api.Shutdown(c.ctx(), &task.ShutdownRequest{ID: c.ID}); err != nil {
-		t.Fatal(err)
-	}
+	c.shutdown()
 	c.expectState("", taskstate.Status_RUNNING)
 }
 
