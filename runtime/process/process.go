@@ -95,6 +95,8 @@ func (c Config) HoldAttributes(p *launch.Program) {
 
 // addLast adds what the process does in an image of its own, once nothing of the runtime is in it any more.
 func (c Config) addLast(l *launch.Last) {
+	// The execution of the image has let others in the container trace the process again, which has no filter yet.
+	l.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
 	c.Wait(l)
 	for _, attribute := range c.Attributes {
 		l.Keep(c.AttributesFD)
