@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	healthapi "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 )
@@ -56,11 +54,7 @@ func Serve(ctx context.Context, address string, log *slog.Logger, register func(
 func ServeListeners(ctx context.Context, listeners []net.Listener, log *slog.Logger, register func(grpc.ServiceRegistrar)) error {
 	server := grpc.NewServer(Options()...)
 	register(server)
-	healthy := health.NewServer()
-	for name := range server.GetServiceInfo() {
-		healthy.SetServingStatus(name, healthapi.HealthCheckResponse_SERVING)
-	}
-	healthapi.RegisterHealthServer(server, healthy)
+	healthy := registerHealth(server)
 	reflection.Register(server)
 
 	served := make(chan error, len(listeners))
@@ -74,7 +68,7 @@ func ServeListeners(ctx context.Context, listeners []net.Listener, log *slog.Log
 		server.Stop() // the other sockets make no server either
 	case <-ctx.Done():
 		log.Info("shutting down")
-		healthy.Shutdown() // also ends the streams of those who watch
+		healthy.end()
 		limit := time.AfterFunc(shutdownLimit, server.Stop)
 		defer limit.Stop()
 		server.GracefulStop()
