@@ -28,14 +28,26 @@ func Externals(c Config) ([]External, error) {
 		all = append(all, External{Destination: resolve(root, destination), Source: source})
 	}
 	for i, m := range c.Spec.Mounts {
-		bound, err := isBound(m)
+		o, err := parseOptions(m.Options)
+		bound := o.bind || m.Type == "bind"
 		switch {
 		case err != nil:
-			return nil, err
-		case bound && (len(m.UIDMappings) > 0 || slices.ContainsFunc(m.Options, isIDMap)):
+			return nil, fmt.Errorf("cannot mount %q: %w", m.Destination, err)
+		case bound && (o.idmap || len(m.UIDMappings) > 0):
 			return nil, fmt.Errorf("cannot checkpoint or restore mounts[%d] %q: id-mapped mounts are not implemented for it", i, m.Destination)
 		case bound:
-			add(m.Destination, sourceOf(c.Bundle, m))
+			source := sourceOf(c.Bundle, m)
+			add(m.Destination, source)
+			if !o.recursive {
+				continue
+			}
+			below, err := mountsBelow(source)
+			if err != nil {
+				return nil, err
+			}
+			for _, inner := range below {
+				add(path.Join(m.Destination, inner), path.Join(source, inner))
+			}
 		case isCgroup(m) && !c.CgroupNamespace:
 			for destination, source := range boundCgroups(m, c.CgroupPaths) {
 				add(destination, source)
@@ -60,7 +72,30 @@ func boundCgroups(m specs.Mount, paths map[string]string) map[string]string {
 	return binds
 }
 
-func isIDMap(option string) bool { return option == "idmap" || option == "ridmap" }
+// mountsBelow lists the host's mounts inside a directory, relative to it.
+func mountsBelow(dir string) ([]string, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the host's mounts: %w", err)
+	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var below []string
+	for line := range strings.Lines(string(table)) {
+		const mountPoint = 4
+		fields := strings.Fields(line)
+		if len(fields) <= mountPoint {
+			continue
+		}
+		if inner, ok := strings.CutPrefix(unescape.Replace(fields[mountPoint]), strings.TrimSuffix(real, "/")+"/"); ok && inner != "" {
+			below = append(below, inner)
+		}
+	}
+	return below, nil
+}
 
 func isCgroup(m specs.Mount) bool { return m.Type == "cgroup" || m.Type == "cgroup2" }
 

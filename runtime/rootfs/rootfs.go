@@ -39,6 +39,7 @@ type Builder struct {
 	readOnlyDev bool
 	sources     []launch.Arg // by index of the mount: what is bound, detached from the host's tree
 	prepared    []int        // descriptors of this process
+	placed      []string     // relative names of mount points so far
 }
 
 // New returns what writes the operations to p.

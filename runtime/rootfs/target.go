@@ -17,7 +17,12 @@ const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
 // open adds the opening of a path inside the container's root.
 func (b *Builder) open(verb, name string, flags int) launch.Op {
-	wanted, rel := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: inRoot}, relative(name)
+	return b.openAt(verb, name, name, flags)
+}
+
+// openAt is open for a path at which is what the user knows by another name.
+func (b *Builder) openAt(verb, name, at string, flags int) launch.Op {
+	wanted, rel := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: inRoot}, relative(at)
 	if isKernels(rel) {
 		wanted.Resolve |= unix.RESOLVE_NO_SYMLINKS
 	}
@@ -58,11 +63,12 @@ func relative(name string) string {
 // target adds the opening of a mount point, with the creation of what is missing of it, and returns its descriptor.
 func (b *Builder) target(name string, directory bool) launch.Arg {
 	p := b.program
+	at := b.place(name)
 	found := p.NewLabel()
-	target := b.open("open mount point", name, unix.O_PATH).Then(found).OnError(0, unix.ENOENT).Result()
-	parent := b.directory(path.Dir(path.Clean("/" + name)))
+	target := b.openAt("open mount point", name, at, unix.O_PATH).Then(found).OnError(0, unix.ENOENT).Result()
+	parent := b.directory(path.Dir(path.Clean("/" + at)))
 	quoted := fmt.Sprintf("%q", name)
-	base := p.String(path.Base(name))
+	base := p.String(path.Base(at))
 	if directory {
 		p.Call("create mount point", quoted, unix.SYS_MKDIRAT, parent, base, launch.Int(0o755)).Tolerate(unix.EEXIST)
 	} else {
@@ -71,7 +77,7 @@ func (b *Builder) target(name string, directory bool) launch.Arg {
 		p.Close(file)
 	}
 	b.closeUnlessRoot(parent)
-	b.open("open mount point", name, unix.O_PATH).Into(target)
+	b.openAt("open mount point", name, at, unix.O_PATH).Into(target)
 	p.Place(found)
 	return target
 }
