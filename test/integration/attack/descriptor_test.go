@@ -144,3 +144,17 @@ func TestNothingIsInheritable(t *testing.T) {
 		t.Errorf("waiting for its start: %v\n%s", err, status)
 	}
 }
+
+// TestWaitingProcessIsOutOfReach: between create and start the process has neither its filter nor no_new_privs yet.
+func TestWaitingProcessIsOutOfReach(t *testing.T) {
+	c := newContainer(t, "sleep", "1000").capable()
+	c.create()
+	attack := "for f in fd/0 exe cwd/bin environ maps; do cat /proc/1/$f > /dev/null 2>&1 && echo $f; done"
+	if r := c.verb("exec", c.ID, "sh", "-c", attack); r.Stdout != "" {
+		t.Errorf("%+v", r)
+	}
+	c.must("start", c.ID)
+	if r := c.must("exec", c.ID, "readlink", "/proc/1/exe"); r.Stdout != "/bin/busybox\n" {
+		t.Errorf("after start: %+v", r)
+	}
+}
