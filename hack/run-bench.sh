@@ -1,9 +1,9 @@
 #!/bin/bash
 # run-bench.sh [FLAGS OF test/bench]: pairs berth with its peers in network and mount namespaces of its own, so that
-# bridges, firewall rules and mounts of all sides end with it. Save its output as docs/benchmarks.md does.
+# bridges, firewall rules and mounts of all sides end with it. hack/save-bench.sh puts what it prints in docs/benchmarks.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-hack/install-deps.sh crun docker.io podman conmon iptables
+hack/install-deps.sh docker.io podman conmon iptables linux-perf >&2
 work=$(mktemp -d)
 hugetlb=''
 finish() {

@@ -35,7 +35,7 @@ func run() (err error) {
 	bin := flag.String("bin", "bin", "directory of the built binaries")
 	layout := flag.String("layout", "", "OCI layout that hack/make-images.sh made")
 	runs := flag.Int("runs", 31, "counted runs of each side")
-	only := flag.String("only", "", "comma-separated sections: runtime, waiting, daemons, cni, ingest (default: all)")
+	only := flag.String("only", "", "comma-separated sections: runtime, calls, crowd, waiting, size, daemons, cni (default: all)")
 	flag.Parse()
 
 	b := &bench{runs: *runs, out: os.Stdout}
@@ -57,7 +57,10 @@ func run() (err error) {
 		run  func() error
 	}{
 		{"runtime", b.runtimes},
+		{"calls", b.calls},
+		{"crowd", b.crowd},
 		{"waiting", b.waiting},
+		{"size", b.size},
 		{"daemons", b.daemons},
 		{"cni", b.plugins},
 	}

@@ -30,23 +30,23 @@ type aim struct {
 
 // compare runs all sides in turn and prints a row for each: the median and the first side's ratio to it.
 func (b *bench) compare(what string, sides []side, aims ...aim) error {
-	fmt.Fprintf(b.out, "### %s\n\n| | median ms | min ms | berth / it | aim |\n|---|---|---|---|---|\n", what)
-	samples := make([][]time.Duration, len(sides))
 	const warmUps = 2
+	samples := make([][]time.Duration, len(sides))
 	for round := range b.runs + warmUps {
-		for i, s := range sides {
-			if s.skip != "" {
+		for _, i := range turns(len(sides), round) {
+			if sides[i].skip != "" {
 				continue
 			}
-			took, err := s.measure()
+			took, err := sides[i].measure()
 			if err != nil {
-				return fmt.Errorf("%s with %s: %w", what, s.name, err)
+				return fmt.Errorf("%s with %s: %w", what, sides[i].name, err)
 			}
 			if round >= warmUps {
 				samples[i] = append(samples[i], took)
 			}
 		}
 	}
+	fmt.Fprintf(b.out, "### %s\n\n| | median ms | min ms | berth / it | aim |\n|---|---|---|---|---|\n", what)
 	ours := median(samples[0])
 	for i, s := range sides {
 		if s.skip != "" {
@@ -59,6 +59,19 @@ func (b *bench) compare(what string, sides []side, aims ...aim) error {
 	}
 	fmt.Fprintln(b.out)
 	return nil
+}
+
+// turns returns the order of a round. Kernel threads still take down the namespaces and cgroups of the container before,
+// and so everyone must follow everyone else equally often: each round begins with another side, every other goes backwards.
+func turns(sides, round int) []int {
+	order := make([]int, sides)
+	for i := range order {
+		order[i] = (i + round/2) % sides
+	}
+	if round%2 == 1 {
+		slices.Reverse(order)
+	}
+	return order
 }
 
 // measure does the job once, with what surrounds it, and returns how long the job took.

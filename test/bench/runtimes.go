@@ -7,8 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 )
 
 // ociRuntime is a program with runc's command line.
@@ -39,46 +44,120 @@ func (r ociRuntime) command(args ...string) func() error {
 	return command(r.path, append([]string{"--root", r.root}, args...)...)
 }
 
-// runtimes pairs the OCI runtimes on one bundle: runc's default configuration, with args /bin/true.
+// runtimes pairs the OCI runtimes on bundles with runc's default configuration.
 func (b *bench) runtimes() error {
-	bundle, err := b.makeBundle("bundle", nil)
+	bundle, err := b.makeBundle("bundle", args("/bin/true"))
 	if err != nil {
 		return err
 	}
-	var run, lifecycle, inside []side
-	for _, r := range b.ociRuntimes() {
-		id := "bench-" + r.name
-		run = append(run, side{name: r.name, job: r.command("run", "--bundle", bundle, id), skip: r.skip})
-		lifecycle = append(lifecycle, side{name: r.name, skip: r.skip, job: func() error {
-			return errors.Join(r.command("create", "--bundle", bundle, id)(), r.command("start", id)(), r.command("delete", "--force", id)())
-		}})
+	filtered, err := b.makeBundle("filtered", args("/bin/true"), dockerSeccomp)
+	if err != nil {
+		return err
 	}
+	run := b.sides(func(r ociRuntime) func() error { return r.command("run", "--bundle", bundle, r.id()) })
+	run = append(run,
+		side{name: "no runtime: clone3, pivot_root, execve", job: floor(filepath.Join(bundle, "rootfs"))},
+		side{name: "`berth-runtime --version`: a process that does nothing", job: command(b.berth("berth-runtime"), "--version")})
 	if err := b.compare("`run` of /bin/true, runc's default configuration", run, aim{"crun", 0.6}, aim{"runc", 0.2}); err != nil {
 		return err
 	}
+	run = b.sides(func(r ociRuntime) func() error { return r.command("run", "--bundle", filtered, r.id()) })
+	if err := b.compare("`run` of /bin/true with Docker's default seccomp profile", run, aim{"crun", 0.6}, aim{"runc", 0.2}); err != nil {
+		return err
+	}
+	lifecycle := b.sides(func(r ociRuntime) func() error {
+		return func() error {
+			return errors.Join(r.command("create", "--bundle", bundle, r.id())(), r.command("start", r.id())(), r.command("delete", "--force", r.id())())
+		}
+	})
 	if err := b.compare("`create` + `start` + `delete --force`", lifecycle, aim{"crun", 0.6}); err != nil {
 		return err
 	}
+	return b.inside()
+}
 
-	sleeping, err := b.makeBundle("sleeping", []string{"sleep", "3600"})
+// inside pairs exec, in a container that sleeps.
+func (b *bench) inside() error {
+	bundle, err := b.makeBundle("sleeping", args("sleep", "3600"))
 	if err != nil {
 		return err
 	}
 	for _, r := range b.ociRuntimes() {
-		if r.skip == "" {
-			if err := r.command("run", "--detach", "--bundle", sleeping, "exec-"+r.name)(); err != nil {
-				return err
-			}
-			defer func() { _ = r.command("delete", "--force", "exec-"+r.name)() }()
+		if r.skip != "" {
+			continue
 		}
-		inside = append(inside, side{name: r.name, job: r.command("exec", "exec-"+r.name, "/bin/true"), skip: r.skip})
+		if err := r.command("run", "--detach", "--bundle", bundle, "exec-"+r.name)(); err != nil {
+			return err
+		}
+		defer func() { _ = r.command("delete", "--force", "exec-"+r.name)() }()
 	}
-	return b.compare("`exec` of /bin/true", inside, aim{"crun", 0.6}, aim{"runc", 0.2})
+	exec := b.sides(func(r ociRuntime) func() error { return r.command("exec", "exec-"+r.name, "/bin/true") })
+	return b.compare("`exec` of /bin/true", exec, aim{"crun", 0.6}, aim{"runc", 0.2})
+}
+
+// crowd pairs the starts of many containers, some at a time, that all stay.
+func (b *bench) crowd() error {
+	const containers, atOnce = 100, 8
+	bundle, err := b.makeBundle("crowd", args("sleep", "3600"))
+	if err != nil {
+		return err
+	}
+	each := func(r ociRuntime, verb ...string) func() error {
+		return func() error {
+			var group errgroup.Group
+			group.SetLimit(atOnce)
+			for i := range containers {
+				group.Go(r.command(append(slices.Clone(verb), fmt.Sprint(r.id(), "-", i))...))
+			}
+			return group.Wait()
+		}
+	}
+	sides := b.sides(func(r ociRuntime) func() error { return each(r, "run", "--detach", "--bundle", bundle) })
+	for i, r := range b.ociRuntimes() {
+		sides[i].after = each(r, "delete", "--force")
+		b.later(func() { _ = each(r, "delete", "--force")() }) // of a round that failed
+	}
+	few := *b
+	few.runs = max(1, b.runs/10)
+	return few.compare(fmt.Sprintf("%d containers started, %d at a time", containers, atOnce), sides, aim{"crun", 0.5})
+}
+
+// sides returns a side for each runtime, with its job.
+func (b *bench) sides(job func(ociRuntime) func() error) []side {
+	var sides []side
+	for _, r := range b.ociRuntimes() {
+		sides = append(sides, side{name: r.name, job: job(r), skip: r.skip})
+	}
+	return sides
+}
+
+func (r ociRuntime) id() string { return "bench-" + r.name }
+
+// size compares the runtimes' binaries. Those written in C need libraries besides.
+func (b *bench) size() error {
+	fmt.Fprint(b.out, "### Size of the binary\n\n| | KiB | aim |\n|---|---|---|\n")
+	for i, r := range b.ociRuntimes() {
+		if r.skip != "" {
+			fmt.Fprintf(b.out, "| %s | skipped: %s | |\n", r.name, r.skip)
+			continue
+		}
+		info, err := os.Stat(r.path)
+		if err != nil {
+			return err
+		}
+		goal := ""
+		if i == 0 {
+			goal = "≤ 8192"
+		}
+		fmt.Fprintf(b.out, "| %s | %d | %s |\n", r.name, info.Size()>>10, goal)
+	}
+	fmt.Fprintln(b.out)
+	return nil
 }
 
 // waiting measures the private memory of the process that waits between create and start.
 func (b *bench) waiting() error {
-	bundle, err := b.makeBundle("waiting", nil)
+	bundle, err := b.makeBundle("waiting", args("/bin/true"))
 	if err != nil {
 		return err
 	}
@@ -144,11 +223,8 @@ func smaps(pid int, fields ...string) (int, error) {
 	return sum, nil
 }
 
-// makeBundle writes a bundle with busybox and runc's default configuration.
-func (b *bench) makeBundle(name string, args []string) (string, error) {
-	if args == nil {
-		args = []string{"/bin/true"}
-	}
+// makeBundle writes a bundle with busybox and runc's default configuration, edited.
+func (b *bench) makeBundle(name string, edits ...func(*specs.Spec) error) (string, error) {
 	bundle := filepath.Join(b.work, name)
 	bin := filepath.Join(bundle, "rootfs", "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
@@ -166,27 +242,39 @@ func (b *bench) makeBundle(name string, args []string) (string, error) {
 	if err := command(b.berth("berth-runtime"), "spec", "--bundle", bundle)(); err != nil {
 		return "", err
 	}
-	return bundle, editConfig(filepath.Join(bundle, "config.json"), args)
+	return bundle, editConfig(filepath.Join(bundle, "config.json"), edits)
 }
 
-func editConfig(path string, args []string) error {
+func editConfig(path string, edits []func(*specs.Spec) error) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	var config map[string]any
+	var config specs.Spec
 	if err := json.Unmarshal(content, &config); err != nil {
 		return err
 	}
-	process, ok := config["process"].(map[string]any)
-	if !ok {
-		return fmt.Errorf("%s has no process", path)
+	config.Version = "1.0.2" // Debian's crun knows no later one
+	config.Process.Terminal = false
+	for _, edit := range edits {
+		if err := edit(&config); err != nil {
+			return err
+		}
 	}
-	process["args"] = args
-	process["terminal"] = false
-	config["ociVersion"] = "1.0.2" // Debian's crun knows no later one
 	if content, err = json.Marshal(config); err != nil {
 		return err
 	}
 	return os.WriteFile(path, content, 0o644)
+}
+
+func args(argv ...string) func(*specs.Spec) error {
+	return func(config *specs.Spec) error {
+		config.Process.Args = argv
+		return nil
+	}
+}
+
+func dockerSeccomp(config *specs.Spec) (err error) {
+	config.Linux.Seccomp, err = seccomp.GetDefaultProfile(config)
+	return err
 }
