@@ -11,7 +11,7 @@ GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' 2>/dev/null) go.
 TEST_PACKAGES := docker.io podman conmon iptables criu
 PREFIX := /usr/local
 
-.PHONY: help demo test check build build-arm64 unit integration lint fmt generate check-generated test-vm conformance bench install deps test-deps clean
+.PHONY: help demo test check build build-arm64 test-arm64 unit integration lint fmt generate check-generated test-vm conformance bench install deps test-deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ build: $(BINARIES) ## build every program into bin/
 
 build-arm64: ## build every program for arm64 into bin/arm64/
 	@hack/build-arm64.sh
+
+test-arm64: deps ## unit tests of arm64, under qemu's user emulation
+	hack/test-arm64.sh
 
 unit: ## tests beside the code, and test/arch
 	go test $$(go list ./... | grep -v /test/) ./test/arch/...
@@ -57,8 +60,8 @@ test-vm: deps build ## the runtime's and the demo's essentials on cgroup v2, in 
 conformance: deps build ## the OCI validation programs with berth-runtime and with runc, compared
 	hack/run-conformance.sh
 
-bench: deps build ## pair berth with crun, runc, containerd, dockerd and podman; print ratios
-	hack/run-bench.sh
+bench: deps build ## pair berth with crun, runc, containerd, dockerd and podman; ratios to docs/benchmarks.md
+	hack/save-bench.sh
 
 install: build ## install programs and systemd units below PREFIX (/usr/local)
 	hack/install.sh $(PREFIX)
