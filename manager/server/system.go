@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/containerd/cgroups/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/version"
@@ -108,8 +109,7 @@ func (s *System) GetInfo(ctx context.Context, _ *berthv1.GetInfoRequest) (*berth
 }
 
 func cgroupVersion() uint32 {
-	var stat unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &stat); err == nil && stat.Type == unix.CGROUP2_SUPER_MAGIC {
+	if cgroups.Mode() == cgroups.Unified {
 		return 2
 	}
 	return 1

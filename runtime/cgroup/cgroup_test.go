@@ -61,16 +61,19 @@ func value(t *testing.T, group Cgroup, v1, v2 string) string {
 	return strings.TrimSpace(string(content))
 }
 
-func expect(t *testing.T, group Cgroup, v1, v2, wantV1, wantV2 string) {
+// limitFile is a file of a limit on both versions. Empty: this version has none.
+type limitFile struct{ v1, v2 string }
+
+func expect(t *testing.T, group Cgroup, in limitFile, wantV1, wantV2 string) {
 	t.Helper()
-	want, file := wantV1, v1
+	want, file := wantV1, in.v1
 	if unified(t) {
-		want, file = wantV2, v2
+		want, file = wantV2, in.v2
 	}
 	if file == "" {
 		return
 	}
-	if got := value(t, group, v1, v2); got != want {
+	if got := value(t, group, in.v1, in.v2); got != want {
 		t.Errorf("%s is %q, want %q", file, got, want)
 	}
 }
@@ -83,12 +86,12 @@ func TestLimits(t *testing.T) {
 		},
 		Pids: &specs.LinuxPids{Limit: pointer(int64(50))},
 	})
-	expect(t, group, "memory/memory.limit_in_bytes", "memory.max", "67108864", "67108864")
-	expect(t, group, "memory/memory.soft_limit_in_bytes", "memory.low", "33554432", "33554432")
-	expect(t, group, "cpu/cpu.shares", "cpu.weight", "2048", "174")
-	expect(t, group, "cpu/cpu.cfs_quota_us", "cpu.max", "50000", "50000 100000")
-	expect(t, group, "cpuset/cpuset.cpus", "cpuset.cpus", "0", "0")
-	expect(t, group, "pids/pids.max", "pids.max", "50", "50")
+	expect(t, group, limitFile{"memory/memory.limit_in_bytes", "memory.max"}, "67108864", "67108864")
+	expect(t, group, limitFile{"memory/memory.soft_limit_in_bytes", "memory.low"}, "33554432", "33554432")
+	expect(t, group, limitFile{"cpu/cpu.shares", "cpu.weight"}, "2048", "174")
+	expect(t, group, limitFile{"cpu/cpu.cfs_quota_us", "cpu.max"}, "50000", "50000 100000")
+	expect(t, group, limitFile{"cpuset/cpuset.cpus", "cpuset.cpus"}, "0", "0")
+	expect(t, group, limitFile{"pids/pids.max", "pids.max"}, "50", "50")
 
 	err := group.Update(&specs.LinuxResources{
 		Memory: &specs.LinuxMemory{Limit: pointer(int64(128 << 20))},
@@ -98,11 +101,11 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, group, "memory/memory.limit_in_bytes", "memory.max", "134217728", "134217728")
-	expect(t, group, "cpu/cpu.cfs_quota_us", "cpu.max", "70000", "70000 100000")
-	expect(t, group, "cpu/cpu.cfs_burst_us", "cpu.max.burst", "60000", "60000")
-	expect(t, group, "cpu/cpu.shares", "cpu.weight", "2048", "174")
-	expect(t, group, "pids/pids.max", "pids.max", "max", "max")
+	expect(t, group, limitFile{"memory/memory.limit_in_bytes", "memory.max"}, "134217728", "134217728")
+	expect(t, group, limitFile{"cpu/cpu.cfs_quota_us", "cpu.max"}, "70000", "70000 100000")
+	expect(t, group, limitFile{"cpu/cpu.cfs_burst_us", "cpu.max.burst"}, "60000", "60000")
+	expect(t, group, limitFile{"cpu/cpu.shares", "cpu.weight"}, "2048", "174")
+	expect(t, group, limitFile{"pids/pids.max", "pids.max"}, "max", "max")
 
 	if err := group.Update(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: pointer(int64(50000)), Burst: pointer(uint64(10000))}}); err != nil {
 		t.Errorf("cannot lower a quota below the burst: %v", err)
@@ -110,7 +113,7 @@ func TestLimits(t *testing.T) {
 	if err := group.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer(int64(-1))}}); err != nil {
 		t.Error(err)
 	}
-	expect(t, group, "", "memory.max", "", "max")
+	expect(t, group, limitFile{"", "memory.max"}, "", "max")
 }
 
 // TestZeros: what callers send for everything that they leave at its default.
@@ -131,7 +134,7 @@ func TestZeros(t *testing.T) {
 
 func TestPidsLimitOfZero(t *testing.T) {
 	group := create(t, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer(int64(0))}})
-	expect(t, group, "pids/pids.max", "pids.max", "1", "1")
+	expect(t, group, limitFile{"pids/pids.max", "pids.max"}, "1", "1")
 }
 
 func TestUnified(t *testing.T) {
@@ -147,8 +150,8 @@ func TestUnified(t *testing.T) {
 		return
 	}
 	group := create(t, resources)
-	expect(t, group, "", "memory.high", "", "49999872")
-	expect(t, group, "", "cpu.max", "", "30000 60000")
+	expect(t, group, limitFile{"", "memory.high"}, "", "49999872")
+	expect(t, group, limitFile{"", "cpu.max"}, "", "30000 60000")
 	for _, name := range []string{"../x.y", "nosuch.file", "memory"} {
 		if err := group.Update(&specs.LinuxResources{Unified: map[string]string{name: "1"}}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)

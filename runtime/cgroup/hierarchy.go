@@ -1,13 +1,14 @@
 package cgroup
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/containerd/cgroups/v3"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,11 +25,11 @@ type hierarchy struct {
 // IsUnified tells whether the host has cgroup v2 alone. The answer is one cheap call, so that the v2 path never has to
 // read the mount table, which may have thousands of lines on a busy host.
 func IsUnified() (bool, error) {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(mountRoot, &stat); err != nil {
-		return false, fmt.Errorf("cannot look at the cgroup file system: %w", &os.PathError{Op: "statfs", Path: mountRoot, Err: err})
+	mode := cgroups.Mode()
+	if mode == cgroups.Unavailable {
+		return false, fmt.Errorf("there is no cgroup file system at %q", mountRoot)
 	}
-	return stat.Type == unix.CGROUP2_SUPER_MAGIC, nil
+	return mode == cgroups.Unified, nil
 }
 
 // hierarchies lists the mounted hierarchies of the calling process.
@@ -38,7 +39,7 @@ func hierarchies() ([]hierarchy, error) {
 		return nil, fmt.Errorf("cannot read the runtime's own cgroup: %w", err)
 	}
 	found := parseOwn(string(content))
-	var mounts []mountEntry
+	var mounts []*mountinfo.Info
 	mounted := found[:0]
 	for _, h := range found {
 		var absent bool
@@ -97,49 +98,27 @@ func conventionalMount(h hierarchy) (mount string, absent bool) {
 	return "", unix.Stat(mount, &stat) == unix.ENOENT
 }
 
-// mountEntry is a line of /proc/self/mountinfo about a cgroup file system.
-type mountEntry struct {
-	root, dir, fsType string
-	options           []string
-}
-
-func readMounts() ([]mountEntry, error) {
-	file, err := os.Open("/proc/self/mountinfo")
+func readMounts() ([]*mountinfo.Info, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the cgroup mounts: %w", err)
 	}
-	defer file.Close()
-	var entries []mountEntry
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		before, after, _ := strings.Cut(lines.Text(), " - ")
-		mount, source := strings.Fields(before), strings.Fields(after)
-		if len(mount) < 6 || len(source) < 3 || !strings.HasPrefix(source[0], "cgroup") {
-			continue
-		}
-		entries = append(entries, mountEntry{
-			root: mount[3], dir: mount[4], fsType: source[0], options: strings.Split(source[2], ","),
-		})
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("cannot find the cgroup mounts: %w", err)
-	}
-	return entries, nil
+	return mounts, nil
 }
 
 // locate finds where h is mounted, and makes its own path relative to what is mounted there. A container without a
 // cgroup namespace sees its path in full but only a part of the tree.
-func (h *hierarchy) locate(mounts []mountEntry) bool {
+func (h *hierarchy) locate(mounts []*mountinfo.Info) bool {
 	for _, mount := range mounts {
 		if h.controllers == nil {
-			if mount.fsType != "cgroup2" {
+			if mount.FSType != "cgroup2" {
 				continue
 			}
-		} else if mount.fsType != "cgroup" || !slices.Contains(mount.options, h.controllers[0]) {
+		} else if mount.FSType != "cgroup" || !slices.Contains(strings.Split(mount.VFSOptions, ","), h.controllers[0]) {
 			continue
 		}
-		h.mount = mount.dir
-		if below, ok := strings.CutPrefix(h.own, mount.root); ok && mount.root != "/" {
+		h.mount = mount.Mountpoint
+		if below, ok := strings.CutPrefix(h.own, mount.Root); ok && mount.Root != "/" {
 			h.own = "/" + strings.TrimPrefix(below, "/")
 		}
 		return true

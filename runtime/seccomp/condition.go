@@ -77,34 +77,36 @@ func (a *assembler) check(c condition, is32 bool, yes, no label) label {
 		return yes
 	}
 	low := uint32(offsetArguments + 8*c.index)
-	lower := a.compareHalf(c, low, uint32(c.value), uint32(c.mask), yes, no)
+	lower := a.compareHalf(c.kind, half{low, uint32(c.value), uint32(c.mask)}, yes, no)
 	if is32 {
 		return lower
 	}
-	high, valueHigh, maskHigh := low+halfArgument, uint32(c.value>>32), uint32(c.mask>>32)
+	high := half{low + halfArgument, uint32(c.value >> 32), uint32(c.mask >> 32)}
 	switch {
-	case c.kind == equal && maskHigh == 0:
+	case c.kind == equal && high.mask == 0:
 		return lower
 	case c.kind == equal:
-		return a.compareHalf(c, high, valueHigh, maskHigh, lower, no)
+		return a.compareHalf(c.kind, high, lower, no)
 	}
-	same := a.branch(opEqual, valueHigh, lower, no)
-	a.branch(opGreater, valueHigh, yes, same)
-	return a.emit(opLoad, high)
+	same := a.branch(opEqual, high.value, lower, no)
+	a.branch(opGreater, high.value, yes, same)
+	return a.emit(opLoad, high.offset)
 }
 
-// compareHalf emits the comparison of 32 bits at offset.
-func (a *assembler) compareHalf(c condition, offset, value, mask uint32, yes, no label) label {
+// half is 32 bits of an argument, and what they are compared with.
+type half struct{ offset, value, mask uint32 }
+
+func (a *assembler) compareHalf(kind comparison, h half, yes, no label) label {
 	op := uint16(opEqual)
-	switch c.kind {
+	switch kind {
 	case greater:
 		op = opGreater
 	case atLeast:
 		op = opAtLeast
 	}
-	a.branch(op, value, yes, no)
-	if mask != ^uint32(0) {
-		a.emit(opAnd, mask)
+	a.branch(op, h.value, yes, no)
+	if h.mask != ^uint32(0) {
+		a.emit(opAnd, h.mask)
 	}
-	return a.emit(opLoad, offset)
+	return a.emit(opLoad, h.offset)
 }

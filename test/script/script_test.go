@@ -27,6 +27,7 @@ func TestScripts(t *testing.T) {
 	path := testenv.BinDir(t) + string(os.PathListSeparator) + os.Getenv("PATH")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
+		WorkdirRoot:         t.TempDir(), // testscript's own stays when -run picks some stories
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -260,15 +261,13 @@ func (d *Daemon) Traces() []string {
 }
 
 func (d *Daemon) mounts() []string {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	below, err := mountinfo.GetMounts(mountinfo.PrefixFilter(d.dir))
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	var found []string
-	for line := range strings.Lines(string(table)) {
-		if fields := strings.Fields(line); strings.HasPrefix(fields[4], d.dir+"/") {
-			found = append(found, fields[4])
-		}
+	found := make([]string, 0, len(below))
+	for _, mount := range below {
+		found = append(found, mount.Mountpoint)
 	}
 	return found
 }
@@ -324,6 +323,23 @@ func (d *Daemon) scrub() {
 		for _, family := range []string{"inet", "ip", "ip6", "bridge"} {
 			_ = exec.Command("nft", "delete", "table", family, d.Table).Run()
 		}
+	}
+	for _, cgroup := range d.cgroups() {
+		removeCgroup(cgroup)
+	}
+}
+
+// removeCgroup removes a cgroup whose processes were killed, and what is below it.
+func removeCgroup(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if entry.IsDir() {
+			removeCgroup(filepath.Join(dir, entry.Name()))
+		}
+	}
+	deadline := time.Now().Add(time.Second) // the processes may take a moment to end
+	for errors.Is(syscall.Rmdir(dir), syscall.EBUSY) && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -16,8 +16,17 @@ func stories(t *testing.T, e *engine) {
 		name string
 		tell func(*engine)
 	}{
-		{"run", run}, {"flags", flags}, {"privileged", privileged}, {"life", life}, {"exec", execute}, {"pause", pause}, {"update", update},
-		{"statuses", statuses}, {"stop", stop}, {"terminal", terminal}, {"memory", memory},
+		{"run", run},
+		{"flags", flags},
+		{"privileged", privileged},
+		{"life", life},
+		{"exec", execute},
+		{"pause", pause},
+		{"update", update},
+		{"statuses", statuses},
+		{"stop", stop},
+		{"terminal", terminal},
+		{"memory", memory},
 	} {
 		t.Run(story.name, func(t *testing.T) {
 			inner := *e
