@@ -43,7 +43,7 @@ func newContainer(t testing.TB, args ...string) *container {
 	if err := json.Unmarshal(exampleConfig(t), c.Spec); err != nil {
 		t.Fatal(err)
 	}
-	c.Cgroup = "/berth-attack/" + c.ID
+	c.Cgroup = "/berth-attack-" + c.ID
 	c.Spec.Process.Terminal, c.Spec.Process.Args = false, args
 	c.Spec.Root.Path, c.Spec.Root.Readonly = c.Rootfs, false
 	c.Spec.Linux.CgroupsPath = c.Cgroup
