@@ -4,10 +4,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/berthd/berth/runtime/container"
 	"github.com/berthd/berth/runtime/criu"
@@ -89,15 +89,15 @@ func (g *globals) checkpoint(args []string) (int, error) {
 }
 
 func (c *checkpointing) setPageServer(value string) error {
-	address, port, err := net.SplitHostPort(value)
-	if err != nil || address == "" {
+	colon := strings.LastIndexByte(value, ':') // and not by package net, which every start of the runtime would pay for
+	if colon <= 0 {
 		return errors.New("it is not of the form ADDRESS:PORT")
 	}
-	number, err := strconv.ParseUint(port, 10, 16)
+	port, err := strconv.ParseUint(value[colon+1:], 10, 16)
 	if err != nil {
-		return fmt.Errorf("%q is no port", port)
+		return fmt.Errorf("%q is no port", value[colon+1:])
 	}
-	c.options.Passed.PageServer(address, int(number))
+	c.options.Passed.PageServer(strings.Trim(value[:colon], "[]"), int(port))
 	return nil
 }
 

@@ -14,7 +14,7 @@ func (g *globals) restore(args []string) (int, error) {
 	var detach bool
 	var console, profile, context string
 	images.define(g, flags)
-	o := container.CreateOptions{Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1}
+	o := container.CreateOptions{Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Warn: g.warn}
 	both(flags.StringVar, &o.Bundle, "bundle,b", "`directory` with config.json")
 	flags.StringVar(&console, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&o.PidFile, "pid-file", "", "`file` to write the process's pid to")
@@ -27,7 +27,7 @@ func (g *globals) restore(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	o.ID = id
+	o.ID, images.options.Warn = id, g.warn
 	if profile != "" {
 		images.options.Passed.Text(criu.LSMProfile, profile)
 	}

@@ -22,6 +22,8 @@ type CheckpointOptions struct {
 
 	PreDump, LeaveRunning, LazyPages bool // of checkpoint
 	StatusFD                         int  // of checkpoint; -1 without
+
+	Warn func(text string) // of restore: told what has not come back
 }
 
 // descriptorsFile is in the images and says what the standard descriptors were, under runc's name and in its format.

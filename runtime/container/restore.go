@@ -63,7 +63,7 @@ func (r *restoration) restore(group cgroup.Cgroup) error {
 	r.passed.Flag(criu.EvasiveDevices, true)
 	r.passed.Text(criu.Root, r.root)
 	defer r.close()
-	if err := errors.Join(r.joinNamespaces(), r.findMounts(), r.inheritDescriptors()); err != nil {
+	if err := errors.Join(r.joinNamespaces(), r.inheritDescriptors()); err != nil {
 		return err
 	}
 	if err := os.Mkdir(r.root, 0o755); err != nil {
@@ -111,6 +111,9 @@ func (r *restoration) start() (*criu.Session, error) {
 		return nil, err
 	}
 	if err := rootfs.MakeMountPoints(r.layout(r.Spec)); err != nil {
+		return nil, err
+	}
+	if err := r.findMounts(); err != nil { // now that all links in the root lead somewhere
 		return nil, err
 	}
 	if r.Spec.Process.Terminal {
@@ -265,6 +268,7 @@ func (r *restoration) adopt(pid int) error {
 		return err
 	}
 	r.process = process
+	r.checkPrivileges(pid)
 	start, _, err := processTimes(pid)
 	if err != nil {
 		return fmt.Errorf("cannot find the restored process: %w", err)
@@ -276,4 +280,12 @@ func (r *restoration) adopt(pid int) error {
 		r.TimeNamespace = own.Ino != theirs.Ino
 	}
 	return r.save()
+}
+
+// checkPrivileges warns of a loss that there is no way to make good from outside: criu knows noNewPrivileges since 3.18.
+func (r *restoration) checkPrivileges(pid int) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err == nil && r.Spec.Process.NoNewPrivileges && strings.Contains(string(status), "\nNoNewPrivs:\t0\n") {
+		r.images.Warn("criu has restored the container without process.noNewPrivileges: programs with the set-user-id bit have an effect in it now")
+	}
 }

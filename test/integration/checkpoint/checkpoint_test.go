@@ -1,6 +1,7 @@
 package checkpoint_test
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -117,25 +118,26 @@ func TestPaused(t *testing.T) {
 
 func TestFileLocks(t *testing.T) {
 	needCRIU(t)
-	c := newContainer(t, "exec 9>/tmp/lock; flock -n 9 && "+echo)
+	c := newContainer(t, "exec 9>/tmp/lock; /usr/bin/flock -n 9 && "+echo)
+	c.useHostPrograms()
 	talk := c.run()
 	talk.ask("a", "a 1")
 	c.refused("lock", "checkpoint", "--image-path", c.path("images"), c.ID)
 	talk.ask("b", "b 2") // the refusal has not hurt it
 	c.checkpoint("--file-locks")
 	c.restore("--file-locks").ask("c", "c 3")
-	if r := c.verb("exec", c.ID, "flock", "-n", "/tmp/lock", "true"); r.Status != 1 {
+	if r := c.verb("exec", c.ID, "/usr/bin/flock", "-n", "/tmp/lock", "true"); r.Status != 1 {
 		t.Errorf("the lock is not held: %+v", r)
 	}
 }
 
 func TestTCPEstablished(t *testing.T) {
 	needCRIU(t)
-	c := newContainer(t, "mkfifo /tmp/p; nc -l -p 99 -s 127.0.0.1 </tmp/p & exec 8>/tmp/p; sleep 1; nc 127.0.0.1 99 & "+
-		"while read line; do echo $line >&8; done; wait")
+	c := newContainer(t, "mkfifo /tmp/p; nc -l -p 99 </tmp/p & exec 8>/tmp/p; until grep -q :0063 /proc/net/tcp /proc/net/tcp6; do :; done; "+
+		"sleep 10000 | nc 127.0.0.1 99 & while read line; do echo $line >&8; done")
 	talk := c.run()
 	talk.ask("a", "a")
-	c.refused("criu", "checkpoint", "--image-path", c.path("images"), c.ID)
+	c.refused("tcp-established", "checkpoint", "--image-path", c.path("images"), c.ID)
 	talk.ask("b", "b")
 	c.checkpoint("--tcp-established")
 	c.restore("--tcp-established").ask("c", "c")
@@ -150,7 +152,7 @@ func TestLazyPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ready.Close()
-	const port = "27277"
+	port := freePort(t)
 	dump := c.command("checkpoint", "--lazy-pages", "--page-server", "127.0.0.1:"+port, "--status-fd", "3",
 		"--image-path", c.path("images"), "--work-path", c.path("dumping"), c.ID)
 	dump.ExtraFiles = []*os.File{theirs}
@@ -193,6 +195,17 @@ func TestLazyPages(t *testing.T) {
 	c.must("delete", "--force", c.ID)
 }
 
+func freePort(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return port
+}
+
 func TestRefusals(t *testing.T) {
 	c := newContainer(t, echo)
 	c.writeConfig()
@@ -204,7 +217,7 @@ func TestRefusals(t *testing.T) {
 	c.refused("parent-path", "checkpoint", "--image-path", images, "--parent-path", "nowhere", c.ID)
 	c.refused("ADDRESS:PORT", "checkpoint", "--page-server", "nowhere", c.ID)
 	c.refused("exactly one argument", "checkpoint")
-	c.refused("image-path", "restore", "--bundle", c.Dir, "--image-path", c.path("nowhere"), c.ID)
+	c.refused("nowhere", "restore", "--bundle", c.Dir, "--image-path", c.path("nowhere"), c.ID)
 	c.refused("descriptors", "restore", "--bundle", c.Dir, "--image-path", images, c.ID)
 	c.refused("config.json", "restore", "--bundle", c.path("nowhere"), c.ID)
 	c.refused("console", "restore", "--bundle", c.Dir, "--console-socket", c.path("nowhere"), c.ID)

@@ -82,11 +82,23 @@ func newContainer(t testing.TB, script string) *container {
 		t.Fatal(err)
 	}
 	c.Spec.Process.Terminal = false
+	c.Spec.Process.NoNewPrivileges = false // which criu knows since 3.18 only
 	c.Spec.Process.Args = []string{"sh", "-c", script}
 	c.Spec.Root.Path, c.Spec.Root.Readonly = c.Rootfs, false
 	c.Spec.Linux.CgroupsPath = "/berth-test/" + c.ID
 	t.Cleanup(func() { c.verb("delete", "--force", c.ID) })
 	return c
+}
+
+// useHostPrograms shows the host's programs to the container, for what busybox lacks.
+func (c *container) useHostPrograms() {
+	c.t.Helper()
+	c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Destination: "/usr", Source: "/usr", Type: "bind", Options: []string{"rbind", "ro"}})
+	for _, name := range []string{"lib", "lib64"} {
+		if err := os.Symlink("usr/"+name, filepath.Join(c.Rootfs, name)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
 }
 
 // outcome is what a command came to.

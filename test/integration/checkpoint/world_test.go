@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,15 +33,16 @@ func TestFileSystem(t *testing.T) {
 	}
 	c.Spec.Mounts = append(c.Spec.Mounts,
 		specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755"}},
+		specs.Mount{Destination: "/host", Type: "bind", Source: "/sys", Options: []string{"rbind", "ro"}}, // with mounts in it
 		specs.Mount{Destination: "/run/bound", Type: "bind", Source: c.path("dir"), Options: []string{"rbind", "ro"}},
 		specs.Mount{Destination: "/link/deep/dir", Type: "none", Source: "dir", Options: []string{"bind", "nosuid"}},
 		specs.Mount{Destination: "/etc/one", Source: c.path("one"), Options: []string{"bind"}},
 	)
 	talk := c.run()
 	talk.ask("a", "a 1")
-	const look = `cat /run/file /run/bound/inner/file /link/deep/dir/inner/file /etc/one /proc/1/fd/7; touch /run/bound/x; readlink /proc/1/cwd;
+	const look = `ls /host/fs/cgroup; cat /run/file /run/bound/inner/file /link/deep/dir/inner/file /etc/one /proc/1/fd/7; touch /run/bound/x; readlink /proc/1/cwd;
 		ls -la /proc/kcore /proc/keys /sys/firmware /dev | sed 's/  */ /g' | cut -d' ' -f1,3- | sed 's/ [A-Z][a-z]* [0-9]* [0-9:]* / /';
-		cut -d' ' -f5,6 /proc/self/mountinfo | sort; cat /proc/1/status | grep -E 'Cap|Seccomp:|NoNewPrivs|Umask'; cat /proc/1/limits; cat /proc/1/cgroup`
+		cut -d' ' -f5,6 /proc/self/mountinfo | grep -v -E '^/proc/(kcore|keys|timer_list|sched_debug)' | sort; grep -E 'Cap|Seccomp:|Umask' /proc/1/status; cat /proc/1/limits; cat /proc/1/cgroup`
 	before := c.must("exec", c.ID, "sh", "-c", look)
 	c.checkpoint()
 	// As a root file system that was made anew would have none of them.
@@ -202,6 +204,21 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// Without a cgroup namespace the container sees its part of the host's cgroups, which is another one after the restore.
+func TestHostCgroups(t *testing.T) {
+	needCRIU(t)
+	c := newContainer(t, echo)
+	c.Spec.Linux.Namespaces = slices.DeleteFunc(c.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+	c.run().ask("a", "a 1")
+	const look = "find /sys/fs/cgroup -name cgroup.procs | sort; grep -c . $(find /sys/fs/cgroup -name cgroup.procs); cat /proc/1/cgroup"
+	before := c.must("exec", c.ID, "sh", "-c", look)
+	c.checkpoint()
+	c.restore().ask("b", "b 2")
+	if after := c.must("exec", c.ID, "sh", "-c", look); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
 func TestUserNamespace(t *testing.T) {
 	needCRIU(t)
 	c := newContainer(t, "id -u; "+echo)
@@ -218,6 +235,30 @@ func TestUserNamespace(t *testing.T) {
 	talk := c.run()
 	talk.expect("0")
 	talk.ask("a", "a 1")
+	if err := os.Mkdir(c.path("images"), 0o711); err != nil { // criu reads images as the container's root too
+		t.Fatal(err)
+	}
 	c.checkpoint()
 	c.restore().ask("b", "b 2")
+}
+
+// A container that comes back with more rights than it had does not do so silently.
+func TestNoNewPrivileges(t *testing.T) {
+	needCRIU(t)
+	c := newContainer(t, echo)
+	c.Spec.Process.NoNewPrivileges = true
+	c.run().ask("a", "a 1")
+	c.checkpoint()
+	command := c.command("restore", "--detach", "--bundle", c.Dir, "--image-path", c.path("images"), c.ID)
+	command.Args = append([]string{command.Args[0], "--log", c.path("log")}, command.Args[1:]...)
+	talk := connect(t, command)
+	if err := command.Run(); err != nil {
+		t.Fatalf("restore: %v\n%s", err, c.logs())
+	}
+	talk.ask("b", "b 2")
+	kept := strings.Contains(c.must("exec", c.ID, "cat", "/proc/1/status"), "NoNewPrivs:\t1")
+	log, err := os.ReadFile(c.path("log"))
+	if warned := err == nil && strings.Contains(string(log), "noNewPrivileges"); warned == kept {
+		t.Errorf("kept: %v, warned: %v, log %q", kept, warned, log)
+	}
 }
