@@ -210,7 +210,7 @@ func TestHostCgroups(t *testing.T) {
 	c := newContainer(t, echo)
 	c.Spec.Linux.Namespaces = slices.DeleteFunc(c.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
 	c.run().ask("a", "a 1")
-	const look = "find /sys/fs/cgroup -name cgroup.procs | sort; grep -c . $(find /sys/fs/cgroup -name cgroup.procs); cat /proc/1/cgroup"
+	const look = "find /sys/fs/cgroup -name cgroup.procs | sort; grep -c . $(find /sys/fs/cgroup -name cgroup.procs | sort); cat /proc/1/cgroup"
 	before := c.must("exec", c.ID, "sh", "-c", look)
 	c.checkpoint()
 	c.restore().ask("b", "b 2")
