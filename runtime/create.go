@@ -22,7 +22,7 @@ type creation struct {
 }
 
 func (c *creation) define(g *globals, flags *flag.FlagSet) {
-	c.options = container.CreateOptions{Protect: ensureReadOnly, Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1}
+	c.options = container.CreateOptions{Protect: ensureReadOnly, Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Warn: g.warn}
 	both(flags.StringVar, &c.options.Bundle, "bundle,b", "`directory` with config.json")
 	flags.StringVar(&c.consoleSocket, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&c.options.PidFile, "pid-file", "", "`file` to write the process's pid to")

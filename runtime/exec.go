@@ -64,16 +64,19 @@ func (g *globals) exec(args []string) (_ int, err error) {
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
 	}
-	if err := e.describe(c, command); err != nil {
+	if err := e.describe(g, c, command); err != nil {
 		return 1, err
 	}
 	return e.perform(c)
 }
 
 // describe puts the process together: from a file, or from the container's own with what the flags change.
-func (e *execution) describe(c *container.Container, command []string) error {
+func (e *execution) describe(g *globals, c *container.Container, command []string) error {
 	if e.process != "" {
-		process, err := config.LoadProcess(e.process)
+		process, ignored, err := config.LoadProcess(e.process)
+		for _, field := range ignored {
+			g.warn(fmt.Sprintf("process %q: field %s: there is no such field, it is ignored", e.process, field))
+		}
 		e.options.Process = process
 		return err
 	}

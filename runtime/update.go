@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -17,6 +21,8 @@ func (g *globals) update(args []string) (int, error) {
 	var file string
 	both(flags.StringVar, &file, "resources,r", "`file` with linux.resources as JSON, - for stdin; the other flags are without effect then")
 	set := defineLimits(flags)
+	l3Cache := flags.String("l3-cache-schema", "", "`line` of schemata for the L3 cache, such as L3:0=7f0;1=1f")
+	bandwidth := flags.String("mem-bw-schema", "", "`line` of schemata for the memory's bandwidth, such as MB:0=20;1=70")
 	id, err := parseID(flags, args)
 	if err != nil {
 		return 1, err
@@ -26,19 +32,27 @@ func (g *globals) update(args []string) (int, error) {
 		return 1, err
 	}
 	defer c.Close()
-	resources := &specs.LinuxResources{}
 	if file != "" {
-		resources, err = readResources(file)
-	} else {
-		err = set(resources)
+		resources, err := g.readResources(file)
+		if err != nil {
+			return 1, err
+		}
+		return 0, c.Update(resources)
 	}
-	if err != nil {
-		return 1, err
+	resources := &specs.LinuxResources{}
+	if flags.NFlag() == 0 {
+		return 1, errors.New("update needs a limit to change, or --resources")
+	}
+	set(resources)
+	if *l3Cache != "" || *bandwidth != "" {
+		if err := c.UpdateClass(*l3Cache, *bandwidth); err != nil {
+			return 1, err
+		}
 	}
 	return 0, c.Update(resources)
 }
 
-func readResources(file string) (*specs.LinuxResources, error) {
+func (g *globals) readResources(file string) (*specs.LinuxResources, error) {
 	var content []byte
 	var err error
 	if file == "-" {
@@ -48,12 +62,45 @@ func readResources(file string) (*specs.LinuxResources, error) {
 	}
 	resources := &specs.LinuxResources{}
 	if err == nil {
-		err = config.Decode(content, resources)
+		var ignored []string
+		ignored, err = config.Decode(content, resources)
+		for _, field := range ignored {
+			g.warn(fmt.Sprintf("resources %q: field %s: there is no such field, it is ignored", file, field))
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read resources %q: %w", file, err)
 	}
 	return resources, nil
+}
+
+// size is a flag for a number of bytes, with a unit of 1024 or its powers behind it or not.
+type size int64
+
+// String returns the number.
+func (s *size) String() string { return strconv.FormatInt(int64(*s), 10) }
+
+// Set understands a number and unit.
+func (s *size) Set(text string) error {
+	digits := strings.TrimRight(strings.ToLower(text), "kmgtpib")
+	number, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil {
+		return errors.New("it is not a number of bytes such as 1048576 or 1m")
+	}
+	unit := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(text[len(digits):]), "b"), "i")
+	power := strings.Index("kmgtp", unit)
+	if len(unit) > 1 || power < 0 {
+		return fmt.Errorf("%q is not a unit such as k, m or g", text[len(digits):])
+	}
+	shift := 10 * (power + len(unit))
+	if len(unit) == 0 {
+		shift = 0
+	}
+	if number > math.MaxInt64>>shift || number < 0 && shift > 0 {
+		return errors.New("it is out of range")
+	}
+	*s = size(number << shift)
+	return nil
 }
 
 // limit is a flag for one number of the resources.
@@ -96,14 +143,19 @@ func limits() []limit {
 }
 
 // defineLimits defines a flag for each limit, and returns what puts the given ones into resources.
-func defineLimits(flags *flag.FlagSet) func(*specs.LinuxResources) error {
+func defineLimits(flags *flag.FlagSet) func(*specs.LinuxResources) {
 	numbers := map[string]*int64{}
 	for _, l := range limits() {
-		numbers[l.name] = flags.Int64(l.name, 0, l.usage)
+		numbers[l.name] = new(int64)
+		if strings.HasPrefix(l.name, "memory") {
+			flags.Var((*size)(numbers[l.name]), l.name, l.usage+", or with a unit such as m")
+		} else {
+			flags.Int64Var(numbers[l.name], l.name, 0, l.usage)
+		}
 	}
 	cpus := flags.String("cpuset-cpus", "", "`processors` to use")
 	mems := flags.String("cpuset-mems", "", "memory `nodes` to use")
-	return func(r *specs.LinuxResources) error {
+	return func(r *specs.LinuxResources) {
 		given := map[string]bool{}
 		flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 		for _, l := range limits() {
@@ -117,9 +169,5 @@ func defineLimits(flags *flag.FlagSet) func(*specs.LinuxResources) error {
 			}
 			r.CPU.Cpus, r.CPU.Mems = *cpus, *mems
 		}
-		if len(given) == 0 {
-			return fmt.Errorf("update needs a limit to change, or --resources")
-		}
-		return nil
 	}
 }

@@ -16,27 +16,24 @@ import (
 // File is the name of the configuration in a bundle.
 const File = "config.json"
 
-// Load reads and checks the configuration of the bundle.
-func Load(bundle string) (*specs.Spec, error) {
-	_, spec, err := Read(bundle)
-	return spec, err
+// Document is a configuration with the text that it comes from.
+type Document struct {
+	Content []byte
+	Spec    *specs.Spec
+	Ignored []string // paths of the fields that no version of the specification up to ours has
 }
 
-// Read is Load for those who want to keep the content too.
-func Read(bundle string) ([]byte, *specs.Spec, error) {
+// Read reads and checks the configuration of the bundle.
+func Read(bundle string) (*Document, error) {
 	content, err := os.ReadFile(filepath.Join(bundle, File))
-	var spec *specs.Spec
-	var ignored []string
+	d := &Document{Content: content}
 	if err == nil {
-		spec, ignored, err = parse(content)
-	}
-	for _, field := range ignored {
-		fmt.Fprintf(os.Stderr, "%s of bundle %q: field %s: there is no such field, it is ignored\n", File, bundle, field)
+		d.Spec, d.Ignored, err = parse(content)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read %s of bundle %q: %w", File, bundle, err)
+		return nil, fmt.Errorf("cannot read %s of bundle %q: %w", File, bundle, err)
 	}
-	return content, spec, nil
+	return d, nil
 }
 
 // Parse understands and checks the content of a config.json.
@@ -45,38 +42,36 @@ func Parse(content []byte) (*specs.Spec, error) {
 	return spec, err
 }
 
-// parse is Parse, and lists the unknown fields at the top, which are ignored.
+// parse is Parse, and lists the unknown fields, which are ignored.
 func parse(content []byte) (spec *specs.Spec, ignored []string, err error) {
 	spec = new(specs.Spec)
-	if !decodeFast(content, spec) {
-		*spec = specs.Spec{}
-		if ignored, err = decode(content, spec, true); err != nil {
-			return nil, nil, err
-		}
+	if ignored, err = Decode(content, spec); err != nil {
+		return nil, nil, err
 	}
 	if err := validate(spec); err != nil {
 		if len(ignored) > 0 { // which may be what is missing now, misspelt
-			return nil, nil, invalid(ignored[0], "there is no such field")
+			err = fmt.Errorf("%w (and field %s: there is no such field)", err, ignored[0])
 		}
 		return nil, nil, err
 	}
 	return spec, ignored, nil
 }
 
-// LoadProcess reads and checks a process to execute in a running container, as `exec --process` names one.
-func LoadProcess(file string) (*specs.Process, error) {
-	process := new(specs.Process)
+// LoadProcess reads and checks a process to execute in a running container, as `exec --process` names one. It lists
+// unknown fields, which are ignored.
+func LoadProcess(file string) (process *specs.Process, ignored []string, err error) {
+	process = new(specs.Process)
 	content, err := os.ReadFile(file)
 	if err == nil {
-		err = Decode(content, process)
+		ignored, err = Decode(content, process)
 	}
 	if err == nil {
 		err = CheckProcess(process)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read process %q: %w", file, err)
+		return nil, nil, fmt.Errorf("cannot read process %q: %w", file, err)
 	}
-	return process, nil
+	return process, ignored, nil
 }
 
 // CheckProcess checks a process on its own, such as one put together from flags.

@@ -16,22 +16,18 @@ import (
 // Decode parses content into the struct that into points to. An error names the field by its path, as in
 // `field mounts[2].options: it must be a list of strings, not a number`.
 //
-// Unknown fields are refused, as a misspelt readonly or noNewPrivileges would otherwise be silently without effect. The
-// specification wants them ignored, so that documents may be extended and newer ones run on older runtimes. That is so
-// for a configuration's own fields, with a word about it, and for all fields of one that says by its ociVersion that it
-// is newer.
-func Decode(content []byte, into any) error {
+// Unknown fields are ignored, as the specification demands, so that documents may be extended and newer ones run on
+// older runtimes. As one of them may be a misspelt readonly or noNewPrivileges, the caller gets their paths, to tell of.
+func Decode(content []byte, into any) (ignored []string, err error) {
 	if decodeFast(content, into) {
-		return nil
+		return nil, nil
 	}
 	reflect.ValueOf(into).Elem().SetZero()
-	_, err := decode(content, into, false)
-	return err
+	return decode(content, into)
 }
 
-// decode is Decode with encoding/json, for what is unusual. If the document may be extended, it lists the fields that
-// it doesn't know and has ignored.
-func decode(content []byte, into any, extensible bool) (ignored []string, err error) {
+// decode is Decode with encoding/json, for what is unusual.
+func decode(content []byte, into any) (ignored []string, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	decoder.DisallowUnknownFields()
 	err = decoder.Decode(into)
@@ -49,11 +45,11 @@ func decode(content []byte, into any, extensible bool) (ignored []string, err er
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("it ends in the middle of its JSON"))
 	}
-	search := search{newer: isNewer(content), extensible: extensible}
+	search := search{}
 	if found := search.explain("", content, reflect.TypeOf(into).Elem()); found != nil {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, found)
 	}
-	// The only fault is a field of a newer version, or an escaped NUL in something unknown.
+	// The only fault is an unknown field, or an escaped NUL in one.
 	if err := json.Unmarshal(content, into); err != nil {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, err)
 	}
@@ -67,15 +63,8 @@ func position(content []byte, offset int64) string {
 	return fmt.Sprintf("line %d, column %d", line, max(column, 1))
 }
 
-// formerFields were in earlier versions of the specification and are still sent by older callers.
-const formerFields = " linux.intelRdt.enableCMT linux.intelRdt.enableMBM "
-
-// search looks for the first fault in a document that doesn't fit its type.
-type search struct {
-	newer      bool // the document is of a version with fields that we don't know
-	extensible bool // and may have others at its top
-	ignored    []string
-}
+// search looks for the first fault in a document that doesn't fit its type, and on the way for unknown fields.
+type search struct{ ignored []string }
 
 func (s *search) explain(path string, content json.RawMessage, want reflect.Type) error {
 	for want.Kind() == reflect.Pointer {
@@ -117,14 +106,8 @@ func (s *search) explainObject(path string, content json.RawMessage, want reflec
 		inner := join(path, m.name)
 		field, known := fieldNamed(want, m.name)
 		if !known {
-			if s.newer || strings.Contains(formerFields, " "+inner+" ") {
-				continue
-			}
-			if s.extensible && path == "" {
-				s.ignored = append(s.ignored, inner)
-				continue
-			}
-			return fmt.Errorf("field %s: there is no such field", inner)
+			s.ignored = append(s.ignored, inner)
+			continue
 		}
 		if err := s.explain(inner, m.content, field); err != nil {
 			return err

@@ -24,6 +24,7 @@ func checkLinux(linux *specs.Linux) error {
 		func() error { return checkPersonality(linux.Personality) },
 		func() error { return checkMemoryPolicy(linux.MemoryPolicy) },
 		func() error { return checkNetDevices(linux) },
+		func() error { return checkIntelRdt(linux.IntelRdt) },
 	)
 }
 
@@ -57,6 +58,28 @@ func checkMemoryPolicy(policy *specs.LinuxMemoryPolicy) error {
 	}
 	return checkOneOf("linux.memoryPolicy.mode", policy.Mode, specs.MpolDefault, specs.MpolBind, specs.MpolInterleave,
 		specs.MpolWeightedInterleave, specs.MpolPreferred, specs.MpolPreferredMany, specs.MpolLocal)
+}
+
+func checkIntelRdt(rdt *specs.LinuxIntelRdt) error {
+	if rdt == nil {
+		return nil
+	}
+	if id := rdt.ClosID; id != "/" && strings.ContainsAny(id, "/\n") || slices.Contains([]string{".", "..", "info", "mon_groups", "mon_data"}, id) {
+		return invalid("linux.intelRdt.closID", "%q can't be the name of a class", id)
+	}
+	if rdt.MemBwSchema != "" && !strings.HasPrefix(rdt.MemBwSchema, "MB:") {
+		return invalid("linux.intelRdt.memBwSchema", "%q does not start with MB:", rdt.MemBwSchema)
+	}
+	lines := map[string]string{"linux.intelRdt.l3CacheSchema": rdt.L3CacheSchema, "linux.intelRdt.memBwSchema": rdt.MemBwSchema}
+	for i, line := range rdt.Schemata {
+		lines[at("linux.intelRdt.schemata", i)] = line
+	}
+	for field, line := range lines {
+		if strings.Contains(line, "\n") {
+			return invalid(field, "%q is more than one line", line)
+		}
+	}
+	return nil
 }
 
 func checkPaths(linux *specs.Linux) error {

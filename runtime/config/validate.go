@@ -25,7 +25,6 @@ func validate(spec *specs.Spec) error {
 		func() error { return checkHooks(spec.Hooks) },
 		func() error { return checkNames(spec) },
 		func() error { return checkLinux(spec.Linux) },
-		func() error { return checkImplemented(spec) },
 	)
 }
 

@@ -1,24 +1,11 @@
 package config
 
 import (
-	"encoding/json"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
-
-// isNewer tells whether a document says that it is of a version of the specification after ours.
-func isNewer(content []byte) bool {
-	var document struct {
-		Version string `json:"ociVersion"`
-	}
-	if json.Unmarshal(content, &document) != nil {
-		return false
-	}
-	major, minor, ok := parseVersion(document.Version)
-	return ok && major == specs.VersionMajor && minor > specs.VersionMinor
-}
 
 // parseVersion returns the parts of a semantic version that tell whether a configuration can be understood.
 func parseVersion(version string) (major, minor int, ok bool) {

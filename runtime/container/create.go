@@ -22,6 +22,7 @@ import (
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
 	"github.com/berthd/berth/runtime/netdevice"
+	"github.com/berthd/berth/runtime/resctrl"
 )
 
 // CreateOptions are what create and run are told.
@@ -38,6 +39,7 @@ type CreateOptions struct {
 	Systemd          bool
 	Protect          func() error // executes the runtime from a read-only handle, unless it runs from one
 	Attached         bool         // start comes from this process, not from another over the socket
+	Warn             func(text string)
 }
 
 // Created is a container whose process waits for its start.
@@ -68,6 +70,9 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if group != nil {
 		defer func() { _ = group.Close() }()
 	}
+	if err := created.createClass(&undo); err != nil {
+		return nil, err
+	}
 	if err := created.launch(o, group, &undo); err != nil {
 		return nil, err
 	}
@@ -86,10 +91,14 @@ func readBundle(o CreateOptions) (bundle, error) {
 	if err != nil {
 		return bundle{}, fmt.Errorf("cannot find the bundle: %w", err)
 	}
-	content, spec, err := config.Read(path)
+	document, err := config.Read(path)
 	if err != nil {
 		return bundle{}, err
 	}
+	for _, field := range document.Ignored {
+		o.Warn(fmt.Sprintf("%s of bundle %q: field %s: there is no such field, it is ignored", config.File, path, field))
+	}
+	spec := document.Spec
 	if spec.Process == nil {
 		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
 	}
@@ -98,7 +107,7 @@ func readBundle(o CreateOptions) (bundle, error) {
 	if spec.Process.Terminal && o.Console < 0 {
 		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
 	}
-	return bundle{path, content, spec}, nil
+	return bundle{path, document.Content, spec}, nil
 }
 
 // register makes what there is of a container beside its process: its directory and its cgroup, which may be nil.
@@ -123,6 +132,22 @@ func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.
 		c.Cgroups = nil
 	}
 	return &Created{Container: c, Spec: b.spec}, group, nil
+}
+
+// createClass makes the container's class of service, if it wants one.
+func (c *Created) createClass(undo *cleanup.Stack) error {
+	if c.Spec.Linux.IntelRdt == nil {
+		return nil
+	}
+	root, err := resctrl.Mounted()
+	if err != nil {
+		return err
+	}
+	if c.Class, err = resctrl.Create(root, c.ID, c.Spec.Linux.IntelRdt); err != nil {
+		return err
+	}
+	undo.Add(func(context.Context) error { return c.Class.Delete() })
+	return c.save() // for whoever deletes what a create that was killed has left
 }
 
 // createCgroup returns nil for an ordinary user's container that has not asked for a cgroup: the user has no right to
@@ -235,6 +260,9 @@ func (c *Created) settle(s *setup) error {
 		return fmt.Errorf("cannot find the container's process: %w", err)
 	}
 	c.Pid, c.StartTime = c.process.Pid, start
+	if err := c.process.Unless(c.Class.Add(c.Pid)); err != nil {
+		return err
+	}
 	if err := c.process.Unless(netdevice.Move(c.Spec.Linux.NetDevices, c.Pid)); err != nil {
 		return err
 	}

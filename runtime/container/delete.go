@@ -107,6 +107,7 @@ func (c *Container) Remove() error {
 		}
 		errs = append(errs, group.Delete(), group.Close())
 	}
+	errs = append(errs, c.Class.Delete())
 	if spec, err := c.Spec(); err == nil && spec.Hooks != nil {
 		errs = append(errs, hooks.RunAll("poststop", spec.Hooks.Poststop, c.OCIState(specs.StateStopped)))
 	}

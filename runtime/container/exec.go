@@ -168,6 +168,9 @@ func (c *Container) execute(spec *specs.Spec, forked *launch.Process, o ExecOpti
 			return nil, err
 		}
 	}
+	if err := forked.Unless(c.Class.Add(forked.Pid)); err != nil {
+		return nil, err
+	}
 	if _, err := forked.Expect(launch.Ready); err != nil {
 		return nil, err
 	}

@@ -1,9 +1,13 @@
 package container
 
 import (
+	"fmt"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/resctrl"
 )
 
 // Pause stops all processes of the container until Resume.
@@ -28,6 +32,21 @@ func (c *Container) Update(resources *specs.LinuxResources) error {
 		return err
 	}
 	return c.withCgroup(func(group cgroup.Cgroup) error { return group.Update(resources) })
+}
+
+// UpdateClass changes what the container's class of service has.
+func (c *Container) UpdateClass(l3Cache, memoryBandwidth string) error {
+	if err := c.require("update", specs.StateCreated, specs.StateRunning, Paused); err != nil {
+		return err
+	}
+	if c.Class == nil {
+		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot update container %q: it has no class of service, which linux.intelRdt gives", c.ID))
+	}
+	root, err := resctrl.Mounted()
+	if err != nil {
+		return err
+	}
+	return c.Class.Update(root, l3Cache, memoryBandwidth)
 }
 
 // Pids lists the container's processes.

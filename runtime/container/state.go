@@ -30,6 +30,7 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/config"
+	"github.com/berthd/berth/runtime/resctrl"
 )
 
 const (
@@ -51,6 +52,7 @@ type State struct {
 	Owner       int               `json:"owner"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Cgroups     map[string]string `json:"cgroups,omitempty"`
+	Class       *resctrl.Group    `json:"class,omitempty"`
 
 	TimeNamespace bool `json:"timeNamespace,omitempty"` // of a restore, whatever the configuration says
 }

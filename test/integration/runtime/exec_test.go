@@ -73,7 +73,7 @@ func TestExecProcessFile(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`{"args":["true"],"cwd":"/","arguments":[]}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if r := c.verb("exec", "--process", file, id); r.Status == 0 || !strings.Contains(r.Stderr, "arguments") {
+	if r := c.verb("exec", "--process", file, id); r.Status != 0 || !strings.Contains(r.Stderr, "field arguments: there is no such field, it is ignored") {
 		t.Errorf("a process with an unknown field: %+v", r)
 	}
 }

@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,7 +70,8 @@ func TestSpecRefuses(t *testing.T) {
 // TestBadConfiguration puts mistakes into config.json. Each has to be told in one sentence, and to leave nothing.
 func TestBadConfiguration(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, want string }{
-		"an unknown field":   {`"cwd":"/"`, `"cwd":"/","noNewPrivilege":true`, "field process.noNewPrivilege: there is no such field"},
+		"a misspelt field":   {`"cwd":"/"`, `"cwdd":"/"`, "field process.cwdd: there is no such field"},
+		"no resctrl":         {`"resources"`, `"intelRdt":{},"resources"`, "field linux.intelRdt: the file system resctrl is not mounted"},
 		"a wrong type":       {`"cwd":"/"`, `"cwd":7`, "field process.cwd: it must be a string, not 7"},
 		"no JSON":            {`"hostname"`, `hostname`, "it is not JSON"},
 		"a namespace's typo": {`{"type":"pid"}`, `{"type":"pids"}`, `field linux.namespaces[0].type: "pids" is none of`},
@@ -106,13 +108,23 @@ func TestExtendedConfiguration(t *testing.T) {
 	c := newContainer(t, "echo", "hello")
 	c.writeConfig()
 	file := filepath.Join(c.Bundle, "config.json")
-	content := strings.Replace(readFile(t, file), `"hostname"`, `"hostnames"`, 1)
+	content := strings.Replace(readFile(t, file), `"cwd"`, `"com.example.x":{"y":[1]},"cwd"`, 1)
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	const want = "field process.com.example.x: there is no such field, it is ignored\n"
 	r := c.verb("run", "--bundle", c.Bundle, c.ID)
-	if want := "field hostnames: there is no such field, it is ignored\n"; r.Status != 0 || r.Stdout != "hello\n" || !strings.HasSuffix(r.Stderr, want) {
+	if r.Status != 0 || r.Stdout != "hello\n" || !strings.HasPrefix(r.Stderr, "warning: config.json of bundle ") || !strings.HasSuffix(r.Stderr, want) {
 		t.Errorf("%+v, want %q", r, want)
+	}
+	log := filepath.Join(c.Bundle, "log")
+	c.Flags = []string{"--log", log, "--log-format", "json"}
+	if r := c.verb("run", "--bundle", c.Bundle, c.ID); r.Status != 0 {
+		t.Errorf("%+v", r)
+	}
+	var entry struct{ Level, Msg string }
+	if err := json.Unmarshal([]byte(readFile(t, log)), &entry); err != nil || entry.Level != "warning" || !strings.HasSuffix(entry.Msg+"\n", want) {
+		t.Errorf("the log has %+v, %v", entry, err)
 	}
 }
 

@@ -1,0 +1,122 @@
+package resctrl
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// tree is a directory in place of the file system, which hardly any machine has. It doesn't fill new directories, so
+// classes that are to be written to are there before, as others would have made them.
+func tree(t *testing.T, classes ...string) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, class := range append(classes, ".") {
+		if err := os.MkdirAll(filepath.Join(root, class, "mon_groups"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		put(t, filepath.Join(root, class, "schemata"), "    L3:0=7ff;1=07f\n    MB:0= 100;1=100\n")
+	}
+	return root
+}
+
+func put(t *testing.T, file, content string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func content(t *testing.T, path ...string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestClassOfTheContainer(t *testing.T) {
+	root := tree(t)
+	g, err := Create(root, "box", &specs.LinuxIntelRdt{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Add(42); err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, root, "box", "tasks"); got != "42" {
+		t.Errorf("tasks: %q", got)
+	}
+	if _, err := Create(root, "box", &specs.LinuxIntelRdt{}); err == nil {
+		t.Error("a second container has the same class")
+	}
+	if err := os.Remove(filepath.Join(root, "box", "tasks")); err != nil { // as the kernel does with the directory
+		t.Fatal(err)
+	}
+	if err := g.Delete(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "box")); err == nil {
+		t.Error("the class is left")
+	}
+	if err := g.Delete(); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
+func TestClassOfOthers(t *testing.T) {
+	root := tree(t, "gold")
+	wanted := &specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3:1=7F", MemBwSchema: "MB:0=100", Schemata: []string{"L3:0=f"}}
+	g, err := Create(root, "box", wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, root, "gold", "schemata"); got != "L3:0=f\n" { // each line is a write of its own, and here a file
+		t.Errorf("schemata: %q", got)
+	}
+	if err := g.Update(root, "L3:0=3", ""); err != nil || content(t, root, "gold", "schemata") != "L3:0=3\n" {
+		t.Errorf("update: %v", err)
+	}
+	if err := g.Delete(); err != nil {
+		t.Fatal(err)
+	}
+	content(t, root, "gold", "schemata")
+}
+
+func TestDefaultClass(t *testing.T) {
+	root := tree(t)
+	before := content(t, root, "schemata")
+	g, err := Create(root, "box", &specs.LinuxIntelRdt{ClosID: "/", EnableMonitoring: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Add(7); err != nil {
+		t.Fatal(err)
+	}
+	if content(t, root, "tasks") != "7" || content(t, root, "mon_groups", "box", "tasks") != "7" || content(t, root, "schemata") != before {
+		t.Error("the process is not in the default class alone")
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for want, wanted := range map[string]specs.LinuxIntelRdt{
+		"cannot find the class of field linux.intelRdt.closID": {ClosID: "none"},
+		"field linux.intelRdt.l3CacheSchema: the class":        {ClosID: "gold", L3CacheSchema: "L3:0=1"},
+		"field linux.intelRdt.memBwSchema: the class":          {ClosID: "gold", MemBwSchema: "MB:2=100"},
+		"cannot create the monitoring group":                   {ClosID: "gold", EnableMonitoring: true},
+	} {
+		root := tree(t, "gold")
+		if wanted.EnableMonitoring {
+			if err := os.Mkdir(filepath.Join(root, "gold", "mon_groups", "box"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := Create(root, "box", &wanted); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}

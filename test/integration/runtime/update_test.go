@@ -1,0 +1,95 @@
+package runtime_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// limitFile returns what a file of the container's cgroup says, by its name on cgroup v1 (with its hierarchy) or v2.
+func (c *container) limitFile(v1, v2 string) string {
+	c.t.Helper()
+	if onV2(c.t) {
+		return strings.TrimSpace(readFile(c.t, filepath.Join("/sys/fs/cgroup/berth-test", c.ID, v2)))
+	}
+	hierarchy, file, _ := strings.Cut(v1, "/")
+	return strings.TrimSpace(readFile(c.t, filepath.Join("/sys/fs/cgroup", hierarchy, "berth-test", c.ID, file)))
+}
+
+// TestUpdate changes every limit that the machine's cgroups have, by its flag.
+func TestUpdate(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.start()
+	for _, test := range []struct {
+		flags      []string
+		v1, wantV1 string
+		v2, wantV2 string
+	}{
+		{flags: []string{"--pids-limit", "77"}, v1: "pids/pids.max", wantV1: "77", v2: "pids.max", wantV2: "77"},
+		{flags: []string{"--memory", "64m"}, v1: "memory/memory.limit_in_bytes", wantV1: "67108864", v2: "memory.max", wantV2: "67108864"},
+		{flags: []string{"--memory", "134217728"}, v1: "memory/memory.limit_in_bytes", wantV1: "134217728", v2: "memory.max", wantV2: "134217728"},
+		{
+			flags: []string{"--memory-reservation", "32MiB"}, v1: "memory/memory.soft_limit_in_bytes", wantV1: "33554432",
+			v2: "memory.low", wantV2: "33554432",
+		},
+		{flags: []string{"--cpu-share", "512"}, v1: "cpu/cpu.shares", wantV1: "512", v2: "cpu.weight", wantV2: "59"},
+		{
+			flags: []string{"--cpu-period", "50000", "--cpu-quota", "25000"}, v1: "cpu/cpu.cfs_quota_us", wantV1: "25000",
+			v2: "cpu.max", wantV2: "25000 50000",
+		},
+		{flags: []string{"--cpuset-cpus", "0", "--cpuset-mems", "0"}, v1: "cpuset/cpuset.cpus", wantV1: "0", v2: "cpuset.cpus", wantV2: "0"},
+		{flags: []string{"--cpu-idle", "1"}, v1: "cpu/cpu.idle", wantV1: "1", v2: "cpu.idle", wantV2: "1"},
+	} {
+		c.must(append(append([]string{"update"}, test.flags...), c.ID)...)
+		want := test.wantV1
+		if onV2(t) {
+			want = test.wantV2
+		}
+		if got := c.limitFile(test.v1, test.v2); got != want {
+			t.Errorf("%v: %q, want %q", test.flags, got, want)
+		}
+	}
+}
+
+func TestUpdateFromJSON(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.start()
+	file := filepath.Join(c.Bundle, "resources.json")
+	if err := os.WriteFile(file, []byte(`{"pids": {"limit": 55}, "new": 1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := c.verb("update", "--resources", file, "--pids-limit", "99", c.ID)
+	if want := "field new: there is no such field, it is ignored\n"; r.Status != 0 || !strings.HasSuffix(r.Stderr, want) {
+		t.Errorf("%+v, want %q", r, want)
+	}
+	if got := c.limitFile("pids/pids.max", "pids.max"); got != "55" {
+		t.Errorf("pids.max is %s", got)
+	}
+	command := c.command("update", "-r", "-", c.ID)
+	command.Stdin = strings.NewReader(`{"pids": {"limit": 56}}`)
+	if r := execute(t, command); r.Status != 0 || c.limitFile("pids/pids.max", "pids.max") != "56" {
+		t.Errorf("from stdin: %+v", r)
+	}
+}
+
+func TestUpdateRefuses(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.start()
+	for want, args := range map[string][]string{
+		"update needs a limit to change":         {},
+		"it is not a number of bytes":            {"--memory", "much"},
+		`"mm" is not a unit`:                     {"--memory", "5mm"},
+		"it is out of range":                     {"--memory", "99999999999g"},
+		"it has no class of service":             {"--l3-cache-schema", "L3:0=1"},
+		"cannot read resources":                  {"-r", "/nonexistent"},
+		"field cpu.shares: it must be":           {"-r", "/dev/fd/0"},
+		"exactly one argument, the container's ": {"--pids-limit", "3", "more"},
+	} {
+		command := c.command(append(append([]string{"update"}, args...), c.ID)...)
+		command.Stdin = strings.NewReader(`{"cpu": {"shares": "many"}}`)
+		if r := execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, want) || strings.Count(r.Stderr, "\n") != 1 {
+			t.Errorf("%v: %+v, want %q", args, r, want)
+		}
+	}
+}
