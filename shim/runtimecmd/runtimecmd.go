@@ -142,7 +142,8 @@ func failure(name string, call Call, status int) error {
 	switch {
 	case strings.Contains(said, "does not exist"):
 		return errdefs.As(errdefs.ErrNotFound, err)
-	case strings.Contains(said, "not running"), strings.Contains(said, "process already finished"):
+	case strings.Contains(said, "not running"), strings.Contains(said, "process already finished"),
+		strings.Contains(strings.ToLower(said), "no such process"): // it ended while the runtime was at work
 		return errdefs.As(errdefs.ErrNotFound, err)
 	case strings.Contains(said, "not implemented"), strings.Contains(said, "unknown command"):
 		return errdefs.As(errdefs.ErrUnimplemented, err)

@@ -57,6 +57,7 @@ func testFailure(t *testing.T, reap *reaper.Reaper, call Call) {
 	}{
 		{`{"level":"warning","msg":"careful"}\n{"level":"error","msg":"it broke"}`, nil, "it broke"},
 		{`{"level":"error","msg":"container does not exist"}`, errdefs.ErrNotFound, "does not exist"},
+		{`{"level":"error","msg":"cannot kill: No such process"}`, errdefs.ErrNotFound, "cannot kill"},
 		{`{"level":"error","msg":"\"update\" is not implemented"}`, errdefs.ErrUnimplemented, "update"},
 		{`no json`, nil, "status 5"},
 		{``, nil, "status 5"},
