@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const rounds = 12
+const rounds = 10
 
 // exchange swaps two names as fast as it can until the returned function is called.
 func exchange(t testing.TB, one, other string) (stop func()) {
@@ -69,7 +69,7 @@ func TestExchangedMountPoints(t *testing.T) {
 		}
 		return good, last
 	}
-	for _, target := range []string{"/", h.Dir, "/proc/self/root" + h.Dir, upwards + h.Dir[1:]} {
+	for _, target := range []string{"/", "/proc/self/root" + h.Dir, upwards + h.Dir[1:]} {
 		good, seen := attack(t, "", target)
 		if seen.Stdout != "" {
 			t.Errorf("a link to %s: the container sees the host: %+v", target, seen)
