@@ -25,6 +25,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
+	notify := readiness()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: options.level}))
 	locks, err := lockDirectories(options.root, options.state)
 	if err != nil {
@@ -63,6 +64,9 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	if err := d.containers.Restore(ctx); err != nil {
 		log.Error("cannot restore everything of an earlier berthd", "error", err)
+	}
+	if err := notify(); err != nil {
+		log.Error(err.Error())
 	}
 	debug.FreeOSMemory() // what starting took is not needed again
 	return grpcserve.ServeListeners(ctx, listeners, log, func(r grpc.ServiceRegistrar) { d.services().Register(ctx, r) })
