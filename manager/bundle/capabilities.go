@@ -73,6 +73,12 @@ func capabilitySets(security *berthv1.Security, privileged, root bool) (*specs.L
 	return sets, nil
 }
 
+// CheckCapabilities refuses names that no kernel knows, and what berthd can't give.
+func CheckCapabilities(security *berthv1.Security) error {
+	_, err := capabilityList(security, security.GetPrivileged())
+	return err
+}
+
 func capabilityList(security *berthv1.Security, privileged bool) ([]string, error) {
 	all, err := availableCapabilities()
 	if err != nil {

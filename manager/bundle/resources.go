@@ -3,6 +3,7 @@ package bundle
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -64,6 +65,8 @@ func checkResources(asked *berthv1.Resources) error {
 		return invalidResource("memory_swappiness %d is not between 0 and 100", asked.GetMemorySwappiness())
 	case asked.GetNanoCpus() < 0:
 		return invalidResource("nano_cpus %d is negative", asked.GetNanoCpus())
+	case asked.GetNanoCpus() > int64(runtime.NumCPU())*1e9:
+		return invalidResource("%g CPUs are asked for, and the host has %d", float64(asked.GetNanoCpus())/1e9, runtime.NumCPU())
 	case asked.GetNanoCpus() > 0 && (period > 0 || quota > 0):
 		return invalidResource("nano_cpus together with cpu_period or cpu_quota")
 	case period > 0 && (period < 1000 || period > 1000000):

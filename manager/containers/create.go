@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -30,6 +31,12 @@ func (s *Service) Create(ctx context.Context, name string, spec *berthv1.Contain
 	image, err := s.cfg.Images.Resolve(ctx, spec.GetImage())
 	if err != nil {
 		return nil, err
+	}
+	if wanted := spec.GetPlatform(); wanted != nil {
+		err := image.CheckPlatform(&ocispec.Platform{OS: wanted.GetOs(), Architecture: wanted.GetArchitecture(), Variant: wanted.GetVariant()})
+		if err != nil {
+			return nil, err
+		}
 	}
 	message, err := s.describe(spec, image)
 	if err != nil {

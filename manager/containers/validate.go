@@ -56,6 +56,9 @@ func (s *Service) validate(name string, spec *berthv1.ContainerSpec) error {
 	if _, err := bundle.Resources(spec.GetResources()); err != nil {
 		return err
 	}
+	if err := bundle.CheckCapabilities(spec.GetSecurity()); err != nil {
+		return err
+	}
 	if err := s.checkNamespaces(spec); err != nil {
 		return err
 	}

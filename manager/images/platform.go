@@ -35,6 +35,15 @@ func choosePlatform(manifests []ocispec.Descriptor, wanted *ocispec.Platform) (o
 		describe(target), cmp.Or(strings.Join(slices.Compact(offered), ", "), "none")))
 }
 
+// CheckPlatform refuses an image that is here for another platform than the wanted one. Nil: whatever is here will do.
+func (i Image) CheckPlatform(wanted *ocispec.Platform) error {
+	if wanted == nil || rank(ocispec.Descriptor{Platform: &i.Config.Platform}, complete(wanted)) > 0 {
+		return nil
+	}
+	return errdefs.As(errdefs.ErrNotFound, fmt.Errorf("the image %q is here for the platform %s, not for %s",
+		i.Name, describe(i.Config.Platform), describe(complete(wanted))))
+}
+
 // complete fills what is empty with what the host is.
 func complete(wanted *ocispec.Platform) ocispec.Platform {
 	target := ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}

@@ -106,6 +106,9 @@ func (s *Images) InspectImage(ctx context.Context, request *berthv1.InspectImage
 	if err != nil {
 		return nil, err
 	}
+	if err := details.CheckPlatform(platformOf(request.GetPlatform())); err != nil {
+		return nil, err
+	}
 	return &berthv1.InspectImageResponse{Image: imageMessage(details)}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	stats1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	stats2 "github.com/containerd/cgroups/v3/cgroup2/stats"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -23,6 +24,14 @@ func Sample(metrics *anypb.Any, pid uint32) (*berthv1.StatsContainersResponse, e
 	sample, err := decode(metrics)
 	if err != nil {
 		return nil, fmt.Errorf("cannot decode what a container uses: %w", err)
+	}
+	var host unix.Sysinfo_t
+	if err := unix.Sysinfo(&host); err != nil {
+		return nil, fmt.Errorf("cannot tell the host's memory: %w", err)
+	}
+	// Without a limit of its own a container has the host's memory, as docker says it too.
+	if total := host.Totalram * uint64(host.Unit); sample.Memory.Limit == 0 || sample.Memory.Limit > total {
+		sample.Memory.Limit = total
 	}
 	sample.ReadAt = timestamppb.Now()
 	sample.Cpu.OnlineCpus = uint32(runtime.NumCPU())

@@ -5,6 +5,7 @@ import (
 
 	stats1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	stats2 "github.com/containerd/cgroups/v3/cgroup2/stats"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -16,6 +17,16 @@ func pack(t *testing.T, message proto.Message) *anypb.Any {
 		t.Fatal(err)
 	}
 	return &anypb.Any{TypeUrl: string(message.ProtoReflect().Descriptor().FullName()), Value: value}
+}
+
+// hostMemory is what a container without a limit can use.
+func hostMemory(t *testing.T) uint64 {
+	t.Helper()
+	var host unix.Sysinfo_t
+	if err := unix.Sysinfo(&host); err != nil {
+		t.Fatal(err)
+	}
+	return host.Totalram * uint64(host.Unit)
 }
 
 func TestBothVersionsGiveOneSample(t *testing.T) {
@@ -42,7 +53,7 @@ func TestBothVersionsGiveOneSample(t *testing.T) {
 		if cpu := sample.GetCpu(); cpu.GetUsage() != 3000 || cpu.GetUser() != 2000 || cpu.GetKernel() != 1000 || cpu.GetSystemUsage() == 0 {
 			t.Errorf("%s: processors %v", name, cpu)
 		}
-		if memory := sample.GetMemory(); memory.GetUsage() != 70 || memory.GetLimit() != 0 || memory.GetCache() != 40 {
+		if memory := sample.GetMemory(); memory.GetUsage() != 70 || memory.GetLimit() != hostMemory(t) || memory.GetCache() != 40 {
 			t.Errorf("%s: memory %v", name, memory)
 		}
 		if sample.GetPids() != 4 || sample.GetBlockRead() != 5 || sample.GetBlockWritten() != 6 {
