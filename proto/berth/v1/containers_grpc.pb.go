@@ -70,7 +70,7 @@ type ContainersServiceClient interface {
 	PauseContainer(ctx context.Context, in *PauseContainerRequest, opts ...grpc.CallOption) (*PauseContainerResponse, error)
 	// ResumeContainer thaws them. FAILED_PRECONDITION: not paused.
 	ResumeContainer(ctx context.Context, in *ResumeContainerRequest, opts ...grpc.CallOption) (*ResumeContainerResponse, error)
-	// RestartContainer is StopContainer, then StartContainer.
+	// RestartContainer is StopContainer, then StartContainer: it blocks until the process runs again, with their errors.
 	RestartContainer(ctx context.Context, in *RestartContainerRequest, opts ...grpc.CallOption) (*RestartContainerResponse, error)
 	// RemoveContainer deletes a container and all that belongs to it. FAILED_PRECONDITION: it runs and force is not set.
 	RemoveContainer(ctx context.Context, in *RemoveContainerRequest, opts ...grpc.CallOption) (*RemoveContainerResponse, error)
@@ -467,7 +467,7 @@ type ContainersServiceServer interface {
 	PauseContainer(context.Context, *PauseContainerRequest) (*PauseContainerResponse, error)
 	// ResumeContainer thaws them. FAILED_PRECONDITION: not paused.
 	ResumeContainer(context.Context, *ResumeContainerRequest) (*ResumeContainerResponse, error)
-	// RestartContainer is StopContainer, then StartContainer.
+	// RestartContainer is StopContainer, then StartContainer: it blocks until the process runs again, with their errors.
 	RestartContainer(context.Context, *RestartContainerRequest) (*RestartContainerResponse, error)
 	// RemoveContainer deletes a container and all that belongs to it. FAILED_PRECONDITION: it runs and force is not set.
 	RemoveContainer(context.Context, *RemoveContainerRequest) (*RemoveContainerResponse, error)

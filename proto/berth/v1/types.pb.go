@@ -8,6 +8,8 @@
 //   - An error is a gRPC status with the canonical code and one readable sentence. Every call can answer
 //     INVALID_ARGUMENT (the sentence names the field), NOT_FOUND for an object it names, UNIMPLEMENTED (the sentence
 //     names what is absent), and UNAVAILABLE while the daemon shuts down; comments list only what else there is.
+//   - A call answers when its own work is done, and waits for calls that change the same object; it waits for what a
+//     container does only where its comment says so.
 //   - A call that changes something is done or undone when it answers, also if its client has gone away meanwhile.
 //   - Times are UTC. Sizes are bytes. Durations are google.protobuf.Duration.
 
