@@ -79,7 +79,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if !c.alive() { // and so was the process of all these descriptors
 		return nil, c.require("exec in", states...)
 	}
-	program, err := c.execProgram(o, group, entry{pidfd, flags, filter})
+	program, err := c.execProgram(o, group, entry{birth, pidfd, flags, filter})
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +124,7 @@ func (c *Container) cgroupBelow(below string) (cgroup.Cgroup, error) {
 
 // entry is the way into a container's namespaces, and the filter that applies there.
 type entry struct {
+	*namespace.Inside
 	pidfd, flags int
 	filter       compilation
 }
@@ -144,7 +145,7 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 		return nil, err
 	}
 	conf.HoldAttributes(p)
-	namespace.AddSetns(p, into.pidfd, into.flags)
+	into.AddSetns(p, into.pidfd, into.flags)
 	if o.Process.Terminal {
 		slave := terminal.Terminal{Socket: o.Console, Size: o.Process.ConsoleSize}.Add(p, terminal.OpenPtmx(p))
 		conf.Terminal = &slave

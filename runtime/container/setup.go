@@ -178,6 +178,7 @@ func (s *setup) rootfs() rootfs.Config {
 		Spec: s.container.Spec, Bundle: s.container.Bundle, Root: s.container.Rootfs,
 		NoPivot: s.options.NoPivot, OwnUser: s.plan.OwnUser(), CgroupPaths: s.container.Cgroups,
 		CgroupNamespace: (s.plan.New|s.plan.Joined)&unix.CLONE_NEWCGROUP != 0,
+		Detached:        (s.plan.New|s.plan.Joined)&unix.CLONE_NEWNS == 0,
 	}
 	if s.container.Spec.Process.Terminal {
 		made := terminal.Terminal{Socket: s.options.Console, Size: s.container.Spec.Process.ConsoleSize}

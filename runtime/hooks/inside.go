@@ -57,7 +57,7 @@ func runInside(hook specs.Hook, inside Inside) error {
 	defer func() { _ = output.Close() }()
 
 	p := launch.New()
-	namespace.AddSetns(p, pidfd, flags)
+	birth.AddSetns(p, pidfd, flags)
 	dir := inside.State.Bundle
 	if inside.Entered {
 		dir = "/"

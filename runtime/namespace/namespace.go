@@ -101,10 +101,8 @@ func (p *Plan) open(k kind, path string) error {
 
 func (p *Plan) check() error {
 	switch {
-	case (p.New|p.Joined)&unix.CLONE_NEWNS == 0:
-		return fmt.Errorf("linux.namespaces: a container without a mount namespace is not implemented")
 	case p.New&unix.CLONE_NEWUSER != 0 && p.Joined&unix.CLONE_NEWNS != 0:
-		return fmt.Errorf("linux.namespaces: a joined mount namespace with a new user namespace is not implemented")
+		return fmt.Errorf("linux.namespaces: the root of a new user namespace may not mount in the mount namespace %q of another", p.paths[unix.CLONE_NEWNS])
 	case len(p.offsets) > 0 && p.New&unix.CLONE_NEWTIME == 0:
 		return fmt.Errorf("linux.timeOffsets: the container has no new time namespace")
 	}

@@ -2,6 +2,7 @@ package namespace
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -33,22 +34,26 @@ func differing(pid int, wanted []specs.LinuxNamespace) (int, error) {
 	return flags, nil
 }
 
-// AddSetns adds the entering of all namespaces of a process at once. The pid namespace is entered at the fork, and
-// the flags must not have it.
-func AddSetns(program *launch.Program, pidfd, flags int) {
-	if flags == 0 {
-		return
+// AddSetns adds the entering of all namespaces of a process at once, and of its root where no mount namespace brings it
+// along. The pid namespace is entered at the fork, and the flags must not have it.
+func (i *Inside) AddSetns(program *launch.Program, pidfd, flags int) {
+	if flags != 0 {
+		program.Call("join", "the container's namespaces", unix.SYS_SETNS, launch.Int(pidfd), launch.Int(flags))
 	}
-	program.Call("join", "the container's namespaces", unix.SYS_SETNS, launch.Int(pidfd), launch.Int(flags))
 	if flags&unix.CLONE_NEWUSER != 0 {
 		BecomeRoot(program)
+	}
+	if i.root >= 0 {
+		program.Call("enter", "the container's root", unix.SYS_FCHDIR, launch.Int(i.root))
+		program.Call("change the root to", "the container's", unix.SYS_CHROOT, program.String("."))
 	}
 }
 
 // Inside is how a process is born that is to live in the namespaces of another.
 type Inside struct {
 	launch.Birth
-	fds []int
+	fds  []int
+	root int // descriptor of the process's root if the container has no mount namespace, or -1
 }
 
 // BirthIn returns how a process comes into the namespaces that a configuration gives the process pid: born in its pid
@@ -58,22 +63,31 @@ func BirthIn(pid int, wanted []specs.LinuxNamespace) (*Inside, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	inside := &Inside{Birth: launch.Birth{CgroupFD: -1}}
+	inside := &Inside{Birth: launch.Birth{CgroupFD: -1}, root: -1}
+	if !slices.ContainsFunc(wanted, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }) {
+		path := fmt.Sprintf("/proc/%d/root", pid)
+		if inside.root, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return nil, 0, fmt.Errorf("cannot open the container's root %q: %w", path, err)
+		}
+		inside.fds = []int{inside.root}
+	}
 	if flags&unix.CLONE_NEWPID == 0 {
 		return inside, flags, nil
 	}
 	path := fmt.Sprintf("/proc/%d/ns/pid", pid)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
+		inside.Close()
 		return nil, 0, fmt.Errorf("cannot open namespace %q: %w", path, err)
 	}
+	inside.fds = append(inside.fds, fd)
 	within, err := Enter(unix.CLONE_NEWPID, fd, path)
 	if err != nil {
-		_ = unix.Close(fd)
+		inside.Close()
 		return nil, 0, err
 	}
 	inside.Within = []launch.Namespace{within}
-	inside.fds = []int{fd, within.OwnFD}
+	inside.fds = append(inside.fds, within.OwnFD)
 	return inside, flags &^ unix.CLONE_NEWPID, nil
 }
 

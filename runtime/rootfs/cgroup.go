@@ -26,21 +26,22 @@ func (b *Builder) cgroupMount(m specs.Mount, o options) error {
 	readOnly := o.set & unix.MOUNT_ATTR_RDONLY
 	o.set &^= readOnly
 	top := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Destination}, options{set: o.set, superBlock: []string{"mode=755"}})
-	b.attach(m, top, b.target(m.Destination, true))
-	o.set |= readOnly
-	for _, h := range hierarchies(b.config.CgroupPaths) {
-		at := m
-		at.Destination = path.Join(m.Destination, h.name)
-		b.cgroupHierarchy(at, o, h)
+	p, all := b.program, hierarchies(b.config.CgroupPaths)
+	for _, h := range all {
+		p.Call("create directory", fmt.Sprintf("%q", path.Join(m.Destination, h.name)), unix.SYS_MKDIRAT, top, p.String(h.name), launch.Int(0o755))
 		for _, alias := range h.aliases {
-			dir := b.directory(m.Destination)
-			b.program.Call("create link", fmt.Sprintf("%q", path.Join(m.Destination, alias)), unix.SYS_SYMLINKAT,
-				b.program.String(h.name), dir, b.program.String(alias)).Tolerate(unix.EEXIST)
-			b.closeUnlessRoot(dir)
+			p.Call("create link", fmt.Sprintf("%q", path.Join(m.Destination, alias)), unix.SYS_SYMLINKAT, p.String(h.name), top, p.String(alias))
 		}
 	}
 	b.setAttributes(top, m.Destination, attributeChange{set: readOnly})
-	b.program.Close(top)
+	b.attach(m, top, b.target(m.Destination, true))
+	p.Close(top)
+	o.set |= readOnly
+	for _, h := range all {
+		at := m
+		at.Destination = path.Join(m.Destination, h.name)
+		b.cgroupHierarchy(at, o, h)
+	}
 	return nil
 }
 

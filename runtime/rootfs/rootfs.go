@@ -21,6 +21,10 @@ type Config struct {
 	NoPivot bool   // move the root instead of pivot_root, for a host that runs from an initramfs
 	OwnUser bool   // the container has a user namespace of its own: devices are bound, not made
 
+	// Detached keeps the root out of the tree of mounts, for a container without a mount namespace: else its mounts would be
+	// the host's. The kernel takes them away with the last process that has this root.
+	Detached bool
+
 	CgroupPaths     map[string]string // the container's cgroup by controller, "" for cgroup v2
 	CgroupNamespace bool
 
@@ -104,15 +108,20 @@ func (b *Builder) Fill() error {
 // openRoot adds the cutting of ties with the host's mounts, and the mount that will be the container's root.
 func (b *Builder) openRoot() {
 	p := b.program
-	host := attributeChange{propagation: unix.MS_SLAVE, recursive: true}
-	attr := &unix.MountAttr{Propagation: host.propagation}
-	p.Call("separate", "the host's mounts from the container's", unix.SYS_MOUNT_SETATTR, launch.Cwd, p.String("/"),
-		launch.Int(unix.AT_RECURSIVE), launch.Pin(p, attr), launch.Int(unsafe.Sizeof(*attr)))
+	if !b.config.Detached {
+		attr := &unix.MountAttr{Propagation: unix.MS_SLAVE}
+		p.Call("separate", "the host's mounts from the container's", unix.SYS_MOUNT_SETATTR, launch.Cwd, p.String("/"),
+			launch.Int(unix.AT_RECURSIVE), launch.Pin(p, attr), launch.Int(unsafe.Sizeof(*attr)))
+	}
 	quoted := fmt.Sprintf("root file system %q", b.config.Root)
 	at := p.Call("open", quoted, unix.SYS_OPENAT, launch.Cwd, p.String(b.config.Root), launch.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), launch.Int(0)).Result()
 	b.root = p.Call("open", quoted, unix.SYS_OPEN_TREE, at, b.empty,
 		launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|emptyPath)).Result()
-	b.moveTo(b.root, at).Explain(func(errno unix.Errno) error { return fmt.Errorf("cannot mount %s: %w", quoted, errno) })
+	if b.config.Detached {
+		b.setAttributes(b.root, "/", attributeChange{propagation: unix.MS_PRIVATE, recursive: true}) // or mounts would reach the host
+	} else {
+		b.moveTo(b.root, at).Explain(func(errno unix.Errno) error { return fmt.Errorf("cannot mount %s: %w", quoted, errno) })
+	}
 	p.Close(at)
 }
 
@@ -122,10 +131,13 @@ func (b *Builder) enter() error {
 	quoted := fmt.Sprintf("root file system %q", b.config.Root)
 	dot := p.String(".")
 	p.Call("enter", quoted, unix.SYS_FCHDIR, b.root)
-	if b.config.NoPivot {
+	switch {
+	case b.config.Detached:
+		p.Call("change the root to", quoted, unix.SYS_CHROOT, dot)
+	case b.config.NoPivot:
 		p.Call("move", quoted, unix.SYS_MOVE_MOUNT, b.root, b.empty, launch.Cwd, p.String("/"), launch.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
 		p.Call("change the root to", quoted, unix.SYS_CHROOT, dot)
-	} else {
+	default:
 		// The old root ends up on top of the new one, at the same place, and is taken away from there.
 		p.Call("pivot to", quoted, unix.SYS_PIVOT_ROOT, dot, dot)
 		p.Call("detach", "the host's mounts", unix.SYS_UMOUNT2, dot, launch.Int(unix.MNT_DETACH))

@@ -7,16 +7,6 @@ import (
 	"testing"
 )
 
-// limitFile returns what a file of the container's cgroup says, by its name on cgroup v1 (with its hierarchy) or v2.
-func (c *container) limitFile(v1, v2 string) string {
-	c.t.Helper()
-	if onV2(c.t) {
-		return strings.TrimSpace(readFile(c.t, filepath.Join("/sys/fs/cgroup/berth-test", c.ID, v2)))
-	}
-	hierarchy, file, _ := strings.Cut(v1, "/")
-	return strings.TrimSpace(readFile(c.t, filepath.Join("/sys/fs/cgroup", hierarchy, "berth-test", c.ID, file)))
-}
-
 // TestUpdate changes every limit that the machine's cgroups have, by its flag.
 func TestUpdate(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
@@ -46,7 +36,7 @@ func TestUpdate(t *testing.T) {
 		if onV2(t) {
 			want = test.wantV2
 		}
-		if got := c.limitFile(test.v1, test.v2); got != want {
+		if got := c.cgroupFile(test.v1, test.v2); got != want {
 			t.Errorf("%v: %q, want %q", test.flags, got, want)
 		}
 	}
@@ -63,12 +53,12 @@ func TestUpdateFromJSON(t *testing.T) {
 	if want := "field new: there is no such field, it is ignored\n"; r.Status != 0 || !strings.HasSuffix(r.Stderr, want) {
 		t.Errorf("%+v, want %q", r, want)
 	}
-	if got := c.limitFile("pids/pids.max", "pids.max"); got != "55" {
+	if got := c.cgroupFile("pids/pids.max", "pids.max"); got != "55" {
 		t.Errorf("pids.max is %s", got)
 	}
 	command := c.command("update", "-r", "-", c.ID)
 	command.Stdin = strings.NewReader(`{"pids": {"limit": 56}}`)
-	if r := execute(t, command); r.Status != 0 || c.limitFile("pids/pids.max", "pids.max") != "56" {
+	if r := execute(t, command); r.Status != 0 || c.cgroupFile("pids/pids.max", "pids.max") != "56" {
 		t.Errorf("from stdin: %+v", r)
 	}
 }
