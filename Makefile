@@ -4,7 +4,9 @@ export GOTOOLCHAIN := auto
 TOOLS := $(CURDIR)/.cache/tools
 export PATH := $(TOOLS):$(PATH):/usr/local/go/bin:/usr/lib/go-1.23/bin
 # grpcnotrace: without it gRPC brings net/http pages of traces and html/template along, 3 MB of berthd.
-GO_BUILD := go build -trimpath -tags grpcnotrace -ldflags='-s -w'
+# Programs tell the commit they are built from, where git can be asked.
+VCS := $(shell git status --porcelain >/dev/null 2>&1 && echo true || echo false)
+GO_BUILD := go build -trimpath -buildvcs=$(VCS) -tags grpcnotrace -ldflags='-s -w'
 BINARIES := bin/berth bin/berthd bin/containerd-shim-berth-v2 bin/berth-runtime bin/berth-cni bin/berth-contentstore bin/berth-snapshotter bin/berth-init
 GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' 2>/dev/null) go.mod go.sum
 # What some tests drive or compare with. They skip with a reason where it is missing.

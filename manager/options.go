@@ -75,7 +75,7 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	set.Var(&o.insecureRegistries, "insecure-registry", "`host` of a registry to speak plain HTTP with; can be given several times")
 	set.StringVar(&o.cgroupParent, "cgroup-parent", "berth", "`cgroup` that holds those of the containers")
 	set.BoolVar(&showVersion, "version", false, "print the version and exit")
-	if err := set.Parse(args); err != nil {
+	if err := grpcserve.ParseFlags(set, args, stdout); err != nil {
 		return o, err
 	}
 	if showVersion {

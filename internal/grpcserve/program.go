@@ -34,7 +34,7 @@ func NewFlags(name, root, address string) *Flags {
 
 // Parse reads the command line. It returns flag.ErrHelp if it has printed what was asked for, and nothing is left to do.
 func (f *Flags) Parse(args []string, stdout io.Writer) error {
-	if err := f.Set.Parse(args); err != nil {
+	if err := ParseFlags(f.Set, args, stdout); err != nil {
 		return err
 	}
 	if f.Set.NArg() > 0 {
@@ -45,6 +45,21 @@ func (f *Flags) Parse(args []string, stdout io.Writer) error {
 			return err
 		}
 		return flag.ErrHelp
+	}
+	return nil
+}
+
+// ParseFlags makes of a flag that is wrong one sentence, instead of the sentence and all that the program takes, and writes
+// help that was asked for to stdout. Then it returns flag.ErrHelp.
+func ParseFlags(set *flag.FlagSet, args []string, stdout io.Writer) error {
+	set.SetOutput(io.Discard)
+	switch err := set.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		set.SetOutput(stdout)
+		set.Usage()
+		return err
+	case err != nil:
+		return fmt.Errorf("%w (%s --help lists the flags)", err, set.Name())
 	}
 	return nil
 }
