@@ -138,3 +138,13 @@ func readFile(t testing.TB, path string) string {
 	}
 	return strings.TrimSpace(string(content))
 }
+
+func TestSeccompDefaultErrno(t *testing.T) {
+	c := newContainer(t).shell("unshare -U true")
+	c.Spec.Linux.Seccomp = dockerProfile(t)
+	number := uint(unix.EXDEV)
+	c.Spec.Linux.Seccomp.DefaultErrnoRet = &number
+	if r := c.run(); r.Status == 0 || !strings.Contains(strings.ToLower(r.Stderr), unix.EXDEV.Error()) {
+		t.Errorf("%+v", r)
+	}
+}

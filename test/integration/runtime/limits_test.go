@@ -1,0 +1,107 @@
+package runtime_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestMoreResources(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	memory := &specs.LinuxMemory{Limit: pointer(int64(64 << 20)), Swap: pointer(int64(96 << 20))}
+	if !onV2(t) {
+		memory.KernelTCP, memory.Swappiness, memory.DisableOOMKiller = pointer(int64(8<<20)), pointer(uint64(7)), pointer(true)
+	}
+	c.Spec.Linux.Resources = &specs.LinuxResources{
+		Memory: memory,
+		CPU:    &specs.LinuxCPU{Quota: pointer(int64(20000)), Period: pointer(uint64(50000)), Burst: pointer(uint64(10000))},
+	}
+	c.start()
+	c.checkLimits([]limited{
+		{"memory/memory.memsw.limit_in_bytes", "memory.swap.max", "100663296", "33554432"},
+		{"memory/memory.kmem.tcp.limit_in_bytes", "", "8388608", ""},
+		{"memory/memory.swappiness", "", "7", ""},
+		{"cpu/cpu.cfs_burst_us", "cpu.max.burst", "10000", "10000"},
+	})
+	if !onV2(t) && !strings.Contains(c.cgroupFile("memory/memory.oom_control", ""), "oom_kill_disable 1") {
+		t.Error("the OOM killer is on")
+	}
+}
+
+// TestCheckBeforeUpdate: a limit below what is used would end the container, and is refused if that is asked for.
+func TestCheckBeforeUpdate(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.start()
+	command := c.command("update", "-r", "-", c.ID)
+	command.Stdin = strings.NewReader(`{"memory": {"limit": 4096, "checkBeforeUpdate": true}}`)
+	if r := execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, "memory") {
+		t.Errorf("%+v", r)
+	}
+	c.wantStatus("running")
+}
+
+// blockDevice returns the numbers of a whole disk, or skips.
+func blockDevice(t *testing.T) (major, minor int64) {
+	t.Helper()
+	for line := range strings.Lines(readFile(t, "/proc/partitions")) {
+		var blocks int64
+		var name string
+		if n, _ := fmt.Sscan(line, &major, &minor, &blocks, &name); n == 4 && minor == 0 {
+			return major, minor
+		}
+	}
+	t.Skip("there is no disk")
+	return 0, 0
+}
+
+func TestThrottledDevices(t *testing.T) {
+	major, minor := blockDevice(t)
+	limit := func(rate uint64) []specs.LinuxThrottleDevice {
+		d := specs.LinuxThrottleDevice{Rate: rate}
+		d.Major, d.Minor = major, minor
+		return []specs.LinuxThrottleDevice{d}
+	}
+	c := newContainer(t, "sleep", "1000")
+	c.Spec.Linux.Resources = &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
+		ThrottleReadBpsDevice: limit(1 << 20), ThrottleWriteBpsDevice: limit(2 << 20), ThrottleReadIOPSDevice: limit(300), ThrottleWriteIOPSDevice: limit(400),
+	}}
+	c.start()
+	device := fmt.Sprintf("%d:%d ", major, minor)
+	c.checkLimits([]limited{
+		{"blkio/blkio.throttle.read_bps_device", "io.max", device + "1048576", device + "rbps=1048576 wbps=2097152 riops=300 wiops=400"},
+		{"blkio/blkio.throttle.write_bps_device", "", device + "2097152", ""},
+		{"blkio/blkio.throttle.read_iops_device", "", device + "300", ""},
+		{"blkio/blkio.throttle.write_iops_device", "", device + "400", ""},
+	})
+}
+
+// TestResourcesOfOtherMachines: what the kernel or its disks can't do is an error that names the field.
+func TestResourcesOfOtherMachines(t *testing.T) {
+	wantedWeight := specs.LinuxWeightDevice{LeafWeight: pointer(uint16(300))}
+	wantedWeight.Major = 7
+	for want, change := range map[string]func(*specs.LinuxResources){
+		"linux.resources.network.classID": func(r *specs.LinuxResources) { r.Network = &specs.LinuxNetwork{ClassID: pointer(uint32(5))} },
+		"linux.resources.network.priorities": func(r *specs.LinuxResources) {
+			r.Network = &specs.LinuxNetwork{Priorities: []specs.LinuxInterfacePriority{{Name: "lo", Priority: 3}}}
+		},
+		"linux.resources.blockIO.leafWeight": func(r *specs.LinuxResources) {
+			r.BlockIO = &specs.LinuxBlockIO{LeafWeight: pointer(uint16(300))}
+		},
+		"linux.resources.blockIO.weightDevice": func(r *specs.LinuxResources) {
+			r.BlockIO = &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{wantedWeight}}
+		},
+	} {
+		c := newContainer(t, "true")
+		change(c.Spec.Linux.Resources)
+		if r := c.run(); r.Status == 0 {
+			t.Logf("this machine has %s", want)
+			continue
+		}
+		if onV2(t) && strings.Contains(want, "network") {
+			want = "linux.resources.network"
+		}
+		c.refused(want)
+	}
+}
