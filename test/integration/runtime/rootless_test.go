@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // asUser makes a command that of an ordinary user.
@@ -20,39 +22,50 @@ func asUser(command *exec.Cmd, dir string) *exec.Cmd {
 	return command
 }
 
-func TestRootless(t *testing.T) {
-	c := newContainer(t)
+// rootless is a container's bundle that belongs to an ordinary user, and a copy of the runtime that the user may execute.
+type rootless struct {
+	*container
+	binary, config string
+	spec           specs.Spec
+}
+
+func newRootless(t *testing.T) *rootless {
+	t.Helper()
+	c := &rootless{container: newContainer(t)}
 	if output, err := exec.Command("chown", "-R", "1000:1000", c.Rootfs, filepath.Dir(c.Rootfs), c.Bundle).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}
-	binary := filepath.Join(c.Bundle, "runtime") // the checkout may be root's alone
+	c.binary = filepath.Join(c.Bundle, "runtime") // the checkout may be root's alone
 	content, err := os.ReadFile(runtimeBinary(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(binary, content, 0o755); err != nil {
+	if err := os.WriteFile(c.binary, content, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	run := func(args ...string) outcome {
-		return execute(t, asUser(exec.Command(binary, args...), c.Bundle))
-	}
-	if r := run("spec", "--rootless"); r.Status != 0 {
+	if r := c.as("spec", "--rootless"); r.Status != 0 {
 		t.Fatalf("spec --rootless: %+v", r)
 	}
-	config := filepath.Join(c.Bundle, "config.json")
-	content, err = os.ReadFile(config)
-	if err != nil {
+	c.config = filepath.Join(c.Bundle, "config.json")
+	if err := json.Unmarshal([]byte(readFile(t, c.config)), &c.spec); err != nil {
 		t.Fatal(err)
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(content, &spec); err != nil {
-		t.Fatal(err)
-	}
-	spec.Root.Path = c.Rootfs
-	spec.Process.Terminal = false
-	spec.Process.Args = []string{"sh", "-c", "id -u; tr -s ' ' < /proc/self/uid_map; echo x > /dev/null && echo devices; touch /new 2>/dev/null || echo read-only"}
-	writeJSON(t, config, spec)
-	r := run("run", c.ID)
+	c.spec.Root.Path = c.Rootfs
+	c.spec.Process.Terminal = false
+	return c
+}
+
+// as executes the runtime as the user.
+func (c *rootless) as(args ...string) outcome {
+	c.t.Helper()
+	return execute(c.t, asUser(exec.Command(c.binary, args...), c.Bundle))
+}
+
+func TestRootless(t *testing.T) {
+	c := newRootless(t)
+	c.spec.Process.Args = []string{"sh", "-c", "id -u; tr -s ' ' < /proc/self/uid_map; echo x > /dev/null && echo devices; touch /new 2>/dev/null || echo read-only"}
+	writeJSON(t, c.config, c.spec)
+	r := c.as("run", c.ID)
 	if r.Status != 0 {
 		t.Fatalf("run: %+v", r)
 	}
@@ -60,7 +73,46 @@ func TestRootless(t *testing.T) {
 	if left, _ := os.ReadDir(filepath.Join(c.Bundle, "berth-runtime")); len(left) > 0 {
 		t.Errorf("%v is left", left)
 	}
-	if r := run("list"); r.Status != 0 || strings.Contains(r.Stdout, c.ID) {
+	if r := c.as("list"); r.Status != 0 || strings.Contains(r.Stdout, c.ID) {
 		t.Errorf("list: %+v", r)
+	}
+}
+
+// TestRootlessRanges: more users than one come from newuidmap and newgidmap, by what /etc/subuid and /etc/subgid allow.
+// In a mount namespace of its own the test has its own files there, and a name for the user.
+func TestRootlessRanges(t *testing.T) {
+	for _, helper := range []string{"newuidmap", "newgidmap", "unshare", "setpriv"} {
+		testenv.Peer(t, helper)
+	}
+	c := newRootless(t)
+	c.spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 500000, Size: 1000}}
+	c.spec.Linux.GIDMappings = c.spec.Linux.UIDMappings
+	c.spec.Process.User = specs.User{UID: 5, GID: 6, AdditionalGids: []uint32{7}}
+	c.spec.Process.Args = []string{"sh", "-c", "id -u; id -G; tr -s ' ' < /proc/self/uid_map"}
+	writeJSON(t, c.config, c.spec)
+	file := func(name, content string) string {
+		path := filepath.Join(c.Bundle, name)
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	passwd := file("passwd", "bertha:x:1000:1000::/:/bin/sh\n"+readFile(t, "/etc/passwd"))
+	for allowed, want := range map[string]string{"bertha:500000:65536\n": "5\n6 7\n 0 1000 1\n 1 500000 1000\n", "bertha:700000:65536\n": ""} {
+		ranges := file("ranges", allowed)
+		script := "mount --bind " + passwd + " /etc/passwd && mount --bind " + ranges + " /etc/subuid && mount --bind " + ranges + " /etc/subgid && " +
+			"exec setpriv --reuid 1000 --regid 1000 --clear-groups " + c.binary + " run " + c.ID
+		command := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script)
+		command.Dir, command.Env = c.Bundle, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR=" + c.Bundle}
+		r := execute(t, command)
+		switch {
+		case want != "" && (r.Status != 0 || r.Stdout != want):
+			t.Errorf("ranges %q: %+v, want %q", allowed, r, want)
+		case want == "" && (r.Status == 0 || !strings.Contains(r.Stderr, "cannot apply linux.gidMappings: newgidmap: ")):
+			t.Errorf("ranges that are not the user's: %+v", r)
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Join(c.Bundle, "berth-runtime")); len(left) > 0 {
+		t.Errorf("%v is left", left)
 	}
 }
