@@ -77,7 +77,7 @@ type Memory struct {
 
 // MemoryEntry is one kind of memory, with the number of times that its limit was hit.
 type MemoryEntry struct {
-	Limit   uint64 `json:"limit,omitempty"`
+	Limit   uint64 `json:"limit"`
 	Usage   uint64 `json:"usage,omitempty"`
 	Max     uint64 `json:"max,omitempty"`
 	Failcnt uint64 `json:"failcnt"`

@@ -36,7 +36,7 @@ func TestStatsHaveTheFieldsOfRunc(t *testing.T) {
 	}
 	have := paths("", got.Data)
 	for _, path := range paths("", want.Data) {
-		sometimes := strings.HasPrefix(path, "/blkio") || strings.Contains(path, "memory/cache") || strings.HasSuffix(path, "/usage/max") || strings.HasPrefix(path, "/memory/kernel") && onV2(t)
+		sometimes := strings.HasPrefix(path, "/blkio") || strings.Contains(path, "memory/cache") || strings.HasSuffix(path, "/usage/max")
 		if !slices.Contains(have, path) && !sometimes {
 			t.Errorf("runc has %s and berth has not", path)
 		}
