@@ -7,7 +7,8 @@ hack/install-deps.sh docker.io podman conmon iptables linux-perf >&2
 work=$(mktemp -d)
 hugetlb=''
 finish() {
-	[ -z "$hugetlb" ] || { umount /sys/fs/cgroup/hugetlb; rmdir /sys/fs/cgroup/hugetlb; }
+	# A hierarchy lives on without its mount while it has groups.
+	[ -z "$hugetlb" ] || { find /sys/fs/cgroup/hugetlb -mindepth 1 -depth -type d -exec rmdir {} \;; umount /sys/fs/cgroup/hugetlb; rmdir /sys/fs/cgroup/hugetlb; }
 	rm -rf "$work"
 }
 trap finish EXIT

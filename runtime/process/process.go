@@ -55,6 +55,7 @@ func Add(p *launch.Program, c Config) error {
 		return err
 	}
 	c.addTerminal(p)
+	addSignals(p)
 	c.addDirectoryAndUser(p)
 	path, err := c.addLookup(p)
 	if err != nil {

@@ -145,8 +145,9 @@ func cgroupParent(t *testing.T, name string) string {
 			t.Fatal(err)
 		}
 		for _, dir := range append(dirs, "/sys/fs/cgroup"+parent) {
-			// Podman leaves the cgroup of its monitors below it.
-			if out, err := exec.Command("sh", "-c", `test ! -d "$0" || find "$0" -depth -type d -exec rmdir {} +`, dir).CombinedOutput(); err != nil {
+			// Podman leaves the cgroup of its monitors below it, and crun writes plain files where a hierarchy that the
+			// kernel names is not mounted.
+			if out, err := exec.Command("sh", "-c", `test ! -d "$0" || if [ "$(stat -f -c %T "$0")" = tmpfs ]; then rm -r "$0"; else find "$0" -depth -type d -exec rmdir {} +; fi`, dir).CombinedOutput(); err != nil {
 				t.Errorf("cannot remove cgroup %s: %v: %s", dir, err, out)
 			}
 		}

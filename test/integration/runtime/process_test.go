@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,6 +54,15 @@ func TestPersonality(t *testing.T) {
 	if out == "x86_64" || out == "aarch64" {
 		t.Errorf("uname -m is %s", out)
 	}
+}
+
+// nohup ignores SIGHUP, make a signal of the C library: neither is the container's affair.
+func TestIgnoredSignalsEndWithTheRuntime(t *testing.T) {
+	c := newContainer(t).shell("grep SigIgn /proc/self/status")
+	c.writeConfig()
+	runtime := c.command("run", "--bundle", c.Bundle, c.ID)
+	ran := execute(t, exec.Command("sh", append([]string{"-c", `trap '' HUP USR1 RTMIN; exec "$@"`, "sh"}, runtime.Args...)...))
+	wantEqual(t, ran.Stdout, "SigIgn:\t0000000000000000\n")
 }
 
 func TestUserWithoutAccessToTheDirectory(t *testing.T) {
