@@ -58,10 +58,10 @@ func TestPersonality(t *testing.T) {
 
 // nohup ignores SIGHUP, make a signal of the C library: neither is the container's affair.
 func TestIgnoredSignalsEndWithTheRuntime(t *testing.T) {
-	c := newContainer(t).shell("grep SigIgn /proc/self/status")
+	c := newContainer(t, "grep", "SigIgn", "/proc/self/status")
 	c.writeConfig()
 	runtime := c.command("run", "--bundle", c.Bundle, c.ID)
-	ran := execute(t, exec.Command("sh", append([]string{"-c", `trap '' HUP USR1 RTMIN; exec "$@"`, "sh"}, runtime.Args...)...))
+	ran := execute(t, exec.Command("sh", append([]string{"-c", `trap "" HUP USR1; exec "$@"`, "sh"}, runtime.Args...)...))
 	wantEqual(t, ran.Stdout, "SigIgn:\t0000000000000000\n")
 }
 
