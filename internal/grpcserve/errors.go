@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/grpcstatus"
 )
 
 // Registrar registers services with r so that their methods' errors leave as Status makes them.
@@ -56,32 +56,16 @@ func Status(err error) error {
 	return status.Error(code(err), err.Error())
 }
 
+// code is that of the class, or else of what the system says.
 func code(err error) codes.Code {
-	for _, c := range []struct {
-		class error
-		code  codes.Code
-	}{
-		{errdefs.ErrNotFound, codes.NotFound},
-		{errdefs.ErrAlreadyExists, codes.AlreadyExists},
-		{errdefs.ErrInvalidArgument, codes.InvalidArgument},
-		{errdefs.ErrFailedPrecondition, codes.FailedPrecondition},
-		{errdefs.ErrUnavailable, codes.Unavailable},
-		{errdefs.ErrUnimplemented, codes.Unimplemented},
-		{errdefs.ErrPermissionDenied, codes.PermissionDenied},
-		{errdefs.ErrUnauthenticated, codes.Unauthenticated},
-		{errdefs.ErrAborted, codes.Aborted},
-		{errdefs.ErrDataLoss, codes.DataLoss},
-		{errdefs.ErrResourceExhausted, codes.ResourceExhausted},
-		{context.Canceled, codes.Canceled},
-		{context.DeadlineExceeded, codes.DeadlineExceeded},
-		{syscall.ENOSPC, codes.ResourceExhausted},
-		{syscall.EDQUOT, codes.ResourceExhausted},
-		{syscall.EFBIG, codes.ResourceExhausted},
-		{fs.ErrPermission, codes.PermissionDenied},
-	} {
-		if errors.Is(err, c.class) {
-			return c.code
-		}
+	if class := grpcstatus.Code(err); class != codes.Unknown {
+		return class
+	}
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+		return codes.ResourceExhausted
+	case errors.Is(err, fs.ErrPermission):
+		return codes.PermissionDenied
 	}
 	return codes.Unknown
 }

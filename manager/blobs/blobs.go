@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/grpcstatus"
 )
 
 // Labels that content stores know.
@@ -58,23 +59,23 @@ const transfersID = "berth-transfers"
 func (s *Store) Start(ctx context.Context) error {
 	leases, err := s.leases.List(WithNamespace(ctx), &leasesapi.ListRequest{})
 	if err != nil {
-		return FromStatus(err)
+		return grpcstatus.Error(err)
 	}
 	for _, lease := range leases.GetLeases() {
 		if lease.GetID() == transfersID {
 			continue
 		}
 		if _, err := s.leases.Delete(WithNamespace(ctx), &leasesapi.DeleteRequest{ID: lease.GetID()}); err != nil && status.Code(err) != codes.NotFound {
-			return FromStatus(err)
+			return grpcstatus.Error(err)
 		}
 	}
 	_, err = s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{ID: transfersID})
 	if status.Code(err) != codes.AlreadyExists {
-		return FromStatus(err)
+		return grpcstatus.Error(err)
 	}
 	list, err := s.leases.ListResources(WithNamespace(ctx), &leasesapi.ListResourcesRequest{ID: transfersID})
 	if err != nil {
-		return FromStatus(err)
+		return grpcstatus.Error(err)
 	}
 	for _, resource := range list.GetResources() {
 		if resource.GetType() != "content" {
@@ -108,7 +109,7 @@ func (s *Store) Lease(ctx context.Context) (*Lease, error) {
 	expires := time.Now().Add(leaseLifetime).UTC().Format(time.RFC3339)
 	response, err := s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{Labels: map[string]string{expireLabel: expires}})
 	if err != nil {
-		return nil, fmt.Errorf("cannot create a lease: %w", FromStatus(err))
+		return nil, fmt.Errorf("cannot create a lease: %w", grpcstatus.Error(err))
 	}
 	return &Lease{store: s, id: response.GetLease().GetID()}, nil
 }
@@ -124,7 +125,7 @@ func (l *Lease) Add(ctx context.Context, d digest.Digest) error {
 		ID: l.id, Resource: &leasesapi.Resource{ID: d.String(), Type: "content"},
 	})
 	if err != nil {
-		return fmt.Errorf("cannot add %s to a lease: %w", d, FromStatus(err))
+		return fmt.Errorf("cannot add %s to a lease: %w", d, grpcstatus.Error(err))
 	}
 	return nil
 }
@@ -134,7 +135,7 @@ func (l *Lease) drop(ctx context.Context, d digest.Digest) error {
 		ID: l.id, Resource: &leasesapi.Resource{ID: d.String(), Type: "content"},
 	})
 	if err != nil && status.Code(err) != codes.NotFound {
-		return fmt.Errorf("cannot drop %s from a lease: %w", d, FromStatus(err))
+		return fmt.Errorf("cannot drop %s from a lease: %w", d, grpcstatus.Error(err))
 	}
 	return nil
 }
@@ -145,7 +146,7 @@ func (l *Lease) Delete(ctx context.Context) error {
 	defer cancel()
 	_, err := l.store.leases.Delete(WithNamespace(ctx), &leasesapi.DeleteRequest{ID: l.id, Sync: true})
 	if err != nil && status.Code(err) != codes.NotFound {
-		return fmt.Errorf("cannot delete a lease: %w", FromStatus(err))
+		return fmt.Errorf("cannot delete a lease: %w", grpcstatus.Error(err))
 	}
 	return nil
 }
@@ -164,7 +165,7 @@ func (s *Store) Collect(ctx context.Context) error {
 func (s *Store) Info(ctx context.Context, d digest.Digest) (*contentapi.Info, error) {
 	response, err := s.content.Info(WithNamespace(ctx), &contentapi.InfoRequest{Digest: d.String()})
 	if err != nil {
-		return nil, fmt.Errorf("cannot find content %s: %w", d, FromStatus(err))
+		return nil, fmt.Errorf("cannot find content %s: %w", d, grpcstatus.Error(err))
 	}
 	return response.GetInfo(), nil
 }
@@ -176,7 +177,7 @@ func (s *Store) SetLabel(ctx context.Context, d digest.Digest, key, value string
 		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + key}},
 	})
 	if err != nil {
-		return fmt.Errorf("cannot label content %s: %w", d, FromStatus(err))
+		return fmt.Errorf("cannot label content %s: %w", d, grpcstatus.Error(err))
 	}
 	return nil
 }
@@ -185,7 +186,7 @@ func (s *Store) SetLabel(ctx context.Context, d digest.Digest, key, value string
 func (s *Store) List(ctx context.Context, visit func(*contentapi.Info)) error {
 	stream, err := s.content.List(WithNamespace(ctx), &contentapi.ListContentRequest{})
 	if err != nil {
-		return fmt.Errorf("cannot list content: %w", FromStatus(err))
+		return fmt.Errorf("cannot list content: %w", grpcstatus.Error(err))
 	}
 	for {
 		response, err := stream.Recv()
@@ -193,7 +194,7 @@ func (s *Store) List(ctx context.Context, visit func(*contentapi.Info)) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("cannot list content: %w", FromStatus(err))
+			return fmt.Errorf("cannot list content: %w", grpcstatus.Error(err))
 		}
 		for _, info := range response.GetInfo() {
 			visit(info)
@@ -205,7 +206,7 @@ func (s *Store) List(ctx context.Context, visit func(*contentapi.Info)) error {
 func (s *Store) AbortBefore(ctx context.Context, before time.Time) error {
 	response, err := s.content.ListStatuses(WithNamespace(ctx), &contentapi.ListStatusesRequest{})
 	if err != nil {
-		return fmt.Errorf("cannot list transfers: %w", FromStatus(err))
+		return fmt.Errorf("cannot list transfers: %w", grpcstatus.Error(err))
 	}
 	var errs []error
 	for _, transfer := range response.GetStatuses() {
@@ -219,7 +220,7 @@ func (s *Store) AbortBefore(ctx context.Context, before time.Time) error {
 func (s *Store) abort(ctx context.Context, ref string) error {
 	_, err := s.content.Abort(WithNamespace(ctx), &contentapi.AbortRequest{Ref: ref})
 	if err != nil && status.Code(err) != codes.NotFound {
-		return fmt.Errorf("cannot abort transfer %q: %w", ref, FromStatus(err))
+		return fmt.Errorf("cannot abort transfer %q: %w", ref, grpcstatus.Error(err))
 	}
 	return nil
 }
@@ -230,7 +231,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest, offset int64) (io.Rea
 	stream, err := s.content.Read(ctx, &contentapi.ReadContentRequest{Digest: d.String(), Offset: offset})
 	if err != nil {
 		cancel()
-		return nil, fmt.Errorf("cannot read content %s: %w", d, FromStatus(err))
+		return nil, fmt.Errorf("cannot read content %s: %w", d, grpcstatus.Error(err))
 	}
 	return &reader{digest: d, stream: stream, cancel: cancel}, nil
 }
@@ -249,7 +250,7 @@ func (r *reader) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		if err != nil {
-			return 0, fmt.Errorf("cannot read content %s: %w", r.digest, FromStatus(err))
+			return 0, fmt.Errorf("cannot read content %s: %w", r.digest, grpcstatus.Error(err))
 		}
 		r.rest = response.GetData()
 	}

@@ -9,10 +9,9 @@ import (
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/grpcstatus"
 )
 
 // chunkSize is how much goes into one message: far below gRPC's limit of 4 MiB, and large against its fixed cost.
@@ -62,7 +61,7 @@ func (l *Lease) ingest(ctx context.Context, t Transfer) (resumed bool, err error
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(closePatience, cancel) })()
 	stream, err := l.store.content.Write(l.store.transfers().Context(lasting))
 	if err != nil {
-		return false, fmt.Errorf("cannot write content %s: %w", t.Descriptor.Digest, FromStatus(err))
+		return false, fmt.Errorf("cannot write content %s: %w", t.Descriptor.Digest, grpcstatus.Error(err))
 	}
 	w := &ingest{Transfer: t, ref: fmt.Sprintf("blob-%s-%d", t.Descriptor.Digest, t.Descriptor.Size), stream: stream}
 	err = w.run(ctx)
@@ -147,11 +146,11 @@ func (w *ingest) copy(ctx context.Context) error {
 // send makes one request and takes its response, which says how much the store has.
 func (w *ingest) send(request *contentapi.WriteContentRequest) error {
 	if err := w.stream.Send(request); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("cannot write content %s: %w", w.Descriptor.Digest, FromStatus(err))
+		return fmt.Errorf("cannot write content %s: %w", w.Descriptor.Digest, grpcstatus.Error(err))
 	}
 	response, err := w.stream.Recv() // after an EOF of Send, this is what tells why
 	if err != nil {
-		return fmt.Errorf("cannot write content %s: %w", w.Descriptor.Digest, FromStatus(err))
+		return fmt.Errorf("cannot write content %s: %w", w.Descriptor.Digest, grpcstatus.Error(err))
 	}
 	w.offset = response.GetOffset()
 	return nil
@@ -169,32 +168,4 @@ func (w *ingest) close() {
 
 func (w *ingest) dataLoss(what string) error {
 	return errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("content %s %s", w.Descriptor.Digest, what))
-}
-
-// FromStatus turns a gRPC status into an error of its class with the status's sentence alone.
-func FromStatus(err error) error {
-	s, ok := status.FromError(err)
-	if err == nil || !ok {
-		return err
-	}
-	classes := map[codes.Code]error{
-		codes.NotFound:           errdefs.ErrNotFound,
-		codes.AlreadyExists:      errdefs.ErrAlreadyExists,
-		codes.InvalidArgument:    errdefs.ErrInvalidArgument,
-		codes.FailedPrecondition: errdefs.ErrFailedPrecondition,
-		codes.Unavailable:        errdefs.ErrUnavailable,
-		codes.Unimplemented:      errdefs.ErrUnimplemented,
-		codes.PermissionDenied:   errdefs.ErrPermissionDenied,
-		codes.Unauthenticated:    errdefs.ErrUnauthenticated,
-		codes.Aborted:            errdefs.ErrAborted,
-		codes.DataLoss:           errdefs.ErrDataLoss,
-		codes.ResourceExhausted:  errdefs.ErrResourceExhausted,
-		codes.Canceled:           context.Canceled,
-		codes.DeadlineExceeded:   context.DeadlineExceeded,
-	}
-	sentence := errors.New(s.Message())
-	if class, known := classes[s.Code()]; known {
-		return errdefs.As(class, sentence)
-	}
-	return sentence
 }

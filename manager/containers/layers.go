@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/grpcstatus"
 	"github.com/berthd/berth/manager/blobs"
 	"github.com/berthd/berth/manager/bundle"
 	"github.com/berthd/berth/manager/rootfs"
@@ -34,7 +35,7 @@ func (s *Service) prepareSnapshot(ctx context.Context, c *container) error {
 		Labels: map[string]string{ownerLabel: c.id, rootLabel: time.Now().UTC().Format(time.RFC3339)},
 	})
 	if err != nil {
-		return fmt.Errorf("cannot make the container's writable layer: %w", blobs.FromStatus(err))
+		return fmt.Errorf("cannot make the container's writable layer: %w", grpcstatus.Error(err))
 	}
 	return nil
 }
@@ -42,14 +43,14 @@ func (s *Service) prepareSnapshot(ctx context.Context, c *container) error {
 func (s *Service) snapshotMounts(ctx context.Context, id string) ([]*types.Mount, error) {
 	response, err := s.cfg.Snapshots.Mounts(blobs.WithNamespace(ctx), &snapshotsapi.MountsRequest{Snapshotter: s.cfg.Snapshotter, Key: id})
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the container's writable layer: %w", blobs.FromStatus(err))
+		return nil, fmt.Errorf("cannot use the container's writable layer: %w", grpcstatus.Error(err))
 	}
 	return response.GetMounts(), nil
 }
 
 func (s *Service) removeSnapshot(ctx context.Context, id string) error {
 	_, err := s.cfg.Snapshots.Remove(blobs.WithNamespace(ctx), &snapshotsapi.RemoveSnapshotRequest{Snapshotter: s.cfg.Snapshotter, Key: id})
-	if err = ignoreNotFound(blobs.FromStatus(err)); err != nil {
+	if err = ignoreNotFound(grpcstatus.Error(err)); err != nil {
 		return fmt.Errorf("cannot remove the container's writable layer: %w", err)
 	}
 	return nil
@@ -71,7 +72,7 @@ func (s *Service) ownedSnapshots(ctx context.Context) ([]string, error) {
 		}
 	}
 	if !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("cannot list snapshots: %w", blobs.FromStatus(err))
+		return nil, fmt.Errorf("cannot list snapshots: %w", grpcstatus.Error(err))
 	}
 	return keys, nil
 }

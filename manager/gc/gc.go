@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/grpcstatus"
 	"github.com/berthd/berth/manager/blobs"
 	"github.com/berthd/berth/manager/unpack"
 )
@@ -142,7 +143,7 @@ func (c *Collector) collectSnapshots(ctx context.Context, live Live) (freed int6
 		}
 	}
 	_, err = c.cfg.Snapshots.Cleanup(blobs.WithNamespace(ctx), &snapshotsapi.CleanupRequest{Snapshotter: c.cfg.Snapshotter})
-	err = blobs.FromStatus(err)
+	err = grpcstatus.Error(err)
 	if err != nil && !errors.Is(err, errdefs.ErrUnimplemented) {
 		return freed, fmt.Errorf("cannot clean up after snapshots: %w", err)
 	}
@@ -154,7 +155,7 @@ func (c *Collector) collectSnapshots(ctx context.Context, live Live) (freed int6
 func (c *Collector) deadSnapshots(ctx context.Context, live Live) (map[string]bool, error) {
 	stream, err := c.cfg.Snapshots.List(blobs.WithNamespace(ctx), &snapshotsapi.ListSnapshotsRequest{Snapshotter: c.cfg.Snapshotter})
 	if err != nil {
-		return nil, fmt.Errorf("cannot list snapshots: %w", blobs.FromStatus(err))
+		return nil, fmt.Errorf("cannot list snapshots: %w", grpcstatus.Error(err))
 	}
 	dead := map[string]bool{}
 	for {
@@ -163,7 +164,7 @@ func (c *Collector) deadSnapshots(ctx context.Context, live Live) (map[string]bo
 			return dead, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot list snapshots: %w", blobs.FromStatus(err))
+			return nil, fmt.Errorf("cannot list snapshots: %w", grpcstatus.Error(err))
 		}
 		for _, info := range response.GetInfo() {
 			name := info.GetName()
@@ -185,7 +186,7 @@ func (c *Collector) removeSnapshot(ctx context.Context, key string) (size int64,
 		size = usage.GetSize()
 	}
 	_, err = c.cfg.Snapshots.Remove(ctx, &snapshotsapi.RemoveSnapshotRequest{Snapshotter: c.cfg.Snapshotter, Key: key})
-	err = blobs.FromStatus(err)
+	err = grpcstatus.Error(err)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return 0, nil
 	}

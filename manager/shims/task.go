@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 	"syscall"
@@ -13,12 +12,11 @@ import (
 	taskstate "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/grpcstatus"
 )
 
 type timestamp = timestamppb.Timestamp
@@ -228,28 +226,5 @@ func fromShim(err error) error {
 	if errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, ttrpc.ErrServerClosed) {
 		return errdefs.As(errdefs.ErrUnavailable, errors.New("the shim is gone"))
 	}
-	answer, ok := status.FromError(err)
-	if !ok {
-		return err
-	}
-	message := errors.New(answer.Message())
-	switch answer.Code() {
-	case codes.NotFound:
-		return errdefs.As(errdefs.ErrNotFound, message)
-	case codes.AlreadyExists:
-		return errdefs.As(errdefs.ErrAlreadyExists, message)
-	case codes.InvalidArgument:
-		return errdefs.As(errdefs.ErrInvalidArgument, message)
-	case codes.FailedPrecondition:
-		return errdefs.As(errdefs.ErrFailedPrecondition, message)
-	case codes.Unimplemented:
-		return errdefs.As(errdefs.ErrUnimplemented, message)
-	case codes.Unavailable:
-		return errdefs.As(errdefs.ErrUnavailable, message)
-	case codes.Canceled:
-		return fmt.Errorf("%w", context.Canceled)
-	case codes.DeadlineExceeded:
-		return fmt.Errorf("%w", context.DeadlineExceeded)
-	}
-	return message
+	return grpcstatus.Error(err)
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/grpcstatus"
 	"github.com/berthd/berth/manager/blobs"
 	"github.com/berthd/berth/manager/mounts"
 )
@@ -65,7 +66,7 @@ func ChainID(diffIDs []digest.Digest) string {
 // Exists tells whether a chain of layers is unpacked.
 func (u *Unpacker) Exists(ctx context.Context, chainID string) (bool, error) {
 	_, err := u.Snapshots.Stat(blobs.WithNamespace(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: u.Snapshotter, Key: chainID})
-	err = blobs.FromStatus(err)
+	err = grpcstatus.Error(err)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return false, nil
 	}
@@ -88,7 +89,7 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 		Snapshotter: u.Snapshotter, Key: key, Parent: layer.Parent,
 	})
 	if err != nil {
-		return "", fmt.Errorf("cannot prepare a snapshot for layer %s: %w", layer.Descriptor.Digest, blobs.FromStatus(err))
+		return "", fmt.Errorf("cannot prepare a snapshot for layer %s: %w", layer.Descriptor.Digest, grpcstatus.Error(err))
 	}
 	undo.Add(func(ctx context.Context) error { return u.remove(ctx, key) })
 	root, err := mounts.Open(prepared.GetMounts())
@@ -104,7 +105,7 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 		return "", fmt.Errorf("cannot unpack layer %s: %w", layer.Descriptor.Digest, err)
 	}
 	_, err = u.Snapshots.Commit(blobs.WithNamespace(ctx), &snapshotsapi.CommitSnapshotRequest{Snapshotter: u.Snapshotter, Name: chainID, Key: key})
-	err = blobs.FromStatus(err)
+	err = grpcstatus.Error(err)
 	if errors.Is(err, errdefs.ErrAlreadyExists) { // somebody else was faster
 		return chainID, u.remove(ctx, key)
 	}
@@ -116,7 +117,7 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 
 func (u *Unpacker) remove(ctx context.Context, key string) error {
 	_, err := u.Snapshots.Remove(blobs.WithNamespace(ctx), &snapshotsapi.RemoveSnapshotRequest{Snapshotter: u.Snapshotter, Key: key})
-	err = blobs.FromStatus(err)
+	err = grpcstatus.Error(err)
 	if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
 		return fmt.Errorf("cannot remove snapshot %q: %w", key, err)
 	}
@@ -130,7 +131,7 @@ func (u *Unpacker) Sizes(ctx context.Context, diffIDs []digest.Digest) ([]int64,
 		key := ChainID(diffIDs[:i+1])
 		usage, err := u.Snapshots.Usage(blobs.WithNamespace(ctx), &snapshotsapi.UsageRequest{Snapshotter: u.Snapshotter, Key: key})
 		if err != nil {
-			return nil, fmt.Errorf("cannot measure snapshot %s: %w", key, blobs.FromStatus(err))
+			return nil, fmt.Errorf("cannot measure snapshot %s: %w", key, grpcstatus.Error(err))
 		}
 		sizes[i] = usage.GetSize()
 	}

@@ -4,16 +4,14 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
 
 	"github.com/containerd/ttrpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/grpcstatus"
 	"github.com/berthd/berth/shim/events"
 	"github.com/berthd/berth/shim/memory"
 	"github.com/berthd/berth/shim/process"
@@ -82,31 +80,10 @@ func method[Request, Response any](s *Service, call func(context.Context, *Reque
 		}
 		response, err := call(ctx, request)
 		if err != nil {
-			return nil, status.Error(code(err), err.Error())
+			return nil, status.Error(grpcstatus.Code(err), err.Error())
 		}
 		return response, nil
 	}
-}
-
-// code is the class of an error.
-func code(err error) codes.Code {
-	for _, c := range []struct {
-		class error
-		code  codes.Code
-	}{
-		{errdefs.ErrNotFound, codes.NotFound},
-		{errdefs.ErrAlreadyExists, codes.AlreadyExists},
-		{errdefs.ErrInvalidArgument, codes.InvalidArgument},
-		{errdefs.ErrFailedPrecondition, codes.FailedPrecondition},
-		{errdefs.ErrUnimplemented, codes.Unimplemented},
-		{context.Canceled, codes.Canceled},
-		{context.DeadlineExceeded, codes.DeadlineExceeded},
-	} {
-		if errors.Is(err, c.class) {
-			return c.code
-		}
-	}
-	return codes.Unknown
 }
 
 // Serve answers requests until Shutdown was called or ctx ends.
