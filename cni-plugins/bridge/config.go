@@ -33,7 +33,7 @@ type refused struct {
 	MacSpoofChk   bool   `json:"macspoofchk"`
 }
 
-func (o refused) check(network string) error {
+func (o refused) Check(network string) error {
 	if o.IPMasqBackend != "" && o.IPMasqBackend != "nftables" {
 		return plugin.Unsupported("network %q: ipMasqBackend %q is not implemented: there is nftables only", network, o.IPMasqBackend)
 	}
@@ -60,13 +60,7 @@ func bridgeOf(r *plugin.Request) (string, error) {
 
 func parse(r *plugin.Request) (*config, error) {
 	conf := &config{Bridge: defaultBridge}
-	var options refused
-	for _, into := range []any{conf, &options} {
-		if err := r.Decode(into); err != nil {
-			return nil, err
-		}
-	}
-	if err := options.check(r.Common.Name); err != nil {
+	if err := r.DecodeSupported(conf, &refused{}); err != nil {
 		return nil, err
 	}
 	if len(conf.Bridge) == 0 || len(conf.Bridge) > 15 {

@@ -39,7 +39,7 @@ type refused struct {
 	FirewalldZone          string `json:"firewalldZone"`
 }
 
-func (o refused) check(network string) error {
+func (o refused) Check(network string) error {
 	switch {
 	case o.Backend != "" && o.Backend != "nftables":
 		return plugin.Unsupported("network %q: firewall backend %q is not implemented: there is nftables only", network, o.Backend)
@@ -53,13 +53,7 @@ func (o refused) check(network string) error {
 
 func parse(r *plugin.Request) (*config, error) {
 	conf := &config{}
-	var options refused
-	for _, into := range []any{conf, &options} {
-		if err := r.Decode(into); err != nil {
-			return nil, err
-		}
-	}
-	if err := options.check(r.Common.Name); err != nil {
+	if err := r.DecodeSupported(conf, &refused{}); err != nil {
 		return nil, err
 	}
 	switch conf.IngressPolicy {

@@ -263,6 +263,19 @@ func (r *Request) Decode(conf any) error {
 	return nil
 }
 
+// Refused holds the keys that a plugin knows and does not honour. Check returns an error if one of them is set.
+type Refused interface{ Check(network string) error }
+
+// DecodeSupported is Decode for a configuration that must set nothing of what is refused.
+func (r *Request) DecodeSupported(conf any, refused Refused) error {
+	for _, into := range []any{conf, refused} {
+		if err := r.Decode(into); err != nil {
+			return err
+		}
+	}
+	return refused.Check(r.Common.Name)
+}
+
 // InvalidConfig returns CNI's error for a network configuration that cannot be honoured.
 func InvalidConfig(format string, args ...any) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")

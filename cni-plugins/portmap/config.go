@@ -30,7 +30,7 @@ type refused struct {
 	ExternalSetMarkChain string   `json:"externalSetMarkChain"`
 }
 
-func (o refused) check(network string) error {
+func (o refused) Check(network string) error {
 	switch {
 	case o.Backend != "" && o.Backend != "nftables":
 		return plugin.Unsupported("network %q: portmap backend %q is not implemented: there is nftables only", network, o.Backend)
@@ -63,13 +63,7 @@ type mapping struct {
 
 func parse(r *plugin.Request) (*config, error) {
 	conf := &config{}
-	var options refused
-	for _, into := range []any{conf, &options} {
-		if err := r.Decode(into); err != nil {
-			return nil, err
-		}
-	}
-	if err := options.check(r.Common.Name); err != nil {
+	if err := r.DecodeSupported(conf, &refused{}); err != nil {
 		return nil, err
 	}
 	var err error

@@ -1,12 +1,13 @@
 package cgroup
 
 import (
+	"bytes"
+	"encoding/binary"
 	"math"
-	"strconv"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berthd/berth/runtime/numbers"
 	"github.com/berthd/berth/runtime/systemd"
 )
 
@@ -109,23 +110,11 @@ func limitNumber(limit int64) uint64 {
 	return uint64(limit)
 }
 
-// bitmap makes bytes, the lowest bits first, of a list such as 0-3,7 that has been checked.
+// bitmap is the mask of a list as systemd takes it: bytes, the lowest bits first, and none that are zero at the end.
 func bitmap(list string) []byte {
-	const most = 8192
 	var bits []byte
-	for part := range strings.SplitSeq(list, ",") {
-		low, high, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		if !isRange {
-			high = low
-		}
-		from, _ := strconv.Atoi(low)
-		to, _ := strconv.Atoi(high)
-		for n := from; n <= to && n < most; n++ {
-			for len(bits) <= n/8 {
-				bits = append(bits, 0)
-			}
-			bits[n/8] |= 1 << (n % 8)
-		}
+	for _, word := range numbers.Mask(list) {
+		bits = binary.LittleEndian.AppendUint64(bits, word)
 	}
-	return bits
+	return bytes.TrimRight(bits, "\x00")
 }
