@@ -71,10 +71,14 @@ func (a *app) explain(err error) error {
 }
 
 // each does something for every name and prints the names for which it worked; the others do not stop it.
-func (a *app) each(names []string, do func(name string) error) error {
+func (a *app) each(ctx context.Context, names []string, do func(conn *client.Client, name string) error) error {
+	conn, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
 	var failed []error
 	for _, name := range names {
-		if err := do(name); err != nil {
+		if err := do(conn, name); err != nil {
 			failed = append(failed, err)
 			continue
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/berthd/berth/cli/client"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -16,11 +17,7 @@ func newKill(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal, by name or number (default SIGKILL)")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		conn, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.each(names, func(name string) error {
+		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Containers.KillContainer(cmd.Context(), &berthv1.KillContainerRequest{Container: name, Signal: signal})
 			return err
 		})

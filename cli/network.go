@@ -116,11 +116,7 @@ func newNetworkRm(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove networks", Args: atLeast(1)}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "No error for a network that does not exist")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		conn, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.each(names, func(name string) error {
+		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Networks.RemoveNetwork(cmd.Context(), &berthv1.RemoveNetworkRequest{Network: name})
 			if force && client.IsNotFound(err) {
 				return nil

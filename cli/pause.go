@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/berthd/berth/cli/client"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -13,11 +14,7 @@ func newPause(a *app) *cobra.Command {
 		Args:              atLeast(1),
 		ValidArgsFunction: a.completeContainers(0, running),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			conn, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.each(names, func(name string) error {
+			return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 				_, err := conn.Containers.PauseContainer(cmd.Context(), &berthv1.PauseContainerRequest{Container: name})
 				return err
 			})
@@ -32,11 +29,7 @@ func newUnpause(a *app) *cobra.Command {
 		Args:              atLeast(1),
 		ValidArgsFunction: a.completeContainers(0, running),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			conn, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.each(names, func(name string) error {
+			return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 				_, err := conn.Containers.ResumeContainer(cmd.Context(), &berthv1.ResumeContainerRequest{Container: name})
 				return err
 			})

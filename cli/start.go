@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/terminal"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -24,15 +25,15 @@ func newStart(a *app) *cobra.Command {
 	set.StringVar(&detachKeys, "detach-keys", "", "Keys that detach (default ctrl-p,ctrl-q)")
 	set.BoolVar(&sigProxy, "sig-proxy", true, "Pass signals on to the container, with --attach")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		conn, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
 		if !attach && !interactive {
-			return a.each(names, func(name string) error {
+			return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 				_, err := conn.Containers.StartContainer(cmd.Context(), &berthv1.StartContainerRequest{Container: name})
 				return err
 			})
+		}
+		conn, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
 		}
 		if len(names) > 1 {
 			return errors.New("cannot attach to several containers at once")

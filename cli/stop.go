@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berthd/berth/cli/client"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -47,11 +48,7 @@ func newStop(a *app) *cobra.Command {
 	}
 	flags.register(cmd)
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		conn, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.each(names, func(name string) error {
+		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Containers.StopContainer(cmd.Context(),
 				&berthv1.StopContainerRequest{Container: name, Signal: flags.signal, Timeout: flags.timeout()})
 			return err

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/spec"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -23,11 +24,7 @@ func newUpdate(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		conn, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.each(names, func(name string) error {
+		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 			answer, err := conn.Containers.UpdateContainer(cmd.Context(),
 				&berthv1.UpdateContainerRequest{Container: name, Resources: resources, Restart: restart})
 			for _, warning := range answer.GetWarnings() {

@@ -109,11 +109,7 @@ func newVolumeRm(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "rm [OPTIONS] VOLUME [VOLUME...]", Aliases: []string{"remove"}, Short: "Remove volumes", Args: atLeast(1)}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "No error for a volume that does not exist")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		conn, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.each(names, func(name string) error {
+		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Volumes.RemoveVolume(cmd.Context(), &berthv1.RemoveVolumeRequest{Name: name, Force: force})
 			if force && client.IsNotFound(err) {
 				return nil

@@ -1,4 +1,4 @@
-// Package numbers understands lists of processors and memory nodes, such as 0-3,7, which config.Load has checked.
+// Package numbers understands lists of processors and memory nodes, such as 0-3,7, which package config has checked.
 package numbers
 
 import (
