@@ -30,7 +30,8 @@ const (
 )
 
 func (s *Service) prepareSnapshot(ctx context.Context, c *container) error {
-	_, err := s.cfg.Snapshots.Prepare(blobs.WithNamespace(ctx), &snapshotsapi.PrepareSnapshotRequest{
+	// Not given up half way: the snapshot could be made after it was undone.
+	_, err := s.cfg.Snapshots.Prepare(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.PrepareSnapshotRequest{
 		Snapshotter: s.cfg.Snapshotter, Key: c.id, Parent: c.image.parentSnapshot,
 		Labels: map[string]string{ownerLabel: c.id, rootLabel: time.Now().UTC().Format(time.RFC3339)},
 	})

@@ -85,7 +85,8 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
 	key := KeyPrefix + rand.Text() + " " + chainID
-	prepared, err := u.Snapshots.Prepare(blobs.WithNamespace(ctx), &snapshotsapi.PrepareSnapshotRequest{
+	// A call given up half way would leave it open whether the snapshotter goes on to make the snapshot, after it was undone.
+	prepared, err := u.Snapshots.Prepare(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.PrepareSnapshotRequest{
 		Snapshotter: u.Snapshotter, Key: key, Parent: layer.Parent,
 	})
 	if err != nil {
@@ -104,7 +105,7 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 	if err := errors.Join(err, root.Close()); err != nil {
 		return "", fmt.Errorf("cannot unpack layer %s: %w", layer.Descriptor.Digest, err)
 	}
-	_, err = u.Snapshots.Commit(blobs.WithNamespace(ctx), &snapshotsapi.CommitSnapshotRequest{Snapshotter: u.Snapshotter, Name: chainID, Key: key})
+	_, err = u.Snapshots.Commit(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.CommitSnapshotRequest{Snapshotter: u.Snapshotter, Name: chainID, Key: key})
 	err = grpcstatus.Error(err)
 	if errors.Is(err, errdefs.ErrAlreadyExists) { // somebody else was faster
 		return chainID, u.remove(ctx, key)
