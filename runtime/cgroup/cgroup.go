@@ -10,6 +10,7 @@ type Config struct {
 	Path      string                // linux.cgroupsPath
 	Systemd   bool                  // Path is slice:prefix:name
 	Resources *specs.LinuxResources // linux.resources; may be nil
+	Owner     uint32                // the user to whom a cgroup of v2 is delegated; 0 for nobody
 
 	// Planned is told Paths before anything of them is made, so that they are known even if this process is killed.
 	Planned func(paths map[string]string) error

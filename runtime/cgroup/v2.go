@@ -31,8 +31,7 @@ func createV2(config Config) (_ Cgroup, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the runtime's own cgroup: %w", err)
 		}
-		_, own, _ := strings.Cut(string(content), "0::")
-		h.own, _, _ = strings.Cut(own, "\n")
+		h.own = ownV2(string(content))
 	}
 	dir := h.path(config)
 	if dir == mountRoot {
@@ -64,6 +63,11 @@ func createV2(config Config) (_ Cgroup, err error) {
 	if err := c.limit(config.Resources, true); err != nil {
 		return nil, err
 	}
+	if config.Owner != 0 {
+		if err := delegate(dir, config.Owner); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
@@ -76,6 +80,44 @@ func loadV2(dir string) (*v2, error) {
 		return nil, fmt.Errorf("cannot open the cgroup: %w", &os.PathError{Op: "open", Path: dir, Err: err})
 	}
 	return &v2{dir: dir, fd: fd}, nil
+}
+
+// Of opens the cgroup of v2 that a process of the container is in, which may be below the container's own.
+func Of(pid int, paths map[string]string) (Cgroup, error) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the cgroup of the container's process: %w", err)
+	}
+	dir := filepath.Join(mountRoot, ownV2(string(content)))
+	if top, ok := paths[""]; !ok || dir != top && !strings.HasPrefix(dir, top+"/") {
+		return nil, errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("the container's process has left its cgroup, and is in %q", dir))
+	}
+	return loadV2(dir)
+}
+
+// ownV2 is the path in a content of /proc/PID/cgroup.
+func ownV2(content string) string {
+	_, own, _ := strings.Cut(content, "0::")
+	own, _, _ = strings.Cut(own, "\n")
+	return own
+}
+
+// delegate gives a user the directory and what the kernel says has to go with it. The limits stay ours.
+func delegate(dir string, owner uint32) error {
+	files := []string{"cgroup.procs", "cgroup.subtree_control", "cgroup.threads"}
+	if list, err := os.ReadFile("/sys/kernel/cgroup/delegate"); err == nil {
+		files = strings.Fields(string(list))
+	}
+	for _, file := range append(files, ".") {
+		err := os.Chown(filepath.Join(dir, file), int(owner), -1)
+		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist): // a file of a controller that is not here
+		case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0: // an ordinary user can't give to others
+		default:
+			return fmt.Errorf("cannot delegate the cgroup to user %d: %w", owner, err)
+		}
+	}
+	return nil
 }
 
 // enableControllers makes every controller of the host available in dir. Usually all are, as an earlier container in

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
@@ -13,6 +14,12 @@ import (
 
 // unlimited is how the spec says no limit.
 const unlimited = -1
+
+// Limits tells whether resources ask for more than rules for devices.
+func Limits(r *specs.LinuxResources) bool {
+	return r != nil && (r.Memory != nil || r.CPU != nil || r.Pids != nil || r.BlockIO != nil || r.Network != nil ||
+		len(r.HugepageLimits)+len(r.Rdma)+len(r.Unified) > 0)
+}
 
 func unsupported(field, why string) error {
 	return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("%s can't be honoured: %s", field, why))

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -151,13 +152,30 @@ func (c *Created) createClass(undo *cleanup.Stack) error {
 }
 
 // createCgroup returns nil for an ordinary user's container that has not asked for a cgroup: the user has no right to
-// make one unless it was delegated, and then it was asked for.
+// make one unless it was delegated, and then it was asked for. Limits can't be had without one.
 func createCgroup(spec *specs.Spec, o CreateOptions, planned func(paths map[string]string) error) (cgroup.Cgroup, error) {
-	group, err := cgroup.Create(cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources, Planned: planned})
-	if err != nil && os.Geteuid() != 0 && spec.Linux.CgroupsPath == "" && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
+	wanted := cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources, Planned: planned}
+	if owned(spec) {
+		var err error
+		if wanted.Owner, err = namespace.HostUser(spec.Linux, spec.Process.User.UID); err != nil {
+			return nil, err
+		}
+	}
+	group, err := cgroup.Create(wanted)
+	if err != nil && os.Geteuid() != 0 && spec.Linux.CgroupsPath == "" && !cgroup.Limits(spec.Linux.Resources) &&
+		(errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
 		return nil, nil
 	}
 	return group, err
+}
+
+// owned tells whether the container's user is to have its cgroup: if the cgroup is all that the container sees, and it
+// may write there.
+func owned(spec *specs.Spec) bool {
+	own := slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace && n.Path == "" })
+	return own && slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
+		return (m.Type == "cgroup" || m.Type == "cgroup2") && filepath.Clean(m.Destination) == "/sys/fs/cgroup" && !slices.Contains(m.Options, "ro")
+	})
 }
 
 // newContainer makes and locks a container's directory.
@@ -211,7 +229,7 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 	if group != nil {
 		birth.CgroupFD = group.DirFD()
 	}
-	birth.Shared = plan.Simple() && !setup.pausesForHooks()
+	birth.Shared = plan.Simple() && !setup.pauses()
 	hide()
 	if c.process, err = launch.Fork(program, birth); err != nil {
 		return err
@@ -263,14 +281,11 @@ func (c *Created) settle(s *setup) error {
 	if err := c.process.Unless(c.Class.Add(c.Pid)); err != nil {
 		return err
 	}
-	if err := c.process.Unless(netdevice.Move(c.Spec.Linux.NetDevices, c.Pid)); err != nil {
-		return err
-	}
 	if err := c.save(); err != nil {
 		return err
 	}
-	if s.pausesForHooks() {
-		if err := c.createHooks(); err != nil {
+	if s.pauses() {
+		if err := c.pause(); err != nil {
 			return err
 		}
 	}
@@ -278,13 +293,24 @@ func (c *Created) settle(s *setup) error {
 	return err
 }
 
-// createHooks runs the hooks that come when the namespaces are there and the root is not yet entered.
-func (c *Created) createHooks() error {
+// pause does what comes when the namespaces are there and the root is not yet entered.
+func (c *Created) pause() error {
 	if _, err := c.process.Expect(launch.Ready); err != nil {
 		return err
 	}
+	if err := netdevice.Move(c.Spec.Linux.NetDevices, c.Pid); err != nil {
+		return err
+	}
+	if c.Spec.Hooks != nil {
+		if err := c.createHooks(c.Spec.Hooks); err != nil {
+			return err
+		}
+	}
+	return c.process.Release()
+}
+
+func (c *Created) createHooks(list *specs.Hooks) error {
 	state := c.OCIState(specs.StateCreating)
-	list := c.Spec.Hooks
 	//nolint:staticcheck // prestart hooks are deprecated, and still what people have
 	if err := hooks.Run("prestart", list.Prestart, state); err != nil {
 		return err
@@ -292,10 +318,7 @@ func (c *Created) createHooks() error {
 	if err := hooks.Run("createRuntime", list.CreateRuntime, state); err != nil {
 		return err
 	}
-	if err := hooks.RunInside("createContainer", list.CreateContainer, c.inside(c.Spec, state, false)); err != nil {
-		return err
-	}
-	return c.process.Release()
+	return hooks.RunInside("createContainer", list.CreateContainer, c.inside(c.Spec, state, false))
 }
 
 func (c *Container) inside(spec *specs.Spec, state specs.State, entered bool) hooks.Inside {

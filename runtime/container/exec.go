@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -79,20 +80,39 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if !c.alive() { // and so was the process of all these descriptors
 		return nil, c.require("exec in", states...)
 	}
-	program, err := c.execProgram(o, group, entry{birth, pidfd, flags, filter})
-	if err != nil {
-		return nil, err
+	into := entry{birth, pidfd, flags, filter}
+	forked, err := c.fork(o, group, into)
+	if errors.Is(err, unix.EBUSY) && group != nil && o.Cgroup == "" {
+		forked, err = c.forkBeside(o, into)
 	}
-	if group != nil {
-		birth.CgroupFD = group.DirFD()
-	}
-	birth.Shared = flags&unix.CLONE_NEWTIME == 0 // a time namespace is entered by processes with memory of their own
-	hide()
-	forked, err := launch.Fork(program, birth.Birth)
 	if err != nil {
 		return nil, err
 	}
 	return c.execute(spec, forked, o)
+}
+
+func (c *Container) fork(o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Process, error) {
+	program, err := c.execProgram(o, group, into)
+	if err != nil {
+		return nil, err
+	}
+	if group != nil {
+		into.CgroupFD = group.DirFD()
+	}
+	into.Shared = into.flags&unix.CLONE_NEWTIME == 0 // a time namespace is entered by processes with memory of their own
+	hide()
+	return launch.Fork(program, into.Birth)
+}
+
+// forkBeside makes the process a neighbour of the container's first one: no process may be in a cgroup of v2 that hands
+// controllers on, as that of a container does in which there is a systemd.
+func (c *Container) forkBeside(o ExecOptions, into entry) (*launch.Process, error) {
+	group, err := cgroup.Of(c.Pid, c.Cgroups)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = group.Close() }()
+	return c.fork(o, group, into)
 }
 
 // cgroupBelow opens the container's cgroup, or one below it. It is nil for an ordinary user's container that has none.

@@ -57,7 +57,7 @@ func (s *setup) program() (*launch.Program, error) {
 	}
 	s.addKeyring(p)
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
-	if s.pausesForHooks() {
+	if s.pauses() {
 		p.Report(launch.Ready)
 		p.Wait()
 	}
@@ -238,9 +238,13 @@ func ownable(uid uint32) []int {
 	return fds
 }
 
-// pausesForHooks tells whether hooks come between the namespaces and the root.
-func (s *setup) pausesForHooks() bool {
+// pauses tells whether something comes between the namespaces and the root: hooks, or network devices, which have to be
+// there before their settings are written.
+func (s *setup) pauses() bool {
 	h := s.container.Spec.Hooks
+	if len(s.container.Spec.Linux.NetDevices) > 0 {
+		return true
+	}
 	//nolint:staticcheck // prestart hooks are deprecated, and still what people have
 	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 }

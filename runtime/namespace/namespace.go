@@ -69,7 +69,11 @@ func New(linux *specs.Linux) (*Plan, error) {
 			return nil, err
 		}
 	}
-	if err := plan.check(); err != nil {
+	err := plan.check()
+	if path, joined := plan.paths[unix.CLONE_NEWUSER]; joined && err == nil {
+		err = checkJoinedUser(linux, path)
+	}
+	if err != nil {
 		plan.Close()
 		return nil, err
 	}

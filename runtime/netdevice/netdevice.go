@@ -3,6 +3,7 @@
 package netdevice
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -26,36 +27,58 @@ func Move(devices map[string]specs.LinuxNetDevice, pid int) error {
 		return fmt.Errorf("cannot move linux.netDevices: %w", err)
 	}
 	defer inside.close()
+	var passages []passage
 	for name, device := range devices {
-		wanted := device.Name
-		if wanted == "" {
-			wanted = name
+		p := passage{from: name, to: device.Name, pid: pid}
+		if p.to == "" {
+			p.to = name
 		}
-		if err := move(host, inside, passage{name, wanted, pid}); err != nil {
+		if err := p.check(host, inside); err != nil {
 			return fmt.Errorf("cannot move linux.netDevices %q: %w", name, err)
+		}
+		passages = append(passages, p)
+	}
+	for _, p := range passages {
+		if err := p.move(host, inside); err != nil {
+			return fmt.Errorf("cannot move linux.netDevices %q: %w", p.from, err)
 		}
 	}
 	return nil
 }
 
+// passage is the way of a device.
 type passage struct {
 	from, to string
 	pid      int
+	index    int32 // on the host
 }
 
-func move(host, inside *conn, p passage) error {
-	index, err := host.index(p.from)
-	if err != nil {
+// check refuses what can't be before anything has moved: many devices don't come back from a namespace that goes away.
+// The kernel itself would move a device first and find its new name taken then.
+func (p *passage) check(host, inside *conn) (err error) {
+	if p.index, err = host.index(p.from); err != nil {
 		return err
 	}
-	addresses, err := host.addresses(index)
+	_, err = inside.index(p.to)
+	switch {
+	case err == nil:
+		return fmt.Errorf("the container has a device %q already", p.to)
+	case errors.Is(err, errNoDevice):
+		return nil
+	}
+	return err
+}
+
+func (p *passage) move(host, inside *conn) error {
+	addresses, err := host.addresses(p.index)
 	if err != nil {
 		return fmt.Errorf("cannot read its addresses: %w", err)
 	}
-	if err := host.setLink(index, 0, attribute(unix.IFLA_NET_NS_PID, number(uint32(p.pid))), attribute(unix.IFLA_IFNAME, append([]byte(p.to), 0))); err != nil {
+	if err := host.setLink(p.index, 0, attribute(unix.IFLA_NET_NS_PID, number(uint32(p.pid))), attribute(unix.IFLA_IFNAME, append([]byte(p.to), 0))); err != nil {
 		return err
 	}
-	if index, err = inside.index(p.to); err != nil {
+	index, err := inside.index(p.to)
+	if err != nil {
 		return fmt.Errorf("cannot find it as %q: %w", p.to, err)
 	}
 	for _, address := range addresses {

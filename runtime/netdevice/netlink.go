@@ -84,6 +84,8 @@ func parse(messages []byte, each func(kind uint16, body []byte) error) (done boo
 
 func nothing(uint16, []byte) error { return nil }
 
+var errNoDevice = errors.New("there is no such device")
+
 // index finds a device by its name.
 func (c *conn) index(name string) (int32, error) {
 	var found int32
@@ -93,7 +95,7 @@ func (c *conn) index(name string) (int32, error) {
 		return nil
 	})
 	if errors.Is(err, unix.ENODEV) {
-		return 0, errors.New("there is no such device")
+		return 0, errNoDevice
 	}
 	return found, err
 }

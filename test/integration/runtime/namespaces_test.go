@@ -145,23 +145,61 @@ func TestSysctls(t *testing.T) {
 	bad.refused(`"net.does.not.exist"`)
 }
 
-func TestNetDevices(t *testing.T) {
+// withDevices is a command in a network namespace of its own, so that the devices of the machine are left alone: there is
+// a pair of devices, outer with two addresses and other, and another namespace by the name joined.
+func withDevices(t *testing.T, command ...string) *exec.Cmd {
 	unshare := testenv.Peer(t, "unshare")
 	testenv.Peer(t, "ip")
-	c := newContainer(t).shell("ip -o addr show mine; ip -o link show mine | grep -c ,UP; ip -o link show | wc -l")
-	c.Spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"outer": {Name: "mine"}}
-	c.writeConfig()
-	// The devices of the machine are left alone: the runtime sees those of a namespace of its own.
-	run := c.command("run", "--bundle", c.Bundle, c.ID)
-	script := `ip link add outer type veth peer name other && ip addr add 10.99.1.2/24 dev outer && ip addr add fd99::2/64 dev outer nodad && exec "$@"`
-	r := execute(t, exec.Command(unshare, append([]string{"--net", "sh", "-c", script, "sh"}, run.Args...)...))
-	if r.Status != 0 {
-		t.Fatalf("%+v", r)
+	const script = `mount -t tmpfs none /run && ip netns add joined && ip link add outer type veth peer name other &&
+		ip addr add 10.99.1.2/24 dev outer && ip addr add fd99::2/64 dev outer nodad && ip link set outer mtu 1400 && "$@"; status=$?
+		ip -o link show | grep -c ": outer"; exit $status`
+	return exec.Command(unshare, append([]string{"--net", "--mount", "sh", "-c", script, "sh"}, command...)...)
+}
+
+func TestNetDevices(t *testing.T) {
+	for name, namespaces := range map[string][]specs.LinuxNamespace{
+		"new":                              {{Type: specs.NetworkNamespace}},
+		"joined":                           {{Type: specs.NetworkNamespace, Path: "/run/netns/joined"}},
+		"joined, and a new of time":        {{Type: specs.NetworkNamespace, Path: "/run/netns/joined"}, {Type: specs.TimeNamespace}},
+		"new, and owned by a new of users": {{Type: specs.NetworkNamespace}, {Type: specs.UserNamespace}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newContainer(t).shell("ip -o addr show mine; ip -o link show mine | grep -c ,UP; ip -o link show | wc -l; cat /proc/sys/net/ipv4/conf/mine/forwarding")
+			c.Spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"outer": {Name: "mine"}}
+			c.Spec.Linux.Sysctl = map[string]string{"net.ipv4.conf.mine.forwarding": "1"}
+			if len(namespaces) == 2 && namespaces[1].Type == specs.UserNamespace {
+				mapUsers(t, c)
+				namespaces = namespaces[:1]
+			}
+			c.Spec.Linux.Namespaces = append(withoutNamespace(c.Spec, specs.NetworkNamespace), namespaces...)
+			c.writeConfig()
+			r := execute(t, withDevices(t, c.command("run", "--bundle", c.Bundle, c.ID).Args...))
+			for _, want := range []string{"inet 10.99.1.2/24", "inet6 fd99::2/64", "\n1\n2\n1\n0\n"} {
+				if !strings.Contains(r.Stdout, want) {
+					t.Errorf("%+v, want %q", r, want)
+				}
+			}
+		})
 	}
-	for _, want := range []string{"inet 10.99.1.2/24", "inet6 fd99::2/64", "\n1\n2\n"} {
-		wantContains(t, r.Stdout, want)
+}
+
+func TestNetDevicesRefuse(t *testing.T) {
+	for name, test := range map[string]struct {
+		devices map[string]specs.LinuxNetDevice
+		want    string
+	}{
+		"no such device": {map[string]specs.LinuxNetDevice{"outer": {}, "nothing-there": {}}, `"nothing-there": there is no such device`},
+		"a name taken":   {map[string]specs.LinuxNetDevice{"outer": {Name: "lo"}}, `"outer": the container has a device "lo" already`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newContainer(t, "true")
+			c.Spec.Linux.NetDevices = test.devices
+			c.writeConfig()
+			r := execute(t, withDevices(t, c.command("run", "--bundle", c.Bundle, c.ID).Args...))
+			if r.Status == 0 || !strings.Contains(r.Stderr, test.want) || r.Stdout != "1\n" {
+				t.Errorf("%+v, want %q and the device where it was", r, test.want)
+			}
+			c.gone()
+		})
 	}
-	missing := newContainer(t, "true")
-	missing.Spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"nothing-there": {}}
-	missing.refused(`"nothing-there"`)
 }
