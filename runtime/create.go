@@ -5,10 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/container"
@@ -22,7 +20,7 @@ type creation struct {
 }
 
 func (c *creation) define(g *globals, flags *flag.FlagSet) {
-	c.options = container.CreateOptions{Protect: ensureReadOnly, Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Warn: g.warn}
+	c.options = container.CreateOptions{Protect: ensureReadOnly, Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Tolerant: g.tolerant, Warn: g.warn}
 	both(flags.StringVar, &c.options.Bundle, "bundle,b", "`directory` with config.json")
 	flags.StringVar(&c.consoleSocket, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&c.options.PidFile, "pid-file", "", "`file` to write the process's pid to")
@@ -34,17 +32,12 @@ func (c *creation) define(g *globals, flags *flag.FlagSet) {
 
 // connect opens the console socket, if there is one, and looks at what else the caller hands over.
 func (c *creation) connect() error {
-	// A service manager's sockets, as sd_listen_fds(3) has them.
-	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 {
+	// A service manager's sockets, as sd_listen_fds(3) has them: of another process they may be meant for.
+	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
 		c.options.PreserveFDs += n
 		c.options.Env = []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
 	}
-	// And its socket for word that the service is ready, as sd_notify(3) has it: the container gets the socket itself.
-	if socket := os.Getenv("NOTIFY_SOCKET"); filepath.IsAbs(socket) {
-		const inside = "/run/notify/notify.sock"
-		c.options.Env = append(c.options.Env, "NOTIFY_SOCKET="+inside)
-		c.options.Mounts = []specs.Mount{{Destination: inside, Type: "bind", Source: socket, Options: []string{"bind"}}}
-	}
+	c.options.Notify = os.Getenv(notifySocket) != ""
 	if err := checkPreserved(c.options.PreserveFDs); err != nil {
 		return err
 	}
@@ -83,8 +76,17 @@ func (g *globals) create(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	created.Close()
-	return 0, nil
+	defer created.Close()
+	g.note("container %q has process %d", id, created.Pid)
+	return 0, c.checkConsole(created, true)
+}
+
+// checkConsole undoes the creation of a container for which a console socket was given in vain.
+func (c *creation) checkConsole(created *container.Created, detach bool) error {
+	if c.consoleSocket == "" || detach && created.Spec.Process.Terminal {
+		return nil
+	}
+	return errors.Join(errUselessConsole, created.Delete(true))
 }
 
 func (g *globals) start(args []string) (int, error) {
@@ -97,7 +99,16 @@ func (g *globals) start(args []string) (int, error) {
 		return 1, err
 	}
 	defer c.Close()
-	return 0, c.Start()
+	ready, err := listenReady(c)
+	if err != nil {
+		return 1, err
+	}
+	defer ready.close()
+	if err := c.Start(); err != nil {
+		return 1, err
+	}
+	c.Close()
+	return 0, ready.wait(c.Pid)
 }
 
 func (g *globals) run(args []string) (_ int, err error) {
@@ -128,14 +139,24 @@ func (g *globals) run(args []string) (_ int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	g.note("container %q has process %d", id, created.Pid)
+	if err := c.checkConsole(created, detach); err != nil {
+		return 1, err
+	}
+	ready, err := listenReady(created.Container)
+	if err != nil {
+		return 1, errors.Join(err, created.Delete(true))
+	}
+	defer ready.close()
 	if err := errors.Join(front.connect(created.Spec.Process.Terminal), created.Start()); err != nil {
 		return 1, errors.Join(err, created.Remove())
 	}
 	created.Close()
 	if detach {
-		return 0, nil
+		return 0, ready.wait(created.Pid)
 	}
-	status, err := front.wait(created)
+	ready.relay()
+	status, err := front.wait(g, created)
 	if !keep {
 		err = errors.Join(err, created.Remove())
 	}

@@ -19,7 +19,8 @@ type execution struct {
 	process, consoleSocket  string
 	cwd, user               string
 	env, gids, capabilities list
-	tty, detach, nnp        bool
+	tty, detach             bool
+	nnp                     *bool // nil: as the container has it
 	apparmor, label         string
 }
 
@@ -38,36 +39,47 @@ func (g *globals) exec(args []string) (_ int, err error) {
 	flags.Var(&e.capabilities, "c", "short for -cap")
 	both(flags.BoolVar, &e.tty, "tty,t", "give the process a terminal")
 	both(flags.BoolVar, &e.detach, "detach,d", "don't wait for the process to end")
-	flags.BoolVar(&e.nnp, "no-new-privs", false, "set no_new_privs")
+	flags.BoolFunc("no-new-privs", "set no_new_privs, or with =false don't", func(text string) error {
+		value, err := strconv.ParseBool(text)
+		e.nnp = &value
+		return err
+	})
 	flags.StringVar(&e.apparmor, "apparmor", "", "AppArmor `profile`")
 	flags.StringVar(&e.label, "process-label", "", "SELinux `label`")
 	flags.StringVar(&e.options.PidFile, "pid-file", "", "`file` to write the process's pid to")
 	flags.StringVar(&e.options.PidfdSocket, "pidfd-socket", "", "`path` of a unix socket to send a pidfd of the process to")
 	flags.IntVar(&e.options.PreserveFDs, "preserve-fds", 0, "pass `n` more descriptors to the process, from 3 on")
-	flags.StringVar(&e.options.Cgroup, "cgroup", "", "`path` of a cgroup below the container's, or with cgroup v1 CONTROLLER[,CONTROLLER…]:PATH")
+	flags.Var((*list)(&e.options.Cgroups), "cgroup", "`path` of a cgroup below the container's, or with cgroup v1 CONTROLLER[,CONTROLLER…]:PATH, which may be repeated")
 	flags.BoolVar(&e.options.IgnorePaused, "ignore-paused", false, "execute in a paused container")
 	flags.Bool("no-subreaper", false, "accepted for runc's sake: this runtime is none")
 	if err := parseFlags(flags, args); err != nil {
 		return 1, err
 	}
-	if flags.NArg() == 0 {
-		return 1, errors.New("exec needs a container's ID")
-	}
-	c, err := container.Load(g.root, flags.Arg(0))
-	if err != nil {
+	if err := checkArguments(flags, flags.NArg(), 1, -1); err != nil {
 		return 1, err
+	}
+	status, err := e.attempt(g, flags.Arg(0), flags.Args()[1:])
+	if err != nil {
+		return 255, err // which says that it is not the process's
+	}
+	return status, nil
+}
+
+func (e *execution) attempt(g *globals, id string, command []string) (int, error) {
+	c, err := container.Load(g.root, id)
+	if err != nil {
+		return 0, err
 	}
 	if err := checkPreserved(e.options.PreserveFDs); err != nil {
-		return 1, err
+		return 0, err
 	}
-	command := flags.Args()[1:]
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
 	}
 	if err := e.describe(g, c, command); err != nil {
-		return 1, err
+		return 0, err
 	}
-	return e.perform(c)
+	return e.perform(g, c)
 }
 
 // describe puts the process together: from a file, or from the container's own with what the flags change.
@@ -90,7 +102,9 @@ func (e *execution) describe(g *globals, c *container.Container, command []strin
 	process := spec.Process
 	process.Args, process.Terminal, process.ConsoleSize = command, e.tty, nil
 	process.Env = append(process.Env, e.env...)
-	process.NoNewPrivileges = process.NoNewPrivileges || e.nnp
+	if e.nnp != nil {
+		process.NoNewPrivileges = *e.nnp
+	}
 	if e.cwd != "" {
 		process.Cwd = e.cwd
 	}
@@ -117,6 +131,9 @@ func (e *execution) addCapabilities(process *specs.Process) {
 		sets.Bounding = append(sets.Bounding, name)
 		sets.Effective = append(sets.Effective, name)
 		sets.Permitted = append(sets.Permitted, name)
+		if sets.Inheritable != nil { // without which there is no ambient one
+			sets.Ambient = append(sets.Ambient, name)
+		}
 	}
 }
 
@@ -149,33 +166,37 @@ func (e *execution) setUser(process *specs.Process) error {
 	return err
 }
 
-func (e *execution) perform(c *container.Container) (_ int, err error) {
-	if e.consoleSocket != "" {
+func (e *execution) perform(g *globals, c *container.Container) (_ int, err error) {
+	wanted := e.options.Process.Terminal && e.detach
+	switch {
+	case wanted && e.consoleSocket == "":
+		return 0, errNoConsole
+	case !wanted && e.consoleSocket != "":
+		return 0, errUselessConsole
+	case wanted:
 		if e.options.Console, err = terminal.Connect(e.consoleSocket); err != nil {
-			return 1, err
+			return 0, err
 		}
 	}
 	front, err := newForeground(e.detach, e.consoleSocket)
 	if err != nil {
-		return 1, err
+		return 0, err
 	}
 	defer front.close()
 	if front.terminal != nil {
 		e.options.Console = front.terminal.Socket()
 	}
-	if e.options.Process.Terminal && e.options.Console < 0 {
-		return 1, errNoConsole
-	}
 	executed, err := c.Exec(e.options)
 	if err != nil {
-		return 255, err
+		return 0, err
 	}
+	g.note("container %q has another process %d", c.ID, executed.Process().Pid)
 	if err := front.connect(e.options.Process.Terminal); err != nil {
 		executed.Kill()
-		return 255, err
+		return 0, err
 	}
 	if e.detach {
 		return 0, nil
 	}
-	return front.wait(executed)
+	return front.wait(g, executed)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -13,12 +12,13 @@ import (
 )
 
 func (g *globals) features(args []string) (int, error) {
-	rest, err := parse(newFlags("features", ""), args)
+	flags := newFlags("features", "")
+	rest, err := parse(flags, args)
 	if err != nil {
 		return 1, err
 	}
-	if len(rest) > 0 {
-		return 1, fmt.Errorf("features takes no argument, but there is %q", rest[0])
+	if err := checkArguments(flags, len(rest), 0, 0); err != nil {
+		return 1, err
 	}
 	return 0, printJSON(supported(), "    ")
 }

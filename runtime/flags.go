@@ -57,10 +57,28 @@ func parseID(flags *flag.FlagSet, args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(rest) != 1 {
-		return "", fmt.Errorf("%s needs exactly one argument, the container's ID, not %d", flags.Name(), len(rest))
+	return firstOf(rest), checkArguments(flags, len(rest), 1, 1)
+}
+
+func firstOf(arguments []string) string {
+	if len(arguments) == 0 {
+		return ""
 	}
-	return rest[0], nil
+	return arguments[0]
+}
+
+// checkArguments refuses fewer arguments than least, and more than most unless that is negative.
+func checkArguments(flags *flag.FlagSet, count, least, most int) error {
+	const hint = ": berth-runtime %s --help tells which"
+	switch {
+	case least == most && count != most:
+		return fmt.Errorf("%q requires exactly %d argument(s), not %d"+hint, flags.Name(), most, count, flags.Name())
+	case count < least:
+		return fmt.Errorf("%q requires a minimum of %d argument(s)"+hint, flags.Name(), least, flags.Name())
+	case most >= 0 && count > most:
+		return fmt.Errorf("%q requires a maximum of %d argument(s), not %d"+hint, flags.Name(), most, count, flags.Name())
+	}
+	return nil
 }
 
 // list is a flag that may be given several times.

@@ -36,11 +36,21 @@ func newForeground(detach bool, consoleSocket string) (*foreground, error) {
 }
 
 // catch begins to catch the signals that are sent to programs, as against those that the kernel raises for a fault of
-// the runtime's own. It takes a while, in which the process is being made.
+// the runtime's own. It takes a while, in which the process is being made. The rarer ones come later,
+// while it is running.
 func (f *foreground) catch() {
 	defer close(f.catching)
 	signal.Notify(f.signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM,
 		unix.SIGALRM, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH)
+}
+
+// catchMore begins to catch the rarer signals.
+func (f *foreground) catchMore() {
+	rare := []os.Signal{unix.SIGPIPE, unix.SIGIO, unix.SIGPWR, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGTRAP, unix.SIGSTKFLT, unix.SIGSYS}
+	for number := firstRealTime; number <= lastRealTime; number++ {
+		rare = append(rare, unix.Signal(number))
+	}
+	signal.Notify(f.signals, rare...)
 }
 
 // connect begins to copy the terminal, if the process has one. From here on no signal is lost.
@@ -61,14 +71,16 @@ type waiter interface {
 }
 
 // wait passes signals on until the process has ended, and returns its status.
-func (f *foreground) wait(w waiter) (int, error) {
+func (f *foreground) wait(g *globals, w waiter) (int, error) {
 	f.done = make(chan struct{})
 	stopped := make(chan struct{})
+	go f.catchMore()
 	go func() {
 		defer close(stopped)
-		f.forward(w.Process().PidFD)
+		f.forward(g, w.Process())
 	}()
 	status, err := w.Wait()
+	g.note("process %d ended with status %d", w.Process().Pid, exitStatus(status))
 	close(f.done)
 	<-stopped
 	if f.terminal != nil {
@@ -77,7 +89,7 @@ func (f *foreground) wait(w waiter) (int, error) {
 	return exitStatus(status), err
 }
 
-func (f *foreground) forward(pidfd int) {
+func (f *foreground) forward(g *globals, process *launch.Process) {
 	for {
 		select {
 		case <-f.done:
@@ -89,7 +101,9 @@ func (f *foreground) forward(pidfd int) {
 					f.terminal.Resize()
 				}
 			default:
-				_ = unix.PidfdSendSignal(pidfd, s.(unix.Signal), nil, 0)
+				number := s.(unix.Signal)
+				g.note("signal %d (%s) goes to process %d", int(number), number, process.Pid)
+				_ = unix.PidfdSendSignal(process.PidFD, number, nil, 0)
 			}
 		}
 	}
@@ -101,4 +115,7 @@ func (f *foreground) close() {
 	}
 }
 
-var errNoConsole = errors.New("cannot detach from a process with a terminal: --console-socket says where it goes")
+var (
+	errNoConsole      = errors.New("cannot detach from a process with a terminal: --console-socket says where it goes")
+	errUselessConsole = errors.New("cannot use --console-socket: it is for a process with a terminal that is left to itself")
+)

@@ -18,11 +18,11 @@ func (g *globals) kill(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	if len(rest) < 1 || len(rest) > 2 {
-		return 1, fmt.Errorf("kill needs a container's ID and at most a signal, not %d arguments", len(rest))
+	if err := checkArguments(flags, len(rest), 1, 2); err != nil {
+		return 1, err
 	}
 	signal := unix.SIGTERM
-	if len(rest) == 2 {
+	if len(rest) == 2 && rest[1] != "" {
 		if signal, err = parseSignal(rest[1]); err != nil {
 			return 1, err
 		}
@@ -37,9 +37,12 @@ func (g *globals) kill(args []string) (int, error) {
 	return 0, c.Signal(signal)
 }
 
+// The real-time signals that programs may use: the C library keeps the kernel's first two.
+const firstRealTime, lastRealTime = 34, 64
+
 // parseSignal knows numbers, names with and without SIG, and the real-time signals as the kernel counts them.
 func parseSignal(text string) (unix.Signal, error) {
-	const rtMin, rtMax = 34, 64
+	const rtMin, rtMax = firstRealTime, lastRealTime
 	if number, err := strconv.Atoi(text); err == nil && number >= 0 && number <= rtMax {
 		return unix.Signal(number), nil
 	}

@@ -18,10 +18,10 @@ func (g *globals) list(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	if len(rest) > 0 {
-		return 1, fmt.Errorf("list takes no argument, but there is %q", rest[0])
+	if err := checkArguments(flags, len(rest), 0, 0); err != nil {
+		return 1, err
 	}
-	all, err := container.List(g.root)
+	all, err := container.List(g.root, func(err error) { fmt.Fprintln(os.Stderr, err) })
 	if err != nil {
 		return 1, err
 	}
@@ -31,9 +31,11 @@ func (g *globals) list(args []string) (int, error) {
 		}
 		return 0, nil
 	}
-	reports := make([]report, 0, len(all))
+	var reports []report // without any it is null in JSON, as with runc
 	for _, c := range all {
-		reports = append(reports, reportOf(c))
+		r := reportOf(c)
+		r.Owner = userName(c.Owner)
+		reports = append(reports, r)
 	}
 	switch format {
 	case "json":

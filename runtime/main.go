@@ -17,7 +17,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
+	"runtime"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/internal/version"
 )
@@ -57,6 +59,7 @@ type globals struct {
 	logFormat string
 	debug     bool
 	systemd   bool
+	rootless  *bool // nil: find out
 	criu      string
 }
 
@@ -79,12 +82,12 @@ func start(args []string) int {
 
 func (g *globals) dispatch(args []string) (int, error) {
 	flags := newFlags("berth-runtime", "[global options] COMMAND [options] [arguments]")
-	flags.StringVar(&g.root, "root", defaultRoot(), "`directory` of the containers' state")
+	flags.StringVar(&g.root, "root", "", "`directory` of the containers' state (default \"/run/berth-runtime\", for users $XDG_RUNTIME_DIR/berth-runtime)")
 	flags.StringVar(&g.log, "log", "", "`file` to append errors to")
-	flags.StringVar(&g.logFormat, "log-format", "text", "`format` of the log: text or json")
-	flags.BoolVar(&g.debug, "debug", false, "log more")
+	flags.StringVar(&g.logFormat, "log-format", textFormat, "`format` of the log: text or json")
+	flags.BoolVar(&g.debug, "debug", false, "log what is done too")
 	flags.BoolVar(&g.systemd, "systemd-cgroup", false, "let systemd make the cgroup; cgroupsPath is slice:prefix:name")
-	flags.String("rootless", "auto", "accepted for runc's sake")
+	flags.Func("rootless", "do without a cgroup that can't be made: true, false or auto, for users other than root (default auto)", g.setRootless)
 	flags.StringVar(&g.criu, "criu", "criu", "`program` that writes checkpoints and restores them")
 	printVersion := flags.Bool("version", false, "print the version and exit")
 	flags.BoolVar(printVersion, "v", false, "short for -version")
@@ -95,6 +98,7 @@ func (g *globals) dispatch(args []string) (int, error) {
 		for _, c := range commands() {
 			fmt.Fprintf(flags.Output(), "  %-10s %s\n", c.name, c.summary)
 		}
+		fmt.Fprintf(flags.Output(), "  %-10s %s\n", "help", "print this, or the options of the command behind it")
 	}
 	if err := parseFlags(flags, args); err != nil {
 		return 0, err
@@ -102,35 +106,37 @@ func (g *globals) dispatch(args []string) (int, error) {
 	if *printVersion {
 		return 0, showVersion()
 	}
-	if g.logFormat != "text" && g.logFormat != "json" {
-		return 1, fmt.Errorf("unknown log format %q: it is text or json", g.logFormat)
+	if format := g.logFormat; format != textFormat && format != jsonFormat && format != "" {
+		g.logFormat = textFormat
+		return 1, fmt.Errorf("unknown log format %q: it is text or json", format)
 	}
-	if flags.NArg() == 0 {
-		flags.Usage()
-		return 1, flag.ErrHelp
-	}
-	root, err := filepath.Abs(g.root)
-	if err != nil {
-		return 1, fmt.Errorf("cannot find --root: %w", err)
-	}
-	g.root = root
-	for _, c := range commands() {
-		if c.name == flags.Arg(0) {
-			return c.run(g, flags.Args()[1:])
+	name, rest := flags.Arg(0), flags.Args()
+	if name == "help" || name == "h" {
+		if rest = rest[1:]; len(rest) > 0 {
+			name, rest = rest[0], []string{rest[0], "--help"}
 		}
 	}
-	return 1, fmt.Errorf("%q is not implemented: berth-runtime --help lists the commands", flags.Arg(0))
-}
-
-func showVersion() error {
-	_, err := fmt.Printf("berth-runtime version %s\n", version.String()) //nolint:forbidigo // what was asked for
-	return err
-}
-
-func defaultRoot() string {
-	const name = "berth-runtime"
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
-		return filepath.Join(dir, name)
+	if len(rest) == 0 {
+		flags.Usage()
+		return 0, nil
 	}
-	return filepath.Join("/run", name)
+	if err := g.findRoot(flags); err != nil {
+		return 1, err
+	}
+	g.note("%s %q with the state in %q", name, rest[1:], g.root)
+	for _, c := range commands() {
+		if c.name == name {
+			return c.run(g, rest[1:])
+		}
+	}
+	const unknown = 3 // as runc has it
+	return unknown, fmt.Errorf("%q is not implemented: berth-runtime --help lists the commands", name)
+}
+
+// showVersion prints what engines look for in the output of runc: a line with the version, the commit and the
+// specification's version.
+func showVersion() error {
+	_, err := fmt.Printf("berth-runtime version %s\ncommit: %s\nspec: %s\ngo: %s\n", //nolint:forbidigo // what was asked for
+		version.Release, version.Commit(), specs.Version, runtime.Version())
+	return err
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,8 +18,8 @@ func (g *globals) ps(args []string) (int, error) {
 	if err := parseFlags(flags, args); err != nil {
 		return 1, err
 	}
-	if flags.NArg() == 0 {
-		return 1, errors.New("ps needs a container's ID")
+	if err := checkArguments(flags, flags.NArg(), 1, -1); err != nil {
+		return 1, err
 	}
 	c, err := container.Load(g.root, flags.Arg(0))
 	if err != nil {
@@ -44,9 +43,10 @@ func printProcesses(pids []int, options []string) error {
 	if len(options) == 0 {
 		options = []string{"-ef"}
 	}
-	output, err := exec.Command("ps", options...).Output()
+	output, err := exec.Command("ps", options...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("cannot execute ps: %w", err)
+		said, _, _ := strings.Cut(strings.TrimSpace(string(output)), "\n")
+		return fmt.Errorf("cannot execute ps %s: %w: %s", strings.Join(options, " "), err, said)
 	}
 	column := -1
 	for line := range strings.Lines(string(output)) {

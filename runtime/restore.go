@@ -14,7 +14,7 @@ func (g *globals) restore(args []string) (int, error) {
 	var detach bool
 	var console, profile, context string
 	images.define(g, flags)
-	o := container.CreateOptions{Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Warn: g.warn}
+	o := container.CreateOptions{Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Tolerant: g.tolerant, Warn: g.warn}
 	both(flags.StringVar, &o.Bundle, "bundle,b", "`directory` with config.json")
 	flags.StringVar(&console, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&o.PidFile, "pid-file", "", "`file` to write the process's pid to")
@@ -58,6 +58,6 @@ func (g *globals) restore(args []string) (int, error) {
 	if detach {
 		return 0, nil
 	}
-	status, err := front.wait(restored)
+	status, err := front.wait(g, restored)
 	return status, errors.Join(err, restored.Remove())
 }

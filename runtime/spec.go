@@ -31,8 +31,8 @@ func (g *globals) spec(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	if len(rest) > 0 {
-		return 1, fmt.Errorf("spec takes no argument, but there is %q", rest[0])
+	if err := checkArguments(flags, len(rest), 0, 0); err != nil {
+		return 1, err
 	}
 	return 0, writeSpec(bundle, rootless)
 }

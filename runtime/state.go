@@ -29,7 +29,7 @@ func reportOf(c *container.Container) report {
 	state := c.OCIState(c.Status())
 	return report{
 		OCIVersion: state.Version, ID: state.ID, Pid: state.Pid, Status: state.Status, Bundle: state.Bundle,
-		Rootfs: c.Rootfs, Created: c.Created, Annotations: state.Annotations, Owner: userName(c.Owner),
+		Rootfs: c.Rootfs, Created: c.Created, Annotations: state.Annotations,
 	}
 }
 
@@ -42,7 +42,12 @@ func (g *globals) state(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	return 0, printJSON(reportOf(c), "  ")
+	// Like runc's this has no owner, and no end of the line.
+	content, err := json.MarshalIndent(reportOf(c), "", "  ")
+	if err == nil {
+		_, err = os.Stdout.Write(content)
+	}
+	return 0, err
 }
 
 func printJSON(value any, indent string) error {
@@ -58,5 +63,5 @@ func userName(uid int) string {
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username
 	}
-	return strconv.Itoa(uid)
+	return "#" + strconv.Itoa(uid)
 }

@@ -129,6 +129,13 @@ func (c *v2) memoryLimit(memory *specs.LinuxMemory) (v2Limit, error) {
 		return *v
 	}
 	most, swap := value(memory.Limit), value(memory.Swap)
+	present := most
+	if most == 0 && swap > 0 {
+		// An update may leave the limit of memory as it is.
+		if n, err := readNumber(filepath.Join(c.dir, "memory.max")); err == nil {
+			present = n
+		}
+	}
 	if most > 0 && memory.CheckBeforeUpdate != nil && *memory.CheckBeforeUpdate {
 		if err := checkUsage(filepath.Join(c.dir, "memory.current"), most); err != nil {
 			return limit, err
@@ -139,12 +146,12 @@ func (c *v2) memoryLimit(memory *specs.LinuxMemory) (v2Limit, error) {
 		limit.files = append(limit.files, setting{file: "memory.swap.max", value: "max", optional: true})
 	case swap == unlimited:
 		limit.files = append(limit.files, setting{file: "memory.swap.max", value: "max", optional: true})
-	case swap > 0 && most <= 0:
+	case swap > 0 && present <= 0:
 		return limit, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("%s.swap: it counts memory too, so that it needs a limit of memory beside it", field))
-	case swap > 0 && swap < most:
-		return limit, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("%s.swap: %d bytes of memory and swap are less than the limit of memory, %d", field, swap, most))
+	case swap > 0 && swap < present:
+		return limit, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("%s.swap: %d bytes of memory and swap are less than the limit of memory, %d", field, swap, present))
 	case swap > 0:
-		limit.files = append(limit.files, setting{file: "memory.swap.max", value: strconv.FormatInt(swap-most, 10), optional: swap == most})
+		limit.files = append(limit.files, setting{file: "memory.swap.max", value: strconv.FormatInt(swap-present, 10), optional: swap == present})
 	}
 	if most != 0 {
 		limit.files = append(limit.files, setting{file: "memory.max", value: limitText(most)})

@@ -34,12 +34,13 @@ type CreateOptions struct {
 	PidfdSocket      string
 	PreserveFDs      int
 	Env              []string // more than what the configuration has
-	Mounts           []specs.Mount
+	Notify           bool     // give the container a socket for word that it is ready
 	NoPivot          bool
 	NoNewKeyring     bool
 	Systemd          bool
 	Protect          func() error // executes the runtime from a read-only handle, unless it runs from one
 	Attached         bool         // start comes from this process, not from another over the socket
+	Tolerant         func() bool  // tells whether the container may do without a cgroup that can't be made
 	Warn             func(text string)
 }
 
@@ -104,7 +105,6 @@ func readBundle(o CreateOptions) (bundle, error) {
 		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
 	}
 	spec.Process.Env = append(spec.Process.Env, o.Env...)
-	spec.Mounts = append(spec.Mounts, o.Mounts...)
 	if spec.Process.Terminal && o.Console < 0 {
 		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
 	}
@@ -120,6 +120,11 @@ func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
 	c.config = b.content
 	c.describe(b.spec, b.path)
+	if o.Notify {
+		if err := c.addReadySocket(b.spec); err != nil {
+			return nil, nil, err
+		}
+	}
 	group, err := createCgroup(b.spec, o, func(paths map[string]string) error {
 		c.Cgroups = paths
 		return c.save()
@@ -151,7 +156,7 @@ func (c *Created) createClass(undo *cleanup.Stack) error {
 	return c.save() // for whoever deletes what a create that was killed has left
 }
 
-// createCgroup returns nil for an ordinary user's container that has not asked for a cgroup: the user has no right to
+// createCgroup returns nil for a tolerant user's container that has not asked for a cgroup: the user has no right to
 // make one unless it was delegated, and then it was asked for. Limits can't be had without one.
 func createCgroup(spec *specs.Spec, o CreateOptions, planned func(paths map[string]string) error) (cgroup.Cgroup, error) {
 	wanted := cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources, Planned: planned}
@@ -162,8 +167,8 @@ func createCgroup(spec *specs.Spec, o CreateOptions, planned func(paths map[stri
 		}
 	}
 	group, err := cgroup.Create(wanted)
-	if err != nil && os.Geteuid() != 0 && spec.Linux.CgroupsPath == "" && !cgroup.Limits(spec.Linux.Resources) &&
-		(errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
+	if err != nil && spec.Linux.CgroupsPath == "" && !cgroup.Limits(spec.Linux.Resources) &&
+		(errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) && o.Tolerant() {
 		return nil, nil
 	}
 	return group, err

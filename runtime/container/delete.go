@@ -13,8 +13,14 @@ import (
 	"github.com/berthd/berth/runtime/hooks"
 )
 
-// Signal sends a signal to the container's first process.
+// Signal sends a signal to the container's first process. With it SIGKILL ends all others: where they would live on
+// without a pid namespace of their own, it is sent to all.
 func (c *Container) Signal(signal unix.Signal) error {
+	if signal == unix.SIGKILL && c.sharesPids() {
+		if pids, err := c.Pids(); err == nil && len(pids) > 0 {
+			return c.SignalAll(signal)
+		}
+	}
 	if err := c.require("kill", specs.StateCreated, specs.StateRunning, Paused); err != nil {
 		return err
 	}
@@ -29,7 +35,28 @@ func (c *Container) Signal(signal unix.Signal) error {
 	if err := unix.PidfdSendSignal(pidfd, signal, nil, 0); err != nil {
 		return fmt.Errorf("cannot kill container %q: %w", c.ID, err)
 	}
+	if signal == unix.SIGKILL {
+		c.thaw()
+	}
 	return nil
+}
+
+// sharesPids tells whether the container's processes see others than their own.
+func (c *Container) sharesPids() bool {
+	spec, err := c.Spec()
+	if err != nil {
+		return false
+	}
+	own := namespaceOf(spec, specs.PIDNamespace)
+	return own == nil || own.Path != ""
+}
+
+// thaw lets frozen processes go on, for a signal that they have: with cgroup v1 not even SIGKILL reaches them before.
+func (c *Container) thaw() {
+	if group, err := cgroup.Load(c.Cgroups); err == nil {
+		_ = group.Thaw()
+		_ = group.Close()
+	}
 }
 
 // SignalAll sends a signal to every process of the container.
@@ -80,10 +107,7 @@ func (c *Container) end() error {
 	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("cannot kill container %q: %w", c.ID, err)
 	}
-	if group, err := cgroup.Load(c.Cgroups); err == nil {
-		_ = group.Thaw() // a frozen process doesn't die on cgroup v1
-		_ = group.Close()
-	}
+	c.thaw()
 	const patience = 10 * time.Second
 	for limit := time.Now().Add(patience); ; {
 		ready := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}

@@ -27,7 +27,7 @@ type ExecOptions struct {
 	PidFile, PidfdSocket string
 	PreserveFDs          int
 	IgnorePaused         bool
-	Cgroup               string       // below the container's: PATH, or CONTROLLERS:PATH
+	Cgroups              []string     // below the container's: one PATH, or any number of CONTROLLERS:PATH
 	Protect              func() error // executes the runtime from a read-only handle, unless it runs from one
 }
 
@@ -60,7 +60,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 		return nil, err
 	}
 	filter := compile(spec)
-	group, err := c.cgroupBelow(o.Cgroup)
+	group, err := c.cgroupBelow(o.Cgroups)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	}
 	into := entry{birth, pidfd, flags, filter}
 	forked, err := c.fork(o, group, into)
-	if errors.Is(err, unix.EBUSY) && group != nil && o.Cgroup == "" {
+	if errors.Is(err, unix.EBUSY) && group != nil && len(o.Cgroups) == 0 {
 		forked, err = c.forkBeside(o, into)
 	}
 	if err != nil {
@@ -116,30 +116,49 @@ func (c *Container) forkBeside(o ExecOptions, into entry) (*launch.Process, erro
 }
 
 // cgroupBelow opens the container's cgroup, or one below it. It is nil for an ordinary user's container that has none.
-func (c *Container) cgroupBelow(below string) (cgroup.Cgroup, error) {
+func (c *Container) cgroupBelow(below []string) (cgroup.Cgroup, error) {
 	if len(c.Cgroups) == 0 {
 		return nil, nil
 	}
-	if below == "" {
+	if len(below) == 0 {
 		return cgroup.Load(c.Cgroups)
 	}
-	paths := maps.Clone(c.Cgroups)
-	wanted := slices.Collect(maps.Keys(paths))
-	if controllers, path, named := strings.Cut(below, ":"); named {
-		wanted, below = strings.Split(controllers, ","), path
-	}
-	for _, controller := range wanted {
-		dir, ok := paths[controller]
-		if !ok {
-			return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use --cgroup: the container has no cgroup of controller %q", controller))
-		}
-		dir = filepath.Join(dir, filepath.Clean("/"+below))
-		if _, err := os.Stat(dir); err != nil {
-			return nil, fmt.Errorf("cannot use --cgroup: %w", err)
-		}
-		paths[controller] = dir
+	paths, err := pathsBelow(c.Cgroups, below)
+	if err != nil {
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use --cgroup: %w", err))
 	}
 	return cgroup.Load(paths)
+}
+
+// pathsBelow changes the paths of those controllers that the flags name, or of all with a flag that names none.
+func pathsBelow(cgroups map[string]string, flags []string) (map[string]string, error) {
+	paths, named := maps.Clone(cgroups), map[string]bool{}
+	for _, given := range flags {
+		controllers, path, found := strings.Cut(given, ":")
+		wanted := strings.Split(controllers, ",")
+		switch {
+		case !found && len(flags) > 1:
+			return nil, fmt.Errorf("%q names no controller, as it must where there are several", given)
+		case !found:
+			wanted, path = slices.Collect(maps.Keys(cgroups)), given
+		}
+		for _, controller := range wanted {
+			dir, ok := cgroups[controller]
+			if !ok || found && controller == "" {
+				return nil, fmt.Errorf("the container has no cgroup of controller %q", controller)
+			}
+			if named[controller] {
+				return nil, fmt.Errorf("controller %q is named more than once", controller)
+			}
+			named[controller] = true
+			dir = filepath.Join(dir, filepath.Clean("/"+path))
+			if _, err := os.Stat(dir); err != nil {
+				return nil, err
+			}
+			paths[controller] = dir
+		}
+	}
+	return paths, nil
 }
 
 // entry is the way into a container's namespaces, and the filter that applies there.

@@ -216,8 +216,9 @@ func (c *Container) Spec() (*specs.Spec, error) {
 	return spec, nil
 }
 
-// List returns all containers below root, by ID.
-func List(root string) ([]*Container, error) {
+// List returns all containers below root, by ID. It reports directories that have no readable state, as a container that
+// is just being made or deleted has none.
+func List(root string, report func(error)) ([]*Container, error) {
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -232,7 +233,8 @@ func List(root string) ([]*Container, error) {
 		}
 		c, err := Load(root, entry.Name())
 		if err != nil {
-			continue // it is being made or deleted
+			report(err)
+			continue
 		}
 		all = append(all, c)
 	}

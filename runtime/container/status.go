@@ -25,15 +25,15 @@ func (c *Container) Status() specs.ContainerState {
 	if !c.alive() {
 		return specs.StateStopped
 	}
-	if _, err := os.Lstat(filepath.Join(c.dir, startSocket)); err == nil {
-		return specs.StateCreated
-	}
 	if group, err := cgroup.Load(c.Cgroups); err == nil {
 		frozen, err := group.Frozen()
 		_ = group.Close()
 		if err == nil && frozen {
 			return Paused
 		}
+	}
+	if _, err := os.Lstat(filepath.Join(c.dir, startSocket)); err == nil {
+		return specs.StateCreated
 	}
 	return specs.StateRunning
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,9 @@ func (f *Foreground) Start() error {
 	if err != nil {
 		return fmt.Errorf("cannot receive the container's terminal: %w", err)
 	}
+	if err := unix.SetNonblock(fd, true); err != nil { // so that reading can be given up
+		return fmt.Errorf("cannot use the container's terminal: %w", err)
+	}
 	f.master = os.NewFile(uintptr(fd), "terminal")
 	if saved, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
 		f.saved = saved
@@ -58,16 +62,45 @@ func (f *Foreground) Start() error {
 // Resize gives the container's terminal the size of the runtime's.
 func (f *Foreground) Resize() {
 	if size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ); err == nil {
-		_ = unix.IoctlSetWinsize(int(f.master.Fd()), unix.TIOCSWINSZ, size)
+		f.onMaster(func(fd int) { _ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
 	}
 }
 
-// Finish waits until all output is copied and restores the runtime's own terminal.
+func (f *Foreground) onMaster(act func(fd int)) {
+	if conn, err := f.master.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { act(int(fd)) })
+	}
+}
+
+// Finish copies what the process has written to its end, and restores the runtime's own terminal. Others who have the
+// terminal open, such as a daemon that the process has started, are not waited for.
 func (f *Foreground) Finish() {
 	if f.master != nil {
-		<-f.copied
+		if err := f.master.SetReadDeadline(time.Now()); err == nil {
+			<-f.copied
+			f.drain()
+		}
 	}
 	f.Close()
+}
+
+// drain copies what is there to be read now.
+func (f *Foreground) drain() {
+	f.onMaster(func(fd int) {
+		buffer := make([]byte, 4096)
+		for {
+			n, err := unix.Read(fd, buffer)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if n <= 0 || err != nil {
+				return
+			}
+			if _, err := os.Stdout.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+	})
 }
 
 // Close restores the runtime's own terminal.

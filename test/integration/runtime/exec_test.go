@@ -54,7 +54,7 @@ func TestExecStatus(t *testing.T) {
 			t.Errorf("%s: %+v", test.command, r)
 		}
 	}
-	if r := c.verb("exec", "no-such-container", "true"); r.Status != 1 || !strings.Contains(r.Stderr, "does not exist") {
+	if r := c.verb("exec", "no-such-container", "true"); r.Status != 255 || !strings.Contains(r.Stderr, "does not exist") {
 		t.Errorf("exec in nothing: %+v", r)
 	}
 	c.wantStatus("running")

@@ -2,7 +2,6 @@ package runtime_test
 
 import (
 	"crypto/sha256"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -150,38 +149,6 @@ func TestPreservedDescriptors(t *testing.T) {
 	if r := c.run("--preserve-fds", "3"); r.Status != 1 || !strings.Contains(r.Stderr, "--preserve-fds") {
 		t.Errorf("descriptors that are not open: %+v", r)
 	}
-}
-
-func TestListenDescriptors(t *testing.T) {
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	c := newContainer(t).shell("echo $LISTEN_FDS $LISTEN_PID >&3")
-	c.writeConfig()
-	run := c.command("run", "--bundle", c.Bundle, c.ID)
-	run.ExtraFiles = []*os.File{writer}
-	run.Env = append(os.Environ(), "LISTEN_FDS=1")
-	execute(t, run)
-	writer.Close()
-	buffer := make([]byte, 64)
-	n, _ := reader.Read(buffer)
-	wantEqual(t, string(buffer[:n]), "1 1\n")
-}
-
-func TestNotifySocket(t *testing.T) {
-	c := newContainer(t).shell("ls -l $NOTIFY_SOCKET | cut -c1")
-	c.writeConfig()
-	path := filepath.Join(c.Bundle, "notify")
-	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	run := c.command("run", "--bundle", c.Bundle, c.ID)
-	run.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
-	wantEqual(t, execute(t, run).Stdout, "s\n")
 }
 
 // hostile makes the container's root file system one that leads elsewhere.

@@ -106,7 +106,11 @@ func TestTerminalErrors(t *testing.T) {
 	c.wantFailure(`"/does/not/exist"`, "create", "--bundle", c.Bundle, "--console-socket", "/does/not/exist", c.ID)
 	c.gone()
 	id := sleeping(t, nil)
-	id.wantFailure("--console-socket", "exec", "--tty", "--detach", id.ID, "true")
+	for _, flags := range [][]string{{"--tty", "--detach"}, {"--tty", "--console-socket", "/x"}, {"--detach", "--console-socket", "/x"}} {
+		if r := id.verb(append(append([]string{"exec"}, flags...), id.ID, "true")...); r.Status != 255 || !strings.Contains(r.Stderr, "--console-socket") {
+			t.Errorf("exec %v: %+v", flags, r)
+		}
+	}
 
 	without := newContainer(t, "true")
 	without.Spec.Process.Terminal = true
