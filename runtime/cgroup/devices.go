@@ -115,9 +115,21 @@ func parseDevices(rules []specs.LinuxDeviceCgroup) (deviceRules, error) {
 			if kind == 'u' { // an unbuffered device is a character device to the kernel
 				kind = 'c'
 			}
-			state.apply(device{kind, major, minor}, what, rule.Allow)
+			d := device{kind, major, minor}
+			if wider, found := state.without(d, what, rule.Allow); found {
+				return state, refuse("minor", "cgroups can't make an exception for %s from the rule for %s before it", d, wider)
+			}
+			state.apply(d, what, rule.Allow)
 		default:
 			return state, refuse("type", "unknown device type %q: it must be a, b, c or u", rule.Type)
+		}
+	}
+	if !state.allow {
+		return state, nil
+	}
+	for d, what := range everyContainer() {
+		if wider, found := state.without(d, what, true); found {
+			return state, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("linux.resources.devices: they deny %s, of which every container needs %s", wider, d))
 		}
 	}
 	return state, nil
@@ -141,6 +153,20 @@ func parseAccess(letters string) (access, error) {
 		}
 	}
 	return what, nil
+}
+
+// without looks for a rule for many devices that d would have to be taken out of. The kernel of cgroup v1 has no word
+// for that, and would go on as if nothing was said.
+func (r *deviceRules) without(d device, what access, allow bool) (wider device, found bool) {
+	if allow != r.allow {
+		return wider, false
+	}
+	for _, wider := range []device{{d.kind, d.major, anyNumber}, {d.kind, anyNumber, d.minor}, {d.kind, anyNumber, anyNumber}} {
+		if wider != d && r.exceptions[wider]&what != 0 {
+			return wider, true
+		}
+	}
+	return wider, false
 }
 
 // apply adds an exception from the default, or takes one back.

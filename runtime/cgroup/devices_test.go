@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -110,6 +111,17 @@ func run(t *testing.T, program []instruction, d device, what access) bool {
 }
 
 func TestDeviceRulesRefuse(t *testing.T) {
+	all := func(allow bool, kind string, major int64) specs.LinuxDeviceCgroup {
+		return specs.LinuxDeviceCgroup{Allow: allow, Type: kind, Major: &major}
+	}
+	for want, rules := range map[string][]specs.LinuxDeviceCgroup{
+		"linux.resources.devices[1].minor: cgroups can't make an exception for b 8:1 from the rule for b 8:* before it": {all(true, "b", 8), rule(false, "b", 8, 1, "w")},
+		"linux.resources.devices: they deny c 1:*, of which every container needs c 1:":                                 {{Allow: true}, all(false, "c", 1)},
+	} {
+		if _, err := parseDevices(rules); err == nil || !strings.HasPrefix(err.Error(), want) || !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("error %v, want %s", err, want)
+		}
+	}
 	for want, bad := range map[string]specs.LinuxDeviceCgroup{
 		`linux.resources.devices[0].access: unknown access 'x' in "rx": it must be of r, w and m`: {Access: "rx"},
 		`linux.resources.devices[0].type: unknown device type "z": it must be a, b, c or u`:       {Type: "z"},

@@ -112,16 +112,30 @@ func loadV1(paths map[string]string) *v1 {
 func inheritCpuset(made []string) error {
 	for _, dir := range made {
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-			value, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
+			value, err := provided(filepath.Dir(dir), file)
 			if err != nil {
 				return fmt.Errorf("cannot read the parent's processors: %w", err)
 			}
-			if err := writeFile(filepath.Join(dir, file), strings.TrimSpace(string(value))); err != nil {
+			if err := writeFile(filepath.Join(dir, file), value); err != nil {
 				return fmt.Errorf("cannot hand the parent's processors down: %w", err)
 			}
 		}
 	}
 	return nil
+}
+
+// provided returns what a cpuset cgroup has, after it was given what those above it have if it was made by somebody
+// who did not. The topmost has everything.
+func provided(dir, file string) (string, error) {
+	content, err := os.ReadFile(filepath.Join(dir, file))
+	value := strings.TrimSpace(string(content))
+	if err != nil || value != "" {
+		return value, err
+	}
+	if value, err = provided(filepath.Dir(dir), file); err != nil {
+		return "", err
+	}
+	return value, writeFile(filepath.Join(dir, file), value)
 }
 
 func (c *v1) DirFD() int { return c.unified }

@@ -30,7 +30,7 @@ func (c *v1) limit(resources *specs.LinuxResources, create bool) error {
 		return unsupported("linux.resources.unified", "this host has cgroup v1")
 	}
 	if create || len(resources.Devices) > 0 {
-		if err := c.limitDevices(resources.Devices); err != nil {
+		if err := c.limitDevices(resources.Devices, create); err != nil {
 			return err
 		}
 	}
@@ -116,10 +116,14 @@ func (c *v1) set(limit v1Limit) error {
 	if !ok {
 		return unsupported(limit.field, fmt.Sprintf("the host has no %s cgroup hierarchy in %s", limit.controller, mountRoot))
 	}
-	for _, s := range limit.files {
+	files := limit.files
+	for i := 0; i < len(files); i++ {
+		s := files[i]
 		err := writeFile(filepath.Join(dir, s.file), s.value)
 		switch {
 		case err == nil, s.optional && errors.Is(err, fs.ErrNotExist):
+		case s.again && errors.Is(err, unix.EINVAL):
+			files = slices.Insert(slices.Clone(files), i+2, setting{file: s.file, value: s.value})
 		case errors.Is(err, fs.ErrNotExist):
 			return unsupported(limit.field, "the host's kernel has no "+s.file)
 		case errors.Is(err, unix.EBUSY) && s.file == memoryLimitFile:
@@ -245,13 +249,18 @@ func cpuLimits(cpu *specs.LinuxCPU) []v1Limit {
 	if cpu.Burst != nil && signed(cpu.Quota) != "" {
 		noBurst = "0" // a burst may not exceed the quota: the old one could forbid the new quota
 	}
+	idle, shares := setting{file: "cpu.idle", value: format(cpu.Idle)}, setting{file: "cpu.shares", value: unsigned(cpu.Shares)}
+	if idle.value == "1" { // there are no shares for the idle: they come before, or behind what ends that
+		idle, shares = shares, idle
+	}
+	quota, runtime := signed(cpu.Quota), signed(cpu.RealtimeRuntime)
+	// More of the time than the parent has is refused, which the new period and the old time in it may come to.
 	return []v1Limit{{field: "linux.resources.cpu", controller: "cpu", files: given(
 		setting{file: "cpu.cfs_burst_us", value: noBurst},
-		setting{file: "cpu.idle", value: format(cpu.Idle)},
-		setting{file: "cpu.rt_period_us", value: unsigned(cpu.RealtimePeriod)},
-		setting{file: "cpu.rt_runtime_us", value: signed(cpu.RealtimeRuntime)},
-		setting{file: "cpu.shares", value: unsigned(cpu.Shares)},
-		setting{file: "cpu.cfs_period_us", value: unsigned(cpu.Period)},
-		setting{file: "cpu.cfs_quota_us", value: signed(cpu.Quota)},
+		idle, shares,
+		setting{file: "cpu.rt_period_us", value: unsigned(cpu.RealtimePeriod), again: runtime != ""},
+		setting{file: "cpu.rt_runtime_us", value: runtime},
+		setting{file: "cpu.cfs_period_us", value: unsigned(cpu.Period), again: quota != ""},
+		setting{file: "cpu.cfs_quota_us", value: quota},
 	)}, {field: "linux.resources.cpu.burst", controller: "cpu", files: given(setting{file: "cpu.cfs_burst_us", value: format(cpu.Burst)})}}
 }

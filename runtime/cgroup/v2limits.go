@@ -23,10 +23,11 @@ type v2Limit struct {
 	files             []setting
 }
 
-// setting is a value for one file of the cgroup. An optional one that the kernel lacks is left out.
+// setting is a value for one file of the cgroup. An optional one that the kernel lacks is left out. One that is refused
+// may be tried again behind the next, on which it depends.
 type setting struct {
-	file, value string
-	optional    bool
+	file, value     string
+	optional, again bool
 }
 
 // limit sets what resources asks for.
@@ -188,12 +189,14 @@ func (c *v2) cpuLimits(cpu *specs.LinuxCPU) ([]v2Limit, error) {
 		return nil, unsupported("linux.resources.cpu.realtimeRuntime", "this host has cgroup v2")
 	}
 	limit := v2Limit{field: "linux.resources.cpu", controller: "cpu"}
-	if cpu.Idle != nil {
-		limit.files = append(limit.files, setting{file: "cpu.idle", value: format(cpu.Idle)})
-	}
+	idle, weight := setting{file: "cpu.idle", value: format(cpu.Idle)}, setting{file: "cpu.weight"}
 	if cpu.Shares != nil && *cpu.Shares != 0 {
-		limit.files = append(limit.files, setting{file: "cpu.weight", value: strconv.Itoa(cpuWeight(*cpu.Shares))})
+		weight.value = strconv.Itoa(cpuWeight(*cpu.Shares))
 	}
+	if idle.value == "1" { // there is no weight for the idle: it comes before, or behind what ends that
+		idle, weight = weight, idle
+	}
+	limit.files = given(idle, weight)
 	if cpu.Burst != nil {
 		// A burst may not exceed the quota: the old one could forbid the new quota, and the old quota the new burst.
 		limit.files = append(limit.files, setting{file: "cpu.max.burst", value: "0"})

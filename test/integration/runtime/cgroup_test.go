@@ -127,14 +127,63 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// TestDevicesAreKept: what exec and update do leaves the rules as they are, unless it is about them. Who uses a device all
+// the while doesn't notice.
+func TestDevicesAreKept(t *testing.T) {
+	c := newContainer(t).shell("while (: < /dev/null) 2>/dev/null; do :; done")
+	kmsg := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: pointer(int64(1)), Minor: pointer(int64(11)), Access: "r"}
+	c.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11, FileMode: pointer(os.FileMode(0o666))}}
+	c.Spec.Linux.Resources.Devices = append(c.Spec.Linux.Resources.Devices, kmsg)
+	capabilities := c.Spec.Process.Capabilities
+	for _, set := range []*[]string{&capabilities.Bounding, &capabilities.Effective, &capabilities.Permitted} {
+		*set = append(*set, "CAP_SYSLOG")
+	}
+	c.start()
+	check := func(want string) {
+		t.Helper()
+		r := c.verb("exec", c.ID, "sh", "-c", "(: < /dev/kmsg) 2>/dev/null && echo read; (: > /dev/kmsg) 2>/dev/null && echo written; (: > /dev/null) && echo null")
+		wantEqual(t, r.Stdout, want)
+	}
+	update := func(devices ...specs.LinuxDeviceCgroup) {
+		t.Helper()
+		content, err := json.Marshal(specs.LinuxResources{Devices: devices})
+		if err != nil {
+			t.Fatal(err)
+		}
+		command := c.command("update", "-r", "-", c.ID)
+		command.Stdin = strings.NewReader(string(content))
+		if r := execute(t, command); r.Status != 0 {
+			t.Fatalf("%+v", r)
+		}
+	}
+	check("read\nnull\n")
+	c.must("update", "--pids-limit", "100", c.ID)
+	check("read\nnull\n")
+	written := kmsg
+	written.Access = "rw"
+	for range 10 {
+		update(specs.LinuxDeviceCgroup{Access: "rwm"})
+		check("null\n")
+		update(specs.LinuxDeviceCgroup{Access: "rwm"}, written)
+		check("read\nwritten\nnull\n")
+		update(specs.LinuxDeviceCgroup{Access: "rwm"}, kmsg)
+		check("read\nnull\n")
+	}
+	c.wantStatus("running")
+}
+
 func TestCgroupsPath(t *testing.T) {
 	for _, test := range []struct{ path, want string }{
 		{"/berth-test/deep/er", "/berth-test/deep/er\n"},
 		{"/../../berth-test/up", "/berth-test/up\n"},
 		{"berth-test-relative", "/berth-test-relative\n"},
+		{"", ""},
 	} {
 		c := newContainer(t).shell("cat /proc/self/cgroup")
 		c.Spec.Linux.CgroupsPath = test.path
+		if test.path == "" {
+			test.want = "/" + c.ID + "\n"
+		}
 		out := c.output()
 		for line := range strings.Lines(out) {
 			if unmounted := strings.HasSuffix(line, ":/\n"); !unmounted && !strings.HasSuffix(line, test.want) {
@@ -198,6 +247,12 @@ func TestResourcesRefuse(t *testing.T) {
 		"linux.resources.hugepageLimits": func(r *specs.LinuxResources) { r.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "3MB"}} },
 		"linux.resources.rdma": func(r *specs.LinuxResources) {
 			r.Rdma = map[string]specs.LinuxRdma{"none0": {HcaHandles: pointer(uint32(1))}}
+		},
+		"linux.resources.devices[2].minor": func(r *specs.LinuxResources) {
+			one := func(allow bool, minor *int64) specs.LinuxDeviceCgroup {
+				return specs.LinuxDeviceCgroup{Allow: allow, Type: "b", Major: pointer(int64(8)), Minor: minor, Access: "w"}
+			}
+			r.Devices = append(r.Devices, one(true, nil), one(false, pointer(int64(1))))
 		},
 		"linux.resources.devices[1].access":      func(r *specs.LinuxResources) { r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Access: "q"}) },
 		`linux.resources.unified of "../x.high"`: func(r *specs.LinuxResources) { r.Unified = map[string]string{"../x.high": "1"} },
