@@ -185,6 +185,10 @@ func (l *Last) open(channel int) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("cannot create an image for the container's process: %w", err)
 	}
+	if os.Geteuid() == 0 {
+		// What can't be read is not dumpable when it is executed, and nobody in the container's user namespace may trace it.
+		_ = unix.Fchmod(fd, 0o111)
+	}
 	image, data := l.image(channel), uint64(os.Getpagesize())
 	for _, part := range []struct {
 		at      uint64

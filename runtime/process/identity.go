@@ -2,6 +2,7 @@ package process
 
 import (
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -39,12 +40,27 @@ func (c Config) umask() uint32 {
 	return 0o022
 }
 
-// untilFilter are the capabilities that must outlast the change of user: a filter without no_new_privs needs one.
-func (c Config) untilFilter() uint64 {
-	if c.Filter != nil && !c.Process.NoNewPrivileges {
-		return 1 << unix.CAP_SYS_ADMIN
+// untilEnd are the capabilities that must outlast the change of user, up to the last leg's end. A filter without
+// no_new_privs needs CAP_SYS_ADMIN. And whoever may trace a process of its own user and capabilities could seize this one
+// when it executes the last leg, which makes it dumpable, and be rid of the filter and of no_new_privs, which come later:
+// the process is traced only by those who have all that it has. Who has CAP_SYS_PTRACE doesn't need to ask.
+func (c Config) untilEnd() uint64 {
+	const admin, tracer = 1 << unix.CAP_SYS_ADMIN, 1 << unix.CAP_SYS_PTRACE
+	if c.Masks.Permitted&(admin|tracer) == admin && mayTrace() {
+		return admin | tracer
 	}
-	return 0
+	return admin // nobody makes containers without it
+}
+
+// mayTrace tells whether the child has CAP_SYS_PTRACE, as it does in a user namespace of an ordinary user's.
+func mayTrace() bool {
+	if os.Geteuid() != 0 {
+		return true
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err == nil && data[0].Permitted&(1<<unix.CAP_SYS_PTRACE) != 0
 }
 
 // ambient is what may be raised of what is asked for. Of the rest runc warns, and the process doesn't get it either.
@@ -52,10 +68,10 @@ func (c Config) ambient() uint64 {
 	return c.Masks.Ambient & c.Masks.Permitted & c.Masks.Inheritable
 }
 
-// addCapabilities sets the process's sets, with what is needed until the filter is loaded.
+// addCapabilities sets the process's sets, with what is needed until the end of the last leg.
 func (c Config) addCapabilities(p *launch.Program) {
 	const object = "process.capabilities"
-	needed := c.untilFilter()
+	needed := c.untilEnd()
 	header, data := capabilities(c.Masks.Permitted|needed|1<<unix.CAP_SETPCAP, c.Masks.Inheritable|needed)
 	p.Call("set", object, unix.SYS_CAPSET, launch.PinSlice(p, header), launch.PinSlice(p, data))
 	prctl := func(what string, args ...launch.Arg) {
@@ -67,14 +83,18 @@ func (c Config) addCapabilities(p *launch.Program) {
 		}
 	}
 	prctl(object+".ambient", launch.Int(unix.PR_CAP_AMBIENT), launch.Int(unix.PR_CAP_AMBIENT_CLEAR_ALL), launch.Int(0), launch.Int(0), launch.Int(0))
+	raised := c.ambient()
+	if c.Process.User.UID != 0 { // root keeps what is inheritable anyway
+		raised |= needed
+	}
 	for number := 0; number <= maxCap; number++ {
-		if (c.ambient()|needed)&(1<<number) != 0 {
+		if raised&(1<<number) != 0 {
 			prctl(object+".ambient", launch.Int(unix.PR_CAP_AMBIENT), launch.Int(unix.PR_CAP_AMBIENT_RAISE), launch.Int(number), launch.Int(0), launch.Int(0))
 		}
 	}
 }
 
-// addLastCapabilities takes away what the execution of the last leg has given to root, and what was for the filter.
+// addLastCapabilities takes away what the execution of the last leg has given to root, and what was needed until there.
 // The kernel takes from the ambient set what leaves the inheritable one.
 func (c Config) addLastCapabilities(l *launch.Last) {
 	available := c.ambient()

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -297,4 +298,19 @@ func peers(t *testing.T, attack func(t testing.TB, runtime string) string) {
 func short(r outcome) string {
 	text, _, _ := bytes.Cut([]byte(strings.TrimSpace(r.Stderr)), []byte("\n"))
 	return fmt.Sprintf("status %d, stdout %q, stderr %q", r.Status, r.Stdout, text)
+}
+
+// giveAway makes the image a user's, and lets him come to it.
+func (c *container) giveAway(uid int) {
+	c.t.Helper()
+	for dir := c.Rootfs; dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if err := filepath.WalkDir(c.Rootfs, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, uid, uid))
+	}); err != nil {
+		c.t.Fatal(err)
+	}
 }

@@ -72,7 +72,7 @@ func TestRuntimeExecutesNothingOfItself(t *testing.T) {
 }
 
 // attacked starts the attacker of CVE-2019-5736 in a container and waits until it is at work.
-func (c *container) attacked() *container {
+func (c *container) attacked(how string) *container {
 	c.t.Helper()
 	log := filepath.Join(c.Bundle, "attacker.log")
 	file, err := os.Create(log)
@@ -80,7 +80,7 @@ func (c *container) attacked() *container {
 		c.t.Fatal(err)
 	}
 	defer func() { _ = file.Close() }()
-	c.attacker("binary")
+	c.attacker(how)
 	c.writeConfig()
 	create := c.command("create", "--bundle", c.Bundle, c.ID)
 	create.Stdout, create.Stderr = file, file
@@ -106,7 +106,7 @@ func TestExecIntoAnAttacker(t *testing.T) {
 		t.Run("attacker "+name, func(t *testing.T) {
 			c := newContainer(t).capable(more...)
 			unchanged := ownBinary(t, c)
-			c.attacked()
+			c.attacked("binary")
 			for range rounds {
 				c.must("exec", c.ID, "true")
 			}
@@ -136,7 +136,7 @@ func TestExecAfterAPrivilegedExec(t *testing.T) {
 func TestNeighbourInThePidNamespace(t *testing.T) {
 	attacker, c := newContainer(t).capable("SYS_PTRACE"), newContainer(t, "true").capable()
 	unchanged := ownBinary(t, attacker, c)
-	attacker.attacked()
+	attacker.attacked("binary")
 	for i, namespace := range c.Spec.Linux.Namespaces {
 		if namespace.Type == specs.PIDNamespace {
 			c.Spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/pid", attacker.pid())

@@ -15,6 +15,8 @@ func main() {
 	switch os.Args[1] {
 	case "binary":
 		overwriteBinaries()
+	case "seize":
+		seizeNewcomers()
 	case "descriptors":
 		walkDescriptors(os.Args[2])
 	}
