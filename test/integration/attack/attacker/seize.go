@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -19,11 +20,11 @@ func seizeNewcomers() {
 	for next := os.Getpid() + 1; ; {
 		for pid := next; pid < next+ahead; pid++ {
 			err := seize(pid)
-			if err == unix.EPERM && isOwn(pid) {
+			if errors.Is(err, unix.EPERM) && isOwn(pid) {
 				next = pid + 1
 			}
 			// While the process executes something this waits for the very moment at which it is done.
-			for err == unix.EPERM && next <= pid {
+			for errors.Is(err, unix.EPERM) && next <= pid {
 				err = seize(pid)
 			}
 			if err == nil {
@@ -35,7 +36,9 @@ func seizeNewcomers() {
 }
 
 // isOwn tells whether it is a thread of this process.
-func isOwn(pid int) bool { return unix.Access(fmt.Sprintf("/proc/self/task/%d", pid), unix.F_OK) == nil }
+func isOwn(pid int) bool {
+	return unix.Access(fmt.Sprintf("/proc/self/task/%d", pid), unix.F_OK) == nil
+}
 
 func seize(pid int) error {
 	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid), 0, 0, 0, 0); errno != 0 {
