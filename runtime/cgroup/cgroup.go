@@ -35,6 +35,9 @@ type Cgroup interface {
 	JoinFiles() []string
 	// Add moves a process into the cgroup.
 	Add(pid int) error
+	// Barred tells whether Create was not allowed to set rules for devices, as in a user namespace. Devices can't be made
+	// there either.
+	Barred() bool
 	// Update changes the limits; what resources leaves out stays.
 	Update(resources *specs.LinuxResources) error
 	// Freeze stops all processes, and returns when they have stopped.

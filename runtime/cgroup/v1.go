@@ -23,6 +23,7 @@ type v1 struct {
 	paths   map[string]string // by controller; "" for the v2 hierarchy of a hybrid host
 	dirs    []string          // the same without repetition, v2's left out
 	unified int               // descriptor of the v2 directory, or -1
+	barred  bool
 }
 
 func createV1(config Config) (_ Cgroup, err error) {
@@ -160,6 +161,8 @@ func (c *v1) Add(pid int) error {
 	}
 	return nil
 }
+
+func (c *v1) Barred() bool { return c.barred }
 
 func (c *v1) Update(resources *specs.LinuxResources) error { return c.limit(resources, false) }
 

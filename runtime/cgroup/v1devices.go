@@ -31,7 +31,10 @@ func (c *v1) limitDevices(rules []specs.LinuxDeviceCgroup, create bool) error {
 	} else {
 		err = changeRules(dir, state)
 	}
-	if errors.Is(err, unix.EPERM) && (state.allow || inUserNamespace()) {
+	if errors.Is(err, unix.EPERM) {
+		c.barred = inUserNamespace()
+	}
+	if errors.Is(err, unix.EPERM) && (state.allow || c.barred) {
 		return nil // a new cgroup has what its parent has, and more can't be had; a user namespace bars mknod anyway
 	}
 	if err != nil {

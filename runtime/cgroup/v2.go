@@ -20,8 +20,9 @@ import (
 
 // v2 is a cgroup of the unified hierarchy.
 type v2 struct {
-	dir string
-	fd  int
+	dir    string
+	fd     int
+	barred bool
 }
 
 func createV2(config Config) (_ Cgroup, err error) {
@@ -186,6 +187,8 @@ func (c *v2) DirFD() int { return c.fd }
 func (c *v2) JoinFiles() []string { return nil }
 
 func (c *v2) Add(pid int) error { return addProcess(c.dir, pid) }
+
+func (c *v2) Barred() bool { return c.barred }
 
 func (c *v2) Update(resources *specs.LinuxResources) error { return c.limit(resources, false) }
 

@@ -270,6 +270,7 @@ func (c *v2) limitDevices(rules []specs.LinuxDeviceCgroup) error {
 	state.addDefaults()
 	err = attachDevices(c.fd, state)
 	if errors.Is(err, unix.EPERM) && inUserNamespace() {
+		c.barred = true
 		return nil
 	}
 	if err != nil {

@@ -176,7 +176,8 @@ func attributes(c *process.Config) error {
 func (s *setup) rootfs() rootfs.Config {
 	c := rootfs.Config{
 		Spec: s.container.Spec, Bundle: s.container.Bundle, Root: s.container.Rootfs,
-		NoPivot: s.options.NoPivot, OwnUser: s.plan.OwnUser(), CgroupPaths: s.container.Cgroups,
+		NoPivot: s.options.NoPivot, OwnUser: s.plan.OwnUser(), BindDevices: s.plan.OwnUser() || s.group == nil || s.group.Barred(),
+		CgroupPaths:     s.container.Cgroups,
 		CgroupNamespace: (s.plan.New|s.plan.Joined)&unix.CLONE_NEWCGROUP != 0,
 		Detached:        (s.plan.New|s.plan.Joined)&unix.CLONE_NEWNS == 0,
 	}

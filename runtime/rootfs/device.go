@@ -73,7 +73,7 @@ func (b *Builder) device(dev launch.Arg, d specs.LinuxDevice) error {
 		dir = b.directory(path.Dir(name))
 		defer b.closeUnlessRoot(dir)
 	}
-	if b.config.OwnUser {
+	if b.config.BindDevices && kind != unix.S_IFIFO {
 		b.bindDevice(name, d)
 		return nil
 	}

@@ -19,7 +19,9 @@ type Config struct {
 	Bundle  string
 	Root    string // the absolute path of the root file system
 	NoPivot bool   // move the root instead of pivot_root, for a host that runs from an initramfs
-	OwnUser bool   // the container has a user namespace of its own: devices are bound, not made
+	OwnUser bool   // the container has a user namespace of its own
+
+	BindDevices bool // devices can't be made, as in a user namespace
 
 	// Detached keeps the root out of the tree of mounts, for a container without a mount namespace: else its mounts would be
 	// the host's. The kernel takes them away with the last process that has this root.
