@@ -68,8 +68,8 @@ func memoryPolicy() *features.MemoryPolicy {
 // mountOptions lists the options that mean the same on every file system, sorted.
 func mountOptions() []string {
 	names := []string{
-		"async", "bind", "defaults", "dirsync", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand",
-		"idmap", "rbind", "ridmap", "silent", "sync", "tmpcopyup",
+		"async", "bind", "defaults", "dirsync", "iversion", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand",
+		"idmap", "rbind", "remount", "ridmap", "silent", "sync", "tmpcopyup",
 	}
 	for _, attribute := range []string{
 		"atime", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid",

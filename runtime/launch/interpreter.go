@@ -120,6 +120,8 @@ func (m *machine) pretend(op *operation, first, second uintptr) (uintptr, syscal
 		*(*int32)(pointer(&first)) = int32(second)
 	case opStoreWord:
 		*(*uintptr)(pointer(&first)) = second
+	case opLoad:
+		return uintptr(*(*uint64)(pointer(&first)) >> second & uint64(op.args[2])), 0
 	case opExpect:
 		if *(*uint64)(pointer(&first))&uint64(second) != uint64(op.args[2]) {
 			return 0, syscall.Errno(op.args[3])

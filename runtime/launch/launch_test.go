@@ -101,6 +101,12 @@ func TestExpectAndStore(t *testing.T) {
 	}
 }
 
+func TestLoad(t *testing.T) {
+	p := New()
+	p.Call("exit", "", unix.SYS_EXIT_GROUP, p.Load(Pin(p, &[]uint64{0x1234567}[0]), 8, 0x3f))
+	wantStatus(t, fork(t, p, Birth{}), 0x45&0x3f)
+}
+
 func TestWaitReportAndSecondFork(t *testing.T) {
 	p := New()
 	p.Wait()

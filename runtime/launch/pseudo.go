@@ -13,6 +13,7 @@ const (
 	opWait                       // receive one byte from the parent
 	opStoreWord                  // *(uintptr)(args[0]) = args[1]
 	opNever                      // stands for a call of the last leg
+	opLoad                       // slot out = *(uint64)(args[0]) >> args[1] & args[2]
 	opSecondFork                 // go on in a new process, a sibling of this one: clone3 with args[0], args[1]
 )
 
@@ -24,6 +25,11 @@ func (p *Program) Jump(label Label) { p.Set(p.NewSlot(), Int(0)).Then(label) }
 
 // Store writes a value of the child's into its memory: the 32-bit number at an address that Pin returned.
 func (p *Program) Store(at, value Arg) { p.Call("store", "a slot", opStore, at, value) }
+
+// Load returns a slot with some of the 64 bits at an address that Pin returned.
+func (p *Program) Load(at Arg, shift int, mask uint64) Arg {
+	return p.Call("load", "a slot", opLoad, at, Int(shift), Int(mask)).Result()
+}
 
 // Expect fails with errno unless the 64 bits at an address, masked, have the wanted value.
 func (p *Program) Expect(verb, object string, at Arg, want Masked) Op {

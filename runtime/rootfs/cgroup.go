@@ -13,15 +13,18 @@ import (
 
 const unified = "" // the controller's name under which cgroup v2 stands in CgroupPaths
 
+// hierarchyOfAll is where the host has its cgroups.
+const hierarchyOfAll = "/sys/fs/cgroup"
+
 // cgroupMount adds the container's view of its cgroup: one file system on cgroup v2, or a directory with one for each
-// hierarchy on v1. In a cgroup namespace the kernel shows the part below the container's cgroup by itself; without one
-// that part of the host's tree is bound.
-func (b *Builder) cgroupMount(m specs.Mount, o options) error {
+// hierarchy on v1. In a cgroup namespace the kernel shows the part below the container's cgroup by itself. Without one
+// that part of the host's tree is bound on v1, and all of it on v2, as /proc/self/cgroup has its path from there on.
+func (b *Builder) cgroupMount(m specs.Mount, o options) {
 	o.superBlock, o.superFlags = nil, nil
 	o.set |= o.setAll
 	if _, v2 := b.config.CgroupPaths[unified]; len(b.config.CgroupPaths) == 0 || v2 && len(b.config.CgroupPaths) == 1 {
-		b.cgroupHierarchy(m, o, hierarchy{kind: "cgroup2", hostPath: b.config.CgroupPaths[unified]})
-		return nil
+		b.cgroupHierarchy(m, o, hierarchy{kind: "cgroup2", hostPath: hierarchyOfAll})
+		return
 	}
 	readOnly := o.set & unix.MOUNT_ATTR_RDONLY
 	o.set &^= readOnly
@@ -42,7 +45,6 @@ func (b *Builder) cgroupMount(m specs.Mount, o options) error {
 		at.Destination = path.Join(m.Destination, h.name)
 		b.cgroupHierarchy(at, o, h)
 	}
-	return nil
 }
 
 // hierarchy is one cgroup file system.
@@ -107,13 +109,13 @@ func (b *Builder) cgroupHierarchy(m specs.Mount, o options, h hierarchy) {
 		o.superBlock = h.options
 		mount = b.newMount(specs.Mount{Type: h.kind, Source: "cgroup", Destination: m.Destination}, o)
 	} else {
-		hostPath, flags := h.hostPath, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC
-		if hostPath == "" { // an ordinary user's container has no cgroup, and sees the host's hierarchies
-			hostPath, flags = "/sys/fs/cgroup", flags|unix.AT_RECURSIVE
+		whole, flags := h.hostPath == hierarchyOfAll, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC
+		if whole {
+			flags |= unix.AT_RECURSIVE
 		}
-		mount = p.Call("open", fmt.Sprintf("%q to mount it at %q", hostPath, m.Destination), unix.SYS_OPEN_TREE,
-			launch.Cwd, p.String(hostPath), launch.Int(flags)).Result()
-		b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear, recursive: h.hostPath == ""})
+		mount = p.Call("open", fmt.Sprintf("%q to mount it at %q", h.hostPath, m.Destination), unix.SYS_OPEN_TREE,
+			launch.Cwd, p.String(h.hostPath), launch.Int(flags)).Result()
+		b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear, recursive: whole})
 	}
 	b.attach(m, mount, b.target(m.Destination, true))
 	p.Close(mount)

@@ -28,11 +28,9 @@ func Externals(c Config) ([]External, error) {
 		all = append(all, External{Destination: resolve(root, destination), Source: source})
 	}
 	for i, m := range c.Spec.Mounts {
-		o, err := parseOptions(m.Options)
-		bound := o.bind || m.Type == "bind"
+		o := parseOptions(m.Options)
+		bound := isBound(m, o)
 		switch {
-		case err != nil:
-			return nil, fmt.Errorf("cannot mount %q: %w", m.Destination, err)
 		case bound && (o.idmap || len(m.UIDMappings) > 0):
 			return nil, fmt.Errorf("cannot checkpoint or restore mounts[%d] %q: id-mapped mounts are not implemented for it", i, m.Destination)
 		case bound:
@@ -62,8 +60,8 @@ func Externals(c Config) ([]External, error) {
 
 // boundCgroups returns the directories of the host that a cgroup mount consists of without a cgroup namespace.
 func boundCgroups(m specs.Mount, paths map[string]string) map[string]string {
-	if v2, ok := paths[unified]; ok && len(paths) == 1 {
-		return map[string]string{m.Destination: v2}
+	if _, v2 := paths[unified]; v2 && len(paths) == 1 {
+		return map[string]string{m.Destination: hierarchyOfAll}
 	}
 	binds := map[string]string{}
 	for _, h := range hierarchies(paths) {
@@ -99,13 +97,7 @@ func mountsBelow(dir string) ([]string, error) {
 
 func isCgroup(m specs.Mount) bool { return m.Type == "cgroup" || m.Type == "cgroup2" }
 
-func isBound(m specs.Mount) (bool, error) {
-	o, err := parseOptions(m.Options)
-	if err != nil {
-		return false, fmt.Errorf("cannot mount %q: %w", m.Destination, err)
-	}
-	return o.bind || m.Type == "bind", nil
-}
+func isBound(m specs.Mount, o options) bool { return (o.bind || m.Type == "bind") && !o.remount }
 
 // MaskedFiles returns those of the masked paths of a running container that are files behind /dev/null.
 func MaskedFiles(pid int, masked []string) ([]string, error) {
@@ -159,11 +151,7 @@ func MakeMountPoints(c Config) error {
 }
 
 func makeMountPoint(root int, bundle string, m specs.Mount) error {
-	bound, err := isBound(m)
-	if err != nil {
-		return err
-	}
-	if !bound {
+	if !isBound(m, parseOptions(m.Options)) {
 		fd, err := makeIn(root, m.Destination, true)
 		if err == nil {
 			_ = unix.Close(fd)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -16,37 +17,71 @@ import (
 const emptyPath = unix.AT_EMPTY_PATH
 
 // mount adds one mount of the configuration: made detached, given its attributes, and only then attached.
-func (b *Builder) mount(i int, m specs.Mount) error {
-	o, err := parseOptions(m.Options)
-	if err != nil {
-		return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
-	}
+func (b *Builder) mount(i int, m specs.Mount) {
+	o := parseOptions(m.Options)
 	if !b.config.OwnUser {
-		if err := b.openSource(i, m); err != nil {
-			return err
-		}
+		b.openSource(i, m, o)
 	}
 	switch {
+	case o.remount:
+		b.remount(m, o)
 	case o.copyUp:
-		o.set |= o.setAll
-		b.attachDirectory(m, o, b.sources[i])
-		return nil
+		b.fileSystem(m, o, b.sources[i])
 	case b.isTaken(i):
 		b.bindMount(m, o, b.sources[i])
-		return nil
-	case m.Type == "cgroup" || m.Type == "cgroup2":
-		return b.cgroupMount(m, o)
+	case isCgroup(m):
+		b.cgroupMount(m, o)
+	case o.tooLong():
+		b.mountByPath(m, o)
+	default:
+		b.fileSystem(m, o, launch.Arg{})
 	}
-	if isDev(m.Destination) && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
-		o.set &^= unix.MOUNT_ATTR_RDONLY // its devices come first
-		b.readOnlyDev = true
+}
+
+// fileSystem adds the mount of a file system, which Prepare may have made.
+func (b *Builder) fileSystem(m specs.Mount, o options, mount launch.Arg) {
+	o.set, o.setAll = o.set|o.setAll, 0
+	later := o.set & unix.MOUNT_ATTR_RDONLY
+	if m.Type != "tmpfs" && !isDev(m.Destination) {
+		later = 0
 	}
-	mount := b.newMount(m, o)
-	target := b.target(m.Destination, true)
-	b.attach(m, mount, target)
+	o.set &^= later
+	if mount == (launch.Arg{}) {
+		mount = b.newMount(m, o)
+		if m.Type == "tmpfs" && !o.has("mode") {
+			b.keepMode(m.Destination, mount)
+		}
+	} else {
+		b.setAttributes(mount, m.Destination, attributeChange{set: o.set})
+	}
+	b.attach(m, mount, b.target(m.Destination, true))
 	b.propagate(mount, m.Destination, o.propagation)
+	if later != 0 { // devices and mount points come first
+		b.readOnly = append(b.readOnly, finished{mount, m.Destination})
+		return
+	}
 	b.program.Close(mount)
-	return nil
+}
+
+// finished is a mount that is read-only once all is in it.
+type finished struct {
+	mount launch.Arg
+	name  string
+}
+
+// keepMode gives a new file system the mode of the directory that it will hide, if there is one.
+func (b *Builder) keepMode(name string, mount launch.Arg) {
+	p := b.program
+	absent := p.NewLabel()
+	hidden := b.open("open mount point", name, unix.O_PATH).OnError(absent, unix.ENOENT).Result()
+	stat := &unix.Statx_t{}
+	buffer := launch.Pin(p, stat)
+	p.Call("look at", fmt.Sprintf("mount point %q", name), unix.SYS_STATX, hidden, b.empty, launch.Int(emptyPath), launch.Int(unix.STATX_MODE), buffer)
+	const upperHalf = 32 // of the 64 bits from the gid on
+	mode := p.Load(launch.Int(uintptr(unsafe.Pointer(stat))+unsafe.Offsetof(stat.Gid)), upperHalf, 0o7777)
+	p.Call("set", fmt.Sprintf("the mode of the mount at %q", name), unix.SYS_FCHMODAT, mount, p.String("."), mode)
+	p.Close(hidden)
+	p.Place(absent)
 }
 
 // newMount adds the making of a detached mount of a file system and returns its descriptor.
@@ -60,35 +95,32 @@ func (b *Builder) newMount(m specs.Mount, o options) launch.Arg {
 			}
 			return fmt.Errorf("cannot open %s: %w", name, errno)
 		}).Result()
-	configure := func(command int, key, value string) {
-		valueArg := launch.Int(0)
-		object := fmt.Sprintf("option %q of the mount at %q", key, m.Destination)
-		if command == unix.FSCONFIG_SET_STRING {
-			valueArg = p.String(value)
-			object = fmt.Sprintf("option %q of the mount at %q", key+"="+value, m.Destination)
-		}
-		p.Call("set", object, unix.SYS_FSCONFIG, context, launch.Int(command), p.String(key), valueArg, launch.Int(0))
-	}
 	if m.Source != "" {
-		configure(unix.FSCONFIG_SET_STRING, "source", m.Source)
+		b.configure(context, m, []string{"source=" + m.Source})
 	}
-	for _, flag := range o.superFlags {
-		configure(unix.FSCONFIG_SET_FLAG, flag, "")
-	}
-	for _, option := range o.superBlock {
-		if key, value, ok := strings.Cut(option, "="); ok {
-			configure(unix.FSCONFIG_SET_STRING, key, value)
-		} else {
-			configure(unix.FSCONFIG_SET_FLAG, key, "")
-		}
-	}
+	b.configure(context, m, o.flagsOf(m.Type))
+	b.configure(context, m, o.superBlock)
 	if label := b.config.Spec.Linux.MountLabel; label != "" && takesLabel(m.Type) {
-		configure(unix.FSCONFIG_SET_STRING, "context", label)
+		b.configure(context, m, []string{"context=" + label})
 	}
 	p.Call("create", name, unix.SYS_FSCONFIG, context, launch.Int(unix.FSCONFIG_CMD_CREATE), launch.Int(0), launch.Int(0), launch.Int(0))
 	mount := p.Call("mount", name, unix.SYS_FSMOUNT, context, launch.Int(unix.FSMOUNT_CLOEXEC), launch.Int(o.set|o.setAll)).Result()
 	p.Close(context)
 	return mount
+}
+
+// configure adds the telling of options to a file system.
+func (b *Builder) configure(context launch.Arg, m specs.Mount, options []string) {
+	p := b.program
+	for _, option := range options {
+		command, argument := unix.FSCONFIG_SET_FLAG, launch.Int(0)
+		key, value, hasValue := strings.Cut(option, "=")
+		if hasValue {
+			command, argument = unix.FSCONFIG_SET_STRING, p.String(value)
+		}
+		p.Call("set", fmt.Sprintf("option %q of the mount at %q", option, m.Destination), unix.SYS_FSCONFIG,
+			context, launch.Int(command), p.String(key), argument, launch.Int(0))
+	}
 }
 
 // takesLabel tells whether files of a type of file system can be given a label by linux.mountLabel. SELinux has its own
@@ -101,6 +133,21 @@ func takesLabel(kind string) bool {
 	return true
 }
 
+// flagsOf returns the flags for a file system of the type.
+func (o *options) flagsOf(kind string) []string {
+	flags := o.superFlags
+	if o.set&unix.MOUNT_ATTR_RDONLY != 0 && !isVirtual(kind) {
+		flags = append(slices.Clip(flags), "ro") // or the kernel would write to the disk
+	}
+	if o.version && strings.HasPrefix(kind, "ext") { // all others that know it always have it
+		flags = append(slices.Clip(flags), "i_version")
+	}
+	return flags
+}
+
+// isVirtual tells of the file systems of every container, which are in memory.
+func isVirtual(kind string) bool { return kind == "tmpfs" || kind == "devpts" || !takesLabel(kind) }
+
 // source is where a bind mount comes from.
 func (b *Builder) source(m specs.Mount) string {
 	if filepath.IsAbs(m.Source) {
@@ -110,13 +157,9 @@ func (b *Builder) source(m specs.Mount) string {
 }
 
 // openSource adds the taking of a part of the host's tree, if the mount is of that kind.
-func (b *Builder) openSource(i int, m specs.Mount) error {
-	o, err := parseOptions(m.Options)
-	if err != nil {
-		return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
-	}
-	if !o.bind && m.Type != "bind" || b.isTaken(i) {
-		return nil
+func (b *Builder) openSource(i int, m specs.Mount, o options) {
+	if !isBound(m, o) || b.isTaken(i) {
+		return
 	}
 	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 	if o.recursive {
@@ -125,7 +168,6 @@ func (b *Builder) openSource(i int, m specs.Mount) error {
 	p := b.program
 	b.sources[i] = p.Call("open", fmt.Sprintf("%q to mount it at %q", m.Source, m.Destination), unix.SYS_OPEN_TREE,
 		launch.Cwd, p.String(b.source(m)), launch.Int(flags)).Result()
-	return nil
 }
 
 // isTaken tells whether there is a detached mount for the mount already, of Prepare or openSource. The zero Arg is a
@@ -138,21 +180,13 @@ func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
 		b.ownDev = false
 	}
 	p := b.program
-	b.setAttributes(mount, m.Destination, attributeChange{set: o.set, clear: o.clear})
+	b.replaceAttributes(mount, m.Destination, o)
 	b.setAttributes(mount, m.Destination, attributeChange{set: o.setAll, clear: o.clearAll, recursive: true})
 	info, err := os.Stat(b.source(m)) // if there is none, the child fails with the reason before it gets here
 	target := b.target(m.Destination, err != nil || info.IsDir())
 	b.attach(m, mount, target)
 	b.propagate(mount, m.Destination, o.propagation)
 	p.Close(mount)
-}
-
-// attachDirectory adds the mount of a file system that Prepare has made.
-func (b *Builder) attachDirectory(m specs.Mount, o options, mount launch.Arg) {
-	b.setAttributes(mount, m.Destination, attributeChange{set: o.set})
-	b.attach(m, mount, b.target(m.Destination, true))
-	b.propagate(mount, m.Destination, o.propagation)
-	b.program.Close(mount)
 }
 
 // attach adds the attaching of a detached mount to a mount point, which it closes.
@@ -182,16 +216,31 @@ type attributeChange struct {
 	recursive               bool
 }
 
-func (b *Builder) setAttributes(mount launch.Arg, name string, c attributeChange) {
-	if c.set|c.clear|c.propagation == 0 {
+// replaceAttributes gives a mount the attributes of its options instead of those that it has, if there are any. In a user
+// namespace the kernel may hold on to what the mount has, which is added to then.
+func (b *Builder) replaceAttributes(mount launch.Arg, name string, o options) {
+	const all = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW
+	if o.set|o.clear == 0 {
 		return
+	}
+	locked, done := b.program.NewLabel(), b.program.NewLabel()
+	b.setAttributes(mount, name, attributeChange{set: o.set, clear: o.clear | all&^o.set}).OnError(locked, unix.EPERM).Then(done)
+	b.program.Place(locked)
+	b.setAttributes(mount, name, attributeChange{set: o.set, clear: o.clear})
+	b.program.Place(done)
+}
+
+// setAttributes returns the operation, if there is one to add.
+func (b *Builder) setAttributes(mount launch.Arg, name string, c attributeChange) launch.Op {
+	if c.set|c.clear|c.propagation == 0 {
+		return launch.Op{}
 	}
 	flags := emptyPath
 	if c.recursive {
 		flags |= unix.AT_RECURSIVE
 	}
 	attr := &unix.MountAttr{Attr_set: c.set, Attr_clr: c.clear, Propagation: c.propagation}
-	b.program.Call("set the attributes of", fmt.Sprintf("the mount at %q", name), unix.SYS_MOUNT_SETATTR,
+	return b.program.Call("set the attributes of", fmt.Sprintf("the mount at %q", name), unix.SYS_MOUNT_SETATTR,
 		mount, b.empty, launch.Int(flags), launch.Pin(b.program, attr), launch.Int(unsafe.Sizeof(*attr)))
 }
 

@@ -1,7 +1,7 @@
 package rootfs
 
 import (
-	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +13,9 @@ type options struct {
 	setAll, clearAll       uint64   // and of all mounts below it
 	propagation            []uint64 // MS_SHARED and its like, MS_REC with it, in order
 	bind, recursive        bool
-	copyUp                 bool
+	copyUp, remount        bool
 	idmap, recursiveIDMap  bool
+	version                bool     // files have a number that changes with them
 	superFlags, superBlock []string // what the file system itself is told: flags of every file system, and its own
 }
 
@@ -71,7 +72,7 @@ func propagation(name string) (uint64, bool) {
 }
 
 // parseOptions sorts the options of a mount. What it doesn't know is the file system's.
-func parseOptions(names []string) (options, error) {
+func parseOptions(names []string) options {
 	var o options
 	for _, name := range names {
 		if change, ok := attributes(name); ok {
@@ -86,11 +87,9 @@ func parseOptions(names []string) (options, error) {
 			o.propagation = append(o.propagation, flags)
 			continue
 		}
-		if err := o.special(name); err != nil {
-			return options{}, err
-		}
+		o.special(name)
 	}
-	return o, nil
+	return o
 }
 
 // apply adds a change behind earlier ones, which it overrides.
@@ -99,9 +98,14 @@ func apply(set, clear *uint64, c change) {
 	*clear = *clear&^(c.set&^c.clear) | c.clear
 }
 
-func (o *options) special(name string) error {
+func (o *options) special(name string) {
 	switch name {
-	case "", "defaults", "loud", "silent", "nolazytime", "nomand", "async", "noiversion":
+	case "", "defaults", "loud", "silent":
+	case "async", "nolazytime", "nomand":
+		opposite := map[string]string{"async": "sync", "nolazytime": "lazytime", "nomand": "mand"}[name]
+		o.superFlags = slices.DeleteFunc(o.superFlags, func(flag string) bool { return flag == opposite })
+	case "iversion", "noiversion":
+		o.version = name == "iversion"
 	case "bind":
 		o.bind = true
 	case "rbind":
@@ -114,10 +118,14 @@ func (o *options) special(name string) error {
 		o.idmap, o.recursiveIDMap = true, true
 	case "sync", "dirsync", "lazytime", "mand":
 		o.superFlags = append(o.superFlags, name)
-	case "remount", "iversion":
-		return fmt.Errorf("option %q is not implemented", name)
+	case "remount":
+		o.remount = true
 	default:
 		o.superBlock = append(o.superBlock, name)
 	}
-	return nil
+}
+
+// has tells whether the file system is given an option of its own.
+func (o *options) has(key string) bool {
+	return slices.ContainsFunc(o.superBlock, func(option string) bool { return strings.HasPrefix(option, key+"=") })
 }

@@ -22,37 +22,29 @@ func (b *Builder) Prepare() error {
 		if len(m.UIDMappings) == 0 && !slices.ContainsFunc(m.Options, needsPreparation) {
 			continue
 		}
-		o, err := parseOptions(m.Options)
-		if err == nil {
-			var fd int
-			switch {
-			case o.idmap || len(m.UIDMappings) > 0:
-				fd, err = b.mapped(m, o)
-			case o.copyUp && m.Type == "tmpfs":
-				fd, err = b.copied(m, o)
-			case o.copyUp:
-				err = fmt.Errorf("option \"tmpcopyup\" is for a tmpfs, not for type %q", m.Type)
-			default:
-				continue
-			}
-			b.own(i, fd, err)
+		var fd int
+		var err error
+		switch o := parseOptions(m.Options); {
+		case o.idmap || len(m.UIDMappings) > 0:
+			fd, err = b.mapped(m, o)
+		case o.copyUp && m.Type == "tmpfs":
+			fd, err = b.copied(m, o)
+		case o.copyUp:
+			err = fmt.Errorf("option \"tmpcopyup\" is for a tmpfs, not for type %q", m.Type)
+		default:
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
 		}
+		b.prepared = append(b.prepared, fd)
+		b.sources[i] = launch.Int(fd)
 	}
 	return nil
 }
 
 func needsPreparation(option string) bool {
 	return option == "tmpcopyup" || option == "idmap" || option == "ridmap"
-}
-
-func (b *Builder) own(i, fd int, err error) {
-	if err == nil {
-		b.prepared = append(b.prepared, fd)
-		b.sources[i] = launch.Int(fd)
-	}
 }
 
 // Close closes what Prepare has opened. The child has its own copies.
@@ -136,10 +128,8 @@ func (b *Builder) copied(m specs.Mount, o options) (_ int, err error) {
 	if source >= 0 {
 		defer func() { _ = unix.Close(source) }()
 	}
-	hasMode := false
 	for _, option := range o.superBlock {
 		key, value, isString := strings.Cut(option, "=")
-		hasMode = hasMode || key == "mode"
 		if isString {
 			err = unix.FsconfigSetString(context, key, value)
 		} else {
@@ -162,7 +152,7 @@ func (b *Builder) copied(m specs.Mount, o options) (_ int, err error) {
 		return -1, err
 	}
 	if source >= 0 {
-		if err := copyInto(source, mount, !hasMode); err != nil {
+		if err := copyInto(source, mount, !o.has("mode")); err != nil {
 			_ = unix.Close(mount)
 			return -1, fmt.Errorf("cannot copy what is there into it: %w", err)
 		}

@@ -5,7 +5,6 @@ package rootfs
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -36,16 +35,17 @@ type Config struct {
 
 // Builder writes the operations. It holds what they share.
 type Builder struct {
-	config      Config
-	program     *launch.Program
-	root        launch.Arg // descriptor of the container's root
-	empty       launch.Arg // ""
-	hows        map[unix.OpenHow]launch.Arg
-	ownDev      bool // /dev is the container's own to fill
-	readOnlyDev bool
-	sources     []launch.Arg // by index of the mount: what is bound, detached from the host's tree
-	prepared    []int        // descriptors of this process
-	placed      []string     // relative names of mount points so far
+	config   Config
+	program  *launch.Program
+	root     launch.Arg // descriptor of the container's root
+	empty    launch.Arg // ""
+	hows     map[unix.OpenHow]launch.Arg
+	ownDev   bool // /dev is the container's own to fill
+	readOnly []finished
+	shared   uint64       // linux.rootfsPropagation
+	sources  []launch.Arg // by index of the mount: what is bound, detached from the host's tree
+	prepared []int        // descriptors of this process
+	placed   []string     // relative names of mount points so far
 }
 
 // New returns what writes the operations to p.
@@ -60,14 +60,15 @@ func New(p *launch.Program, config Config) *Builder {
 // user namespace may not be let in to where these things are. Without one, only the root is taken here, and what is
 // bound at its turn, as the kernel lists mounts in the order of their making.
 func (b *Builder) Open() error {
+	if err := b.choosePropagation(); err != nil {
+		return err
+	}
 	b.openRoot()
 	if !b.config.OwnUser {
 		return nil
 	}
 	for i, m := range b.config.Spec.Mounts {
-		if err := b.openSource(i, m); err != nil {
-			return err
-		}
+		b.openSource(i, m, parseOptions(m.Options))
 	}
 	return nil
 }
@@ -76,9 +77,7 @@ func (b *Builder) Open() error {
 func (b *Builder) Fill() error {
 	p, config := b.program, b.config
 	for i, m := range config.Spec.Mounts {
-		if err := b.mount(i, m); err != nil {
-			return err
-		}
+		b.mount(i, m)
 	}
 	if b.ownDev {
 		if err := b.devices(); err != nil {
@@ -88,18 +87,18 @@ func (b *Builder) Fill() error {
 	if config.Console != nil {
 		b.console()
 	}
-	if err := b.enter(); err != nil {
-		return err
-	}
+	b.enter()
 	b.reopenNull()
 	b.maskPaths()
 	b.readOnlyPaths()
-	if b.readOnlyDev {
-		dev := b.open("open", "/dev", unix.O_PATH|unix.O_DIRECTORY).Result()
-		b.setAttributes(dev, "/dev", attributeChange{set: unix.MOUNT_ATTR_RDONLY})
-		p.Close(dev)
-	}
 	b.workingDirectory()
+	for _, m := range b.readOnly {
+		b.setAttributes(m.mount, m.name, attributeChange{set: unix.MOUNT_ATTR_RDONLY})
+		p.Close(m.mount)
+	}
+	if b.shared&(unix.MS_SHARED|unix.MS_UNBINDABLE) != 0 {
+		b.propagate(b.root, "/", []uint64{b.shared})
+	}
 	if config.Spec.Root.Readonly {
 		b.setAttributes(b.root, "/", attributeChange{set: unix.MOUNT_ATTR_RDONLY})
 	}
@@ -111,9 +110,7 @@ func (b *Builder) Fill() error {
 func (b *Builder) openRoot() {
 	p := b.program
 	if !b.config.Detached {
-		attr := &unix.MountAttr{Propagation: unix.MS_SLAVE}
-		p.Call("separate", "the host's mounts from the container's", unix.SYS_MOUNT_SETATTR, launch.Cwd, p.String("/"),
-			launch.Int(unix.AT_RECURSIVE), launch.Pin(p, attr), launch.Int(unsafe.Sizeof(*attr)))
+		b.separate()
 	}
 	quoted := fmt.Sprintf("root file system %q", b.config.Root)
 	at := p.Call("open", quoted, unix.SYS_OPENAT, launch.Cwd, p.String(b.config.Root), launch.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), launch.Int(0)).Result()
@@ -128,7 +125,7 @@ func (b *Builder) openRoot() {
 }
 
 // enter adds the change of root. The host's tree is gone afterwards.
-func (b *Builder) enter() error {
+func (b *Builder) enter() {
 	p := b.program
 	quoted := fmt.Sprintf("root file system %q", b.config.Root)
 	dot := p.String(".")
@@ -140,19 +137,13 @@ func (b *Builder) enter() error {
 		p.Call("move", quoted, unix.SYS_MOVE_MOUNT, b.root, b.empty, launch.Cwd, p.String("/"), launch.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
 		p.Call("change the root to", quoted, unix.SYS_CHROOT, dot)
 	default:
+		untie := b.holdOldRoot()
 		// The old root ends up on top of the new one, at the same place, and is taken away from there.
 		p.Call("pivot to", quoted, unix.SYS_PIVOT_ROOT, dot, dot)
+		untie()
 		p.Call("detach", "the host's mounts", unix.SYS_UMOUNT2, dot, launch.Int(unix.MNT_DETACH))
 	}
 	p.Call("enter", quoted, unix.SYS_CHDIR, p.String("/"))
-	if name := b.config.Spec.Linux.RootfsPropagation; name != "" {
-		kind, ok := propagation(name)
-		if !ok {
-			return fmt.Errorf("linux.rootfsPropagation: %q is no propagation", name)
-		}
-		b.propagate(b.root, "/", []uint64{kind})
-	}
-	return nil
 }
 
 // workingDirectory adds the creation of process.cwd, as a user would expect of an image's WORKDIR.

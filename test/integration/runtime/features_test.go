@@ -35,13 +35,21 @@ func TestFeaturesAreThoseOfRunc(t *testing.T) {
 		"capabilities":  {ours.Linux.Capabilities, theirs.Linux.Capabilities},
 		"operators":     {ours.Linux.Seccomp.Operators, theirs.Linux.Seccomp.Operators},
 		"actions":       {ours.Linux.Seccomp.Actions, theirs.Linux.Seccomp.Actions},
-		"mount options": {ours.MountOptions, theirs.MountOptions, {"acl", "iversion", "noacl", "remount"}},
+		"architectures": {ours.Linux.Seccomp.Archs, theirs.Linux.Seccomp.Archs},
+		"mount options": {ours.MountOptions, theirs.MountOptions, {"acl", "noacl"}},
 	} {
 		if got := missing(lists[0], lists[1]); !slices.Equal(got, lists[2]) {
 			t.Errorf("%s: runc has %q and berth has not, want %q", name, got, lists[2])
 		}
 		if !slices.IsSorted(lists[0]) && name != "hooks" && name != "capabilities" {
 			t.Errorf("%s are not sorted: %q", name, lists[0])
+		}
+	}
+	for _, flag := range ours.Linux.Seccomp.KnownFlags {
+		c := filtered(t, specs.LinuxSyscall{Names: []string{"acct"}, Action: specs.ActErrno}, "true")
+		c.Spec.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlag(flag)}
+		if r := c.run(); (r.Status == 0) != slices.Contains(ours.Linux.Seccomp.SupportedFlags, flag) && flag != string(specs.LinuxSeccompFlagWaitKillableRecv) {
+			t.Errorf("flag %s: %+v, but the supported ones are %q", flag, r, ours.Linux.Seccomp.SupportedFlags)
 		}
 	}
 	if ours.OCIVersionMax != specs.Version {
@@ -60,6 +68,9 @@ func TestFeaturesTellTheTruth(t *testing.T) {
 		m := specs.Mount{Destination: "/m/" + option, Type: "tmpfs", Source: "tmpfs", Options: []string{option}}
 		if option == "bind" || option == "rbind" {
 			m = specs.Mount{Destination: "/m/" + option, Type: "bind", Source: t.TempDir(), Options: []string{option}}
+		}
+		if option == "remount" {
+			m.Destination = "/m/bind"
 		}
 		c.Spec.Mounts = append(c.Spec.Mounts, m)
 	}
