@@ -2,62 +2,51 @@ package main
 
 import (
 	"errors"
-	"os"
-	"os/signal"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/signals"
 	"github.com/berthd/berth/runtime/terminal"
 )
 
 // foreground is what a command that waits for its process does meanwhile: it passes signals on, and copies the terminal.
 type foreground struct {
-	signals  chan os.Signal
-	catching chan struct{} // closed when signals are caught
+	caught   *signals.Catcher
 	terminal *terminal.Foreground
-	done     chan struct{}
 }
 
-// newForeground makes what is needed to wait for a process in the foreground.
+// newForeground makes what is needed to wait for a process in the foreground. From here on no signal is lost.
 func newForeground(detach bool, consoleSocket string) (*foreground, error) {
 	f := &foreground{}
 	if detach {
 		return f, nil
 	}
-	f.signals, f.catching = make(chan os.Signal, 64), make(chan struct{})
-	go f.catch()
-	if consoleSocket != "" {
-		return f, nil
-	}
 	var err error
+	if f.caught, err = signals.Catch(forwarded()...); err != nil || consoleSocket != "" {
+		return f, err
+	}
 	f.terminal, err = terminal.NewForeground()
 	return f, err
 }
 
-// catch begins to catch the signals that are sent to programs, as against those that the kernel raises for a fault of
-// the runtime's own. It takes a while, in which the process is being made. The rarer ones come later,
-// while it is running.
-func (f *foreground) catch() {
-	defer close(f.catching)
-	signal.Notify(f.signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM,
-		unix.SIGALRM, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH)
-}
-
-// catchMore begins to catch the rarer signals.
-func (f *foreground) catchMore() {
-	rare := []os.Signal{unix.SIGPIPE, unix.SIGIO, unix.SIGPWR, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGTRAP, unix.SIGSTKFLT, unix.SIGSYS}
+// forwarded are the signals that are sent to programs, as against those that the kernel raises for a fault of the
+// runtime's own, and SIGURG, with which Go interrupts its threads.
+func forwarded() []unix.Signal {
+	numbers := []unix.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM, unix.SIGALRM, unix.SIGCONT, unix.SIGTSTP,
+		unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH, unix.SIGPIPE, unix.SIGIO, unix.SIGPWR, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM,
+		unix.SIGTRAP, unix.SIGSTKFLT, unix.SIGSYS,
+	}
 	for number := firstRealTime; number <= lastRealTime; number++ {
-		rare = append(rare, unix.Signal(number))
+		numbers = append(numbers, unix.Signal(number))
 	}
-	signal.Notify(f.signals, rare...)
+	return numbers
 }
 
-// connect begins to copy the terminal, if the process has one. From here on no signal is lost.
+// connect begins to copy the terminal, if the process has one.
 func (f *foreground) connect(wanted bool) error {
-	if f.catching != nil {
-		<-f.catching
-	}
 	if f.terminal == nil || !wanted {
 		return nil
 	}
@@ -72,41 +61,33 @@ type waiter interface {
 
 // wait passes signals on until the process has ended, and returns its status.
 func (f *foreground) wait(g *globals, w waiter) (int, error) {
-	f.done = make(chan struct{})
-	stopped := make(chan struct{})
-	go f.catchMore()
-	go func() {
-		defer close(stopped)
-		f.forward(g, w.Process())
-	}()
+	process := w.Process()
+	events := []unix.PollFd{{Fd: int32(process.PidFD), Events: unix.POLLIN}, {Fd: int32(f.caught.FD()), Events: unix.POLLIN}}
+	for events[0].Revents == 0 {
+		if _, err := unix.Poll(events, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return 1, fmt.Errorf("cannot wait for process %d: %w", process.Pid, err)
+		}
+		for number, ok := f.caught.Next(); ok; number, ok = f.caught.Next() {
+			f.forward(g, number, process)
+		}
+	}
 	status, err := w.Wait()
-	g.note("process %d ended with status %d", w.Process().Pid, exitStatus(status))
-	close(f.done)
-	<-stopped
+	g.note("process %d ended with status %d", process.Pid, exitStatus(status))
 	if f.terminal != nil {
 		f.terminal.Finish()
 	}
 	return exitStatus(status), err
 }
 
-func (f *foreground) forward(g *globals, process *launch.Process) {
-	for {
-		select {
-		case <-f.done:
-			return
-		case s := <-f.signals:
-			switch s {
-			case unix.SIGWINCH:
-				if f.terminal != nil {
-					f.terminal.Resize()
-				}
-			default:
-				number := s.(unix.Signal)
-				g.note("signal %d (%s) goes to process %d", int(number), number, process.Pid)
-				_ = unix.PidfdSendSignal(process.PidFD, number, nil, 0)
-			}
+func (f *foreground) forward(g *globals, number unix.Signal, process *launch.Process) {
+	if number == unix.SIGWINCH {
+		if f.terminal != nil {
+			f.terminal.Resize()
 		}
+		return
 	}
+	g.note("signal %d (%s) goes to process %d", int(number), number, process.Pid)
+	_ = unix.PidfdSendSignal(process.PidFD, number, nil, 0)
 }
 
 func (f *foreground) close() {

@@ -64,6 +64,7 @@ type globals struct {
 }
 
 func main() {
+	quietMonitor()
 	os.Exit(start(os.Args[1:]))
 }
 

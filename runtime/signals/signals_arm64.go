@@ -1,0 +1,3 @@
+package signals
+
+const saRestorer = 0 // the kernel has its own
