@@ -1,19 +1,19 @@
 package seccomp
 
 import (
-	"runtime"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"golang.org/x/sys/unix"
 )
 
 // Features tells what profiles may ask for, sorted by name.
 func Features() *features.Seccomp {
+	architectures := strings.Fields(known)
+	slices.Sort(architectures)
 	enabled := true
-	architectures := []string{string(specs.ArchX32), string(specs.ArchX86), string(specs.ArchX86_64)}
-	if runtime.GOARCH == "arm64" {
-		architectures = []string{string(specs.ArchAARCH64), string(specs.ArchARM)}
-	}
 	flags := []string{
 		string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow), tsync, string(specs.LinuxSeccompFlagWaitKillableRecv),
 	}
@@ -29,6 +29,25 @@ func Features() *features.Seccomp {
 		},
 		Archs:          architectures,
 		KnownFlags:     flags,
-		SupportedFlags: flags,
+		SupportedFlags: slices.DeleteFunc(slices.Clone(flags), func(flag string) bool { return !kernelHas(flagBits(flag)) }),
 	}
+}
+
+// flagBits is what the kernel needs to be asked about a flag: some are refused alone.
+func flagBits(flag string) uint {
+	switch specs.LinuxSeccompFlag(flag) {
+	case specs.LinuxSeccompFlagLog:
+		return unix.SECCOMP_FILTER_FLAG_LOG
+	case specs.LinuxSeccompFlagSpecAllow:
+		return unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
+	case specs.LinuxSeccompFlagWaitKillableRecv:
+		return unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	}
+	return unix.SECCOMP_FILTER_FLAG_TSYNC
+}
+
+// kernelHas tells whether the kernel knows flags. If it does it goes on to read the filter, of which there is none.
+func kernelHas(flags uint) bool {
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), 0)
+	return errno == unix.EFAULT
 }

@@ -20,8 +20,8 @@ import (
 // The filters that berth and runc load are read back from the kernel and compared in what they do with every system
 // call, on each architecture of the machine.
 
-// filterOf returns the program that the process has loaded last.
-func filterOf(t *testing.T, pid int) []bpf.Instruction {
+// askOfFilter makes a ptrace request about the program that the process has loaded last.
+func askOfFilter(t *testing.T, pid, request int, size uintptr, answer unsafe.Pointer) uintptr {
 	t.Helper()
 	runtime.LockOSThread() // the kernel takes ptrace calls only from the thread that has attached
 	defer runtime.UnlockOSThread()
@@ -36,14 +36,28 @@ func filterOf(t *testing.T, pid int) []bpf.Instruction {
 	if _, err := unix.Wait4(pid, &status, unix.WALL, nil); err != nil {
 		t.Fatal(err)
 	}
-	raw := make([]unix.SockFilter, unix.BPF_MAXINSNS)
-	n, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SECCOMP_GET_FILTER, uintptr(pid), 0, uintptr(unsafe.Pointer(&raw[0])), 0, 0)
+	n, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(pid), size, uintptr(answer), 0, 0)
 	if errno == unix.EACCES || errno == unix.EIO {
 		t.Skipf("the kernel doesn't show filters: %v", errno)
 	}
 	if errno != 0 {
 		t.Fatalf("cannot read the filter: %v", errno)
 	}
+	return n
+}
+
+// flagsOf returns what the kernel shows of the flags of a process's filter.
+func flagsOf(t *testing.T, pid int) uint64 {
+	t.Helper()
+	metadata := struct{ filter, flags uint64 }{}
+	askOfFilter(t, pid, unix.PTRACE_SECCOMP_GET_METADATA, unsafe.Sizeof(metadata), unsafe.Pointer(&metadata))
+	return metadata.flags
+}
+
+func filterOf(t *testing.T, pid int) []bpf.Instruction {
+	t.Helper()
+	raw := make([]unix.SockFilter, unix.BPF_MAXINSNS)
+	n := askOfFilter(t, pid, unix.PTRACE_SECCOMP_GET_FILTER, 0, unsafe.Pointer(&raw[0]))
 	program := make([]bpf.Instruction, n)
 	for i := range program {
 		program[i] = bpf.RawInstruction{Op: raw[i].Code, Jt: raw[i].Jt, Jf: raw[i].Jf, K: raw[i].K}.Disassemble()
