@@ -61,6 +61,7 @@ type Process struct {
 	PidFD   int
 	program *Program
 	channel int
+	early   []message // that came before the one that was waited for
 }
 
 // Fork starts a child on the program. The channel's end in the child closes when the child executes.

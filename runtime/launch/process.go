@@ -24,7 +24,7 @@ var ErrEnded = errors.New("the container's process ended during its setup")
 // Expect waits for the child's next message and returns its value. It returns the child's own error if it has failed,
 // and ErrEnded if nothing more will come.
 func (p *Process) Expect(want Kind) (uint32, error) {
-	kind, value, err := receive(p.channel)
+	kind, value, err := p.receive()
 	switch {
 	case errors.Is(err, io.EOF):
 		return 0, ErrEnded
@@ -50,7 +50,7 @@ func (p *Process) Executed() error {
 
 // Follow makes p stand for the sibling that the child's SecondFork has made, and reaps the child.
 func (p *Process) Follow() error {
-	pid, err := p.Expect(Pid)
+	pid, err := p.expectEarly(Pid)
 	if err != nil {
 		return err
 	}
@@ -62,6 +62,30 @@ func (p *Process) Follow() error {
 	_ = unix.Close(p.PidFD)
 	p.Pid, p.PidFD = int(pid), pidfd
 	return nil
+}
+
+// expectEarly is Expect for a message that others may overtake: the sibling may be further than who tells of it.
+func (p *Process) expectEarly(want Kind) (uint32, error) {
+	for {
+		kind, value, err := receive(p.channel)
+		switch {
+		case err != nil:
+			return p.Expect(want) // which knows of a failure that came before
+		case kind == want:
+			return value, nil
+		}
+		p.early = append(p.early, message{kind, value})
+	}
+}
+
+// receive waits for a message, unless there is one already.
+func (p *Process) receive() (Kind, uint32, error) {
+	if len(p.early) == 0 {
+		return receive(p.channel)
+	}
+	first := p.early[0]
+	p.early = p.early[1:]
+	return first.kind, first.value, nil
 }
 
 // Kill ends the child and reaps it.
@@ -127,8 +151,8 @@ func (p *Process) Unless(err error) error {
 	}
 	ready := []unix.PollFd{{Fd: int32(p.channel), Events: unix.POLLIN}}
 	const patience = 100 // milliseconds for a child that is gone to have said why
-	if n, pollErr := unix.Poll(ready, patience); n == 1 && pollErr == nil {
-		if kind, value, readErr := receive(p.channel); readErr == nil && kind == Failed {
+	if n, pollErr := unix.Poll(ready, patience); len(p.early) > 0 || n == 1 && pollErr == nil {
+		if kind, value, readErr := p.receive(); readErr == nil && kind == Failed {
 			return p.program.failure(value)
 		}
 	}
