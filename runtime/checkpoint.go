@@ -22,15 +22,10 @@ func (c *checkpointing) define(g *globals, flags *flag.FlagSet) {
 	flags.StringVar(&c.options.Work, "work-path", "", "`directory` of criu's log and other files; the one of the images if not given")
 	c.pass(flags, criu.TCPEstablished, "tcp-established", "allow open TCP connections")
 	c.pass(flags, criu.ExternalSockets, "ext-unix-sk", "allow connections to unix sockets outside of the container")
-	c.pass(flags, criu.ShellJob, "shell-job", "allow a terminal from outside of the container")
+	c.note(flags, criu.ShellJob, &c.options.ShellJob, "shell-job", "allow a terminal from outside of the container")
 	c.pass(flags, criu.FileLocks, "file-locks", "allow file locks")
 	c.pass(flags, criu.AutoDedup, "auto-dedup", "remove pages from the images that are in others too, or in memory again")
-	flags.BoolFunc("lazy-pages", "fetch memory only when it is used, by userfaultfd", func(value string) error {
-		lazy, err := strconv.ParseBool(value)
-		c.options.LazyPages = lazy
-		c.options.Passed.Flag(criu.LazyPages, lazy)
-		return err
-	})
+	c.note(flags, criu.LazyPages, &c.options.LazyPages, "lazy-pages", "fetch memory only when it is used, by userfaultfd")
 	flags.Func("manage-cgroups-mode", "`mode` of handling cgroups: soft, full, strict or ignore (default soft)", c.setCgroupsMode)
 	flags.Func("empty-ns", "`type` of namespace whose content is left out: network, as it always is", func(value string) error {
 		if value != "network" {
@@ -42,9 +37,14 @@ func (c *checkpointing) define(g *globals, flags *flag.FlagSet) {
 
 // pass defines a flag that is criu's alone.
 func (c *checkpointing) pass(flags *flag.FlagSet, field criu.Field, name, usage string) {
-	flags.BoolFunc(name, usage, func(value string) error {
-		on, err := strconv.ParseBool(value)
-		c.options.Passed.Flag(field, on)
+	c.note(flags, field, new(bool), name, usage)
+}
+
+// note is pass for a flag that matters here too.
+func (c *checkpointing) note(flags *flag.FlagSet, field criu.Field, at *bool, name, usage string) {
+	flags.BoolFunc(name, usage, func(value string) (err error) {
+		*at, err = strconv.ParseBool(value)
+		c.options.Passed.Flag(field, *at)
 		return err
 	})
 }
@@ -85,6 +85,7 @@ func (g *globals) checkpoint(args []string) (int, error) {
 		return 1, err
 	}
 	defer locked.Close()
+	c.options.Warn = g.warn
 	return 0, locked.Checkpoint(c.options)
 }
 

@@ -18,6 +18,7 @@ func (g *globals) restore(args []string) (int, error) {
 	both(flags.StringVar, &o.Bundle, "bundle,b", "`directory` with config.json")
 	flags.StringVar(&console, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&o.PidFile, "pid-file", "", "`file` to write the process's pid to")
+	images.pass(flags, criu.TCPClose, "tcp-close", "restore established TCP connections closed")
 	both(flags.BoolVar, &detach, "detach,d", "don't wait for the process to end")
 	flags.Bool("no-subreaper", false, "accepted for runc's sake: this runtime is none")
 	flags.Bool("no-pivot", false, "accepted for runc's sake: criu decides how to change the root")

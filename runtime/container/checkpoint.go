@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -21,8 +24,15 @@ func (c *Container) Checkpoint(o CheckpointOptions) error {
 	if err := c.require("checkpoint", specs.StateRunning, Paused); err != nil {
 		return err
 	}
-	if err := c.dump(o); err != nil {
+	lost, err := c.strangers()
+	if err == nil {
+		err = c.dump(o)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot checkpoint container %q: %w", c.ID, err)
+	}
+	if len(lost) > 0 && !o.PreDump {
+		o.Warn(fmt.Sprintf("the checkpoint of container %q is without processes that are not descendants of its first one, as executed ones: pids %v", c.ID, lost))
 	}
 	if o.PreDump || o.LeaveRunning {
 		return nil
@@ -47,7 +57,7 @@ func (c *Container) dump(o CheckpointOptions) (err error) {
 		return err
 	}
 	defer files.close()
-	c.describeToCRIU(o, &options)
+	c.describeToCRIU(spec, o, &options)
 	options.Number(criu.Pid, c.Pid)
 	options.Text(criu.Root, c.Rootfs)
 	options.Flag(criu.LeaveRunning, o.LeaveRunning)
@@ -72,6 +82,33 @@ func (c *Container) dump(o CheckpointOptions) (err error) {
 		return files.explain(err)
 	}
 	return nil
+}
+
+// strangers lists the container's processes that do not descend from its first one: criu does not look at them.
+func (c *Container) strangers() ([]int, error) {
+	pids, err := c.Pids()
+	if err != nil {
+		return nil, err
+	}
+	ours := map[int]bool{c.Pid: true}
+	for todo := []int{c.Pid}; len(todo) > 0; todo = todo[1:] {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", todo[0]))
+		if err != nil {
+			return nil, err
+		}
+		for _, thread := range threads {
+			content, err := os.ReadFile(thread)
+			if err != nil {
+				continue // it has ended
+			}
+			for _, word := range strings.Fields(string(content)) {
+				child, _ := strconv.Atoi(word)
+				ours[child] = true
+				todo = append(todo, child)
+			}
+		}
+	}
+	return slices.DeleteFunc(pids, func(pid int) bool { return ours[pid] }), nil
 }
 
 func checkFeatures(o CheckpointOptions) error {

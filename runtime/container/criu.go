@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -20,10 +21,11 @@ type CheckpointOptions struct {
 	Images, Work string // directories; without Work, criu's log is with the images
 	Passed       criu.Options
 
+	ShellJob                         bool // a terminal from outside is allowed
 	PreDump, LeaveRunning, LazyPages bool // of checkpoint
 	StatusFD                         int  // of checkpoint; -1 without
 
-	Warn func(text string) // of restore: told what has not come back
+	Warn func(text string) // told what is lost
 }
 
 // descriptorsFile is in the images and says what the standard descriptors were, under runc's name and in its format.
@@ -70,23 +72,26 @@ func (f files) close() {
 	}
 }
 
-// explain says where criu's own account of its failure is, and quotes from it if criu has given no reason.
+// explain says where criu's own account of its failure is, and quotes what it adds to the reason that criu has given.
 func (f files) explain(failure error) error {
-	if errors.Is(failure, criu.ErrUnexplained) {
-		if complaints := criu.Complaints(f.log); len(complaints) > 0 {
-			failure = fmt.Errorf("%w: %s", failure, strings.Join(complaints, "; "))
+	if errors.Is(failure, criu.ErrFailed) {
+		said := failure.Error()
+		more := slices.DeleteFunc(criu.Complaints(f.log), func(complaint string) bool { return strings.Contains(said, complaint) })
+		if len(more) > 0 {
+			failure = fmt.Errorf("%w: %s", failure, strings.Join(more, "; "))
 		}
 	}
 	return fmt.Errorf("%w (its log is %q)", failure, f.log)
 }
 
 // describeToCRIU sets what holds for each dump and restore.
-func (c *Container) describeToCRIU(o CheckpointOptions, options *criu.Options) {
+func (c *Container) describeToCRIU(spec *specs.Spec, o CheckpointOptions, options *criu.Options) {
 	const verbose = 4
 	options.Number(criu.LogLevel, verbose)
 	options.Flag(criu.NotifyScripts, true)
 	options.Flag(criu.ManageCgroups, true)
-	options.Flag(criu.OrphanPtsMaster, true)
+	// The other end of a terminal is outside. If it isn't the container's own, the caller's takes its place.
+	options.Flag(criu.OrphanPtsMaster, !o.ShellJob || spec.Process.Terminal)
 	options.Number(criu.EmptyNamespaces, unix.CLONE_NEWNET) // interfaces come from who made the container
 	options.Number(criu.CgroupsMode, int(criu.CgroupsDefault))
 	// An administrator's settings for containers are where runc looks for them, unless the container has its own.

@@ -18,6 +18,7 @@ import (
 	"github.com/berthd/berth/runtime/hooks"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
+	"github.com/berthd/berth/runtime/netdevice"
 	"github.com/berthd/berth/runtime/rootfs"
 	"github.com/berthd/berth/runtime/terminal"
 )
@@ -50,6 +51,9 @@ func Restore(o CreateOptions, images CheckpointOptions) (_ *Created, err error) 
 	}
 	defer func() { _ = group.Close() }()
 	undo.Add(func(context.Context) error { return group.Kill() })
+	if err := created.createClass(&undo); err != nil {
+		return nil, err
+	}
 	r := &restoration{Created: created, options: o, images: images, root: filepath.Join(created.dir, "criu-root")}
 	if err := r.restore(group); err != nil {
 		return nil, fmt.Errorf("cannot restore container %q: %w", o.ID, err)
@@ -58,7 +62,7 @@ func Restore(o CreateOptions, images CheckpointOptions) (_ *Created, err error) 
 }
 
 func (r *restoration) restore(group cgroup.Cgroup) error {
-	r.describeToCRIU(r.images, &r.passed)
+	r.describeToCRIU(r.Spec, r.images, &r.passed)
 	r.passed.Flag(criu.RestoreSibling, true) // the processes become this one's children, not criu's
 	r.passed.Flag(criu.EvasiveDevices, true)
 	r.passed.Text(criu.Root, r.root)
@@ -84,6 +88,7 @@ func (r *restoration) restore(group cgroup.Cgroup) error {
 	if r.process == nil {
 		return errors.New("criu has not said which process it restored")
 	}
+	r.checkPrivileges()
 	return nil
 }
 
@@ -122,9 +127,9 @@ func (r *restoration) start() (*criu.Session, error) {
 	return criu.Start(r.images.Program, &[3]*os.File{os.Stdin, os.Stdout, os.Stderr}, r.joined)
 }
 
-// place moves criu to the container's cgroup, where the processes are born then, and says so.
+// place moves criu to the container's cgroup and class of service, where the processes are born then, and says so.
 func (r *restoration) place(pid int, group cgroup.Cgroup) error {
-	if err := group.Add(pid); err != nil {
+	if err := errors.Join(group.Add(pid), r.Class.Add(pid)); err != nil {
 		return err
 	}
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
@@ -227,8 +232,11 @@ func (r *restoration) answer(n criu.Notification) error {
 // setUp comes when the namespaces are there, and empty.
 func (r *restoration) setUp(pid int) error {
 	if network := namespaceOf(r.Spec, specs.NetworkNamespace); network != nil && network.Path == "" {
+		if err := netdevice.Move(r.Spec.Linux.NetDevices, pid); err != nil {
+			return err
+		}
 		path := fmt.Sprintf("/proc/%d/ns/net", pid)
-		if err := namespace.Within(unix.CLONE_NEWNET, path, raiseLoopback); err != nil {
+		if err := namespace.Within(unix.CLONE_NEWNET, path, r.setUpNetwork); err != nil {
 			return err
 		}
 	}
@@ -242,6 +250,23 @@ func (r *restoration) setUp(pid int) error {
 		return err
 	}
 	return hooks.Run("createRuntime", r.Spec.Hooks.CreateRuntime, state)
+}
+
+// setUpNetwork does what criu leaves out because the network is not in the images. It runs inside.
+func (r *restoration) setUpNetwork() error {
+	if err := raiseLoopback(); err != nil {
+		return err
+	}
+	for name, value := range r.Spec.Linux.Sysctl {
+		file := sysctlFile(name)
+		if !strings.HasPrefix(file, "net/") {
+			continue // has come back with its namespace
+		}
+		if err := os.WriteFile("/proc/sys/"+file, []byte(value), 0); err != nil {
+			return fmt.Errorf("cannot set linux.sysctl %q to %q: %w", name, value, err)
+		}
+	}
+	return nil
 }
 
 func raiseLoopback() error {
@@ -268,7 +293,6 @@ func (r *restoration) adopt(pid int) error {
 		return err
 	}
 	r.process = process
-	r.checkPrivileges(pid)
 	start, _, err := processTimes(pid)
 	if err != nil {
 		return fmt.Errorf("cannot find the restored process: %w", err)
@@ -282,9 +306,10 @@ func (r *restoration) adopt(pid int) error {
 	return r.save()
 }
 
-// checkPrivileges warns of a loss that there is no way to make good from outside: criu knows noNewPrivileges since 3.18.
-func (r *restoration) checkPrivileges(pid int) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+// checkPrivileges warns of a loss that there is no way to make good from outside: criu knows noNewPrivileges since 3.18,
+// and sets it last.
+func (r *restoration) checkPrivileges() {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.Pid))
 	if err == nil && r.Spec.Process.NoNewPrivileges && strings.Contains(string(status), "\nNoNewPrivs:\t0\n") {
 		r.images.Warn("criu has restored the container without process.noNewPrivileges: programs with the set-user-id bit have an effect in it now")
 	}

@@ -139,13 +139,16 @@ func (s *setup) addLoopback(p *launch.Program) {
 // means depends on the namespaces of who opens it.
 func addSysctls(p *launch.Program, sysctls map[string]string) {
 	for name, value := range sysctls {
-		file := name
-		if slash, dot := strings.IndexByte(name, '/'), strings.IndexByte(name, '.'); slash < 0 || dot >= 0 && dot < slash {
-			swap := strings.NewReplacer(".", "/", "/", ".") // an interface's name may have a dot, written as a slash
-			file = swap.Replace(name)
-		}
-		p.WriteFile("set", fmt.Sprintf("linux.sysctl %q to %q", name, value), "/proc/sys/"+file, value)
+		p.WriteFile("set", fmt.Sprintf("linux.sysctl %q to %q", name, value), "/proc/sys/"+sysctlFile(name), value)
 	}
+}
+
+// sysctlFile returns the path of a sysctl below /proc/sys.
+func sysctlFile(name string) string {
+	if slash, dot := strings.IndexByte(name, '/'), strings.IndexByte(name, '.'); slash >= 0 && (dot < 0 || dot > slash) {
+		return name
+	}
+	return strings.NewReplacer(".", "/", "/", ".").Replace(name) // an interface's name may have a dot, written as a slash
 }
 
 // attributes are the labels of the process, for files of the host's /proc that are written when it is out of sight.

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// Complaints returns the first errors that criu has written to its log: the others mostly follow from them.
+// Complaints returns the first errors that criu has written to its log: the others mostly follow from them, as that all
+// of it has failed.
 func Complaints(file string) []string {
 	const enough = 3
 	log, err := os.Open(file)
@@ -14,12 +15,20 @@ func Complaints(file string) []string {
 		return nil
 	}
 	defer func() { _ = log.Close() }()
-	var found []string
+	var found, results []string
 	lines := bufio.NewScanner(log)
 	for lines.Scan() && len(found) < enough {
 		if strings.Contains(lines.Text(), errorMark) {
-			found = append(found, complaint(lines.Text()))
+			what := complaint(lines.Text())
+			if strings.HasSuffix(what, "FAILED.") {
+				results = append(results, what)
+				continue
+			}
+			found = append(found, what)
 		}
+	}
+	if found == nil {
+		return results
 	}
 	return found
 }

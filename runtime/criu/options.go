@@ -37,6 +37,7 @@ const (
 	LazyPages       Field = 48
 	OrphanPtsMaster Field = 50
 	ConfigFile      Field = 51
+	TCPClose        Field = 52
 	LSMProfile      Field = 53
 	LSMMountContext Field = 63
 )

@@ -179,17 +179,18 @@ type response struct {
 	notification Notification
 }
 
-// ErrUnexplained is a failure for which criu gives no reason but in its log.
-var ErrUnexplained = errors.New("criu failed")
+// ErrFailed is what all failures are that criu reports. Its log tells more: the reason in an answer, if there is one, is
+// the first line of trouble, which need not be the one that mattered.
+var ErrFailed = errors.New("criu failed")
 
 func (r response) failure() error {
 	switch {
 	case r.reason != "":
-		return fmt.Errorf("criu failed: %s", complaint(r.reason))
+		return fmt.Errorf("%w: %s", ErrFailed, complaint(r.reason))
 	case r.errno != 0:
-		return fmt.Errorf("%w: %w", ErrUnexplained, r.errno)
+		return fmt.Errorf("%w: %w", ErrFailed, r.errno)
 	}
-	return ErrUnexplained
+	return ErrFailed
 }
 
 func (s *Session) receive() (response, error) {
