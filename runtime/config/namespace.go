@@ -110,7 +110,7 @@ func checkNetDevices(linux *specs.Linux) error {
 func checkSysctls(linux *specs.Linux) error {
 	for _, name := range sortedKeys(linux.Sysctl) {
 		field := fmt.Sprintf("linux.sysctl %q", name)
-		kind, known := sysctlNamespace(name)
+		kind, known := SysctlNamespace(name)
 		switch {
 		case !known:
 			return invalid(field, "it is not in a namespace, so that it would change the whole host")
@@ -121,9 +121,9 @@ func checkSysctls(linux *specs.Linux) error {
 	return nil
 }
 
-// sysctlNamespace tells which namespace holds a setting. Both ways of writing are known: net.ipv4.ip_forward, and
+// SysctlNamespace tells which namespace holds a setting. Both ways of writing are known: net.ipv4.ip_forward, and
 // net/ipv4/ip_forward, which can also name an interface with a dot in it.
-func sysctlNamespace(name string) (specs.LinuxNamespaceType, bool) {
+func SysctlNamespace(name string) (specs.LinuxNamespaceType, bool) {
 	const ipc = " kernel.msgmax kernel.msgmnb kernel.msgmni kernel.msg_next_id kernel.sem kernel.sem_next_id kernel.shmall" +
 		" kernel.shmmax kernel.shmmni kernel.shm_next_id kernel.shm_rmid_forced "
 	const uts = " kernel.hostname kernel.domainname "

@@ -4,12 +4,14 @@
 package namespace
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/runtime/config"
 	"github.com/berthd/berth/runtime/launch"
 )
 
@@ -73,6 +75,9 @@ func New(linux *specs.Linux) (*Plan, error) {
 	if path, joined := plan.paths[unix.CLONE_NEWUSER]; joined && err == nil {
 		err = checkJoinedUser(linux, path)
 	}
+	if len(linux.Sysctl) > 0 && plan.Joined != 0 && err == nil {
+		err = plan.checkSysctls(linux.Sysctl)
+	}
 	if err != nil {
 		plan.Close()
 		return nil, err
@@ -109,6 +114,25 @@ func (p *Plan) check() error {
 		return fmt.Errorf("linux.namespaces: the root of a new user namespace may not mount in the mount namespace %q of another", p.paths[unix.CLONE_NEWNS])
 	case len(p.offsets) > 0 && p.New&unix.CLONE_NEWTIME == 0:
 		return fmt.Errorf("linux.timeOffsets: the container has no new time namespace")
+	}
+	return nil
+}
+
+// checkSysctls refuses settings in a namespace that is the runtime's own, by whatever path.
+func (p *Plan) checkSysctls(sysctls map[string]string) error {
+	for name := range sysctls {
+		holder, _ := config.SysctlNamespace(name)
+		k, ok := find(holder)
+		if !ok || p.Joined&k.flag == 0 {
+			continue
+		}
+		var own, joined unix.Stat_t
+		if err := errors.Join(unix.Stat("/proc/self/ns/"+k.file, &own), unix.Fstat(p.fds[k.flag], &joined)); err != nil {
+			return fmt.Errorf("cannot look at namespace %q: %w", p.paths[k.flag], err)
+		}
+		if own.Ino == joined.Ino && own.Dev == joined.Dev {
+			return fmt.Errorf("linux.sysctl %q: the namespace that has it is the host's, %q", name, p.paths[k.flag])
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -67,20 +68,84 @@ func TestJoinedNamespaces(t *testing.T) {
 	wantEqual(t, c.output(), want+"sleep\n")
 }
 
-func TestNamespaceErrors(t *testing.T) {
-	for _, test := range []struct {
-		namespace specs.LinuxNamespace
-		want      string
-	}{
-		{specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/does/not/exist"}, `"/does/not/exist"`},
-		{specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/proc/self/ns/ipc"}, `"/proc/self/ns/ipc"`},
-		{specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/dev/null"}, `"/dev/null"`},
-		{specs.LinuxNamespace{Type: "nonsense"}, `"nonsense"`},
+// kindsOfNamespaces are the types with the names of their files.
+var kindsOfNamespaces = []struct {
+	kind specs.LinuxNamespaceType
+	file string
+}{
+	{specs.UserNamespace, "user"}, {specs.PIDNamespace, "pid"}, {specs.NetworkNamespace, "net"}, {specs.IPCNamespace, "ipc"},
+	{specs.UTSNamespace, "uts"}, {specs.MountNamespace, "mnt"}, {specs.CgroupNamespace, "cgroup"}, {specs.TimeNamespace, "time"},
+}
+
+// TestJoinedUserNamespace joins a user namespace, and of the others some that it owns, while the rest is new.
+func TestJoinedUserNamespace(t *testing.T) {
+	first := newContainer(t, "sleep", "1000")
+	mapUsers(t, first)
+	first.Spec.Linux.Namespaces = append(withoutNamespace(first.Spec, specs.CgroupNamespace), specs.LinuxNamespace{Type: specs.CgroupNamespace}, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	first.start()
+	pid := strconv.Itoa(first.state().Pid)
+	for name, joined := range map[string][]specs.LinuxNamespaceType{
+		"alone":        {specs.UserNamespace},
+		"with pid":     {specs.UserNamespace, specs.PIDNamespace},
+		"with network": {specs.UserNamespace, specs.NetworkNamespace, specs.UTSNamespace, specs.IPCNamespace},
+		"with all":     {specs.UserNamespace, specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.TimeNamespace},
 	} {
-		c := newContainer(t, "true")
-		c.Spec.Linux.Namespaces = append(withoutNamespace(c.Spec, specs.NetworkNamespace), test.namespace)
-		c.refused(test.want)
+		t.Run(name, func(t *testing.T) {
+			c := newContainer(t, "sleep", "1000")
+			mapUsers(t, c)
+			c.Spec.Linux.Namespaces = nil
+			for _, n := range kindsOfNamespaces {
+				namespace := specs.LinuxNamespace{Type: n.kind}
+				if slices.Contains(joined, n.kind) {
+					namespace.Path = filepath.Join("/proc", pid, "ns", n.file)
+				}
+				c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, namespace)
+			}
+			c.start()
+			own := strconv.Itoa(c.state().Pid)
+			for _, n := range kindsOfNamespaces {
+				shared := namespaceOf(t, own, n.file) == namespaceOf(t, pid, n.file)
+				if shared != slices.Contains(joined, n.kind) || namespaceOf(t, own, n.file) == namespaceOf(t, "self", n.file) {
+					t.Errorf("%s: shared with the first container: %v", n.file, shared)
+				}
+				wantEqual(t, strings.TrimSpace(c.must("exec", c.ID, "readlink", "/proc/self/ns/"+n.file)), namespaceOf(t, own, n.file))
+			}
+			wantEqual(t, c.must("exec", c.ID, "sh", "-c", "id -u; tr -s ' ' < /proc/self/uid_map; echo x > /dev/null"), "0\n 0 231072 65536\n")
+		})
 	}
+	other := newContainer(t, "true")
+	mapUsers(t, other)
+	other.Spec.Linux.Namespaces[len(other.Spec.Linux.Namespaces)-1].Path = filepath.Join("/proc", pid, "ns/user")
+	other.Spec.Linux.UIDMappings[0].Size--
+	other.refused("linux.uidMappings: they are not those of the user namespace")
+}
+
+func TestNamespaceErrors(t *testing.T) {
+	for _, n := range kindsOfNamespaces {
+		wrong := "/proc/self/ns/ipc"
+		if n.kind == specs.IPCNamespace {
+			wrong = "/proc/self/ns/net"
+		}
+		paths := map[string]string{wrong: fmt.Sprintf("cannot join namespace %q: it is no %s namespace", wrong, n.kind)}
+		if n.kind == specs.NetworkNamespace {
+			paths["/does/not/exist"] = `cannot open the network namespace "/does/not/exist"`
+			paths["/dev/null"] = `cannot join namespace "/dev/null": it is no network namespace`
+			paths["relative"] = `"relative" is not an absolute path`
+		}
+		for path, want := range paths {
+			c := newContainer(t, "true")
+			c.Spec.Linux.Namespaces = append(withoutNamespace(c.Spec, n.kind), specs.LinuxNamespace{Type: n.kind, Path: path})
+			c.refused(want)
+		}
+		c := newContainer(t, "true")
+		c.Spec.Linux.Namespaces = append(withoutNamespace(c.Spec, n.kind), specs.LinuxNamespace{Type: n.kind}, specs.LinuxNamespace{Type: n.kind})
+		c.Spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 1000, Size: 1}}
+		c.Spec.Linux.GIDMappings = c.Spec.Linux.UIDMappings
+		c.refused(string(n.kind) + " is given twice")
+	}
+	c := newContainer(t, "true")
+	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: "nonsense"})
+	c.refused(`"nonsense"`)
 }
 
 // mapUsers gives the container a user namespace, and its root file system to the namespace's root.
@@ -143,6 +208,16 @@ func TestSysctls(t *testing.T) {
 	bad := newContainer(t, "true")
 	bad.Spec.Linux.Sysctl = map[string]string{"net.does.not.exist": "1"}
 	bad.refused(`"net.does.not.exist"`)
+	for namespace, name := range map[string]string{"net": "net.ipv4.ip_forward", "ipc": "kernel.msgmax", "uts": "kernel.domainname"} {
+		host := newContainer(t, "true")
+		host.Spec.Linux.Sysctl = map[string]string{name: "1"}
+		for i, n := range host.Spec.Linux.Namespaces {
+			if strings.HasPrefix(string(n.Type), namespace) {
+				host.Spec.Linux.Namespaces[i].Path = "/proc/self/ns/" + namespace
+			}
+		}
+		host.refused(fmt.Sprintf("linux.sysctl %q: the namespace that has it is the host's", name))
+	}
 }
 
 // withDevices is a command in a network namespace of its own, so that the devices of the machine are left alone: there is
