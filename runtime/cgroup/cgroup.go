@@ -12,6 +12,9 @@ type Config struct {
 	Resources *specs.LinuxResources // linux.resources; may be nil
 	Owner     uint32                // the user to whom a cgroup of v2 is delegated; 0 for nobody
 
+	// Annotations may name further properties of the unit that systemd makes.
+	Annotations map[string]string
+
 	// Planned is told Paths before anything of them is made, so that they are known even if this process is killed.
 	Planned func(paths map[string]string) error
 
@@ -27,7 +30,7 @@ func (c Config) planned(paths map[string]string) error {
 
 // Cgroup is a container's place in the hierarchy, or with v1 in all hierarchies.
 type Cgroup interface {
-	// DirFD is a descriptor of the cgroup's directory for CLONE_INTO_CGROUP, or -1 on cgroup v1.
+	// DirFD is a descriptor of the cgroup's directory for CLONE_INTO_CGROUP, or -1 on cgroup v1 and for what is Distant.
 	DirFD() int
 	// JoinFiles are the files into which a process of one thread writes "0" to move itself into the cgroup, one a
 	// hierarchy (v1's tasks files). The kernel takes no global lock for that, unlike for Add, which makes it many times

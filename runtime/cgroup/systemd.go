@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
@@ -16,12 +19,16 @@ import (
 )
 
 // scope is a cgroup that systemd has made, as a unit of its own, and handed over to us. We write the limits to the
-// files as in any other, for systemd knows only some of them, and tell it those that it knows: it writes them again
-// when it is reloaded.
+// files as in any other, for systemd knows only some of them, and tell it those that it knows: it may write them
+// again, as when it is reloaded.
 type scope struct {
 	Cgroup
 	unit   string
 	holder *launch.Process
+
+	// distant is a scope that only systemd may move our processes to: that takes the right to write to the cgroup that
+	// it and ours have in common, which a user who has logged in lacks.
+	distant bool
 }
 
 // unitName is cgroupsPath, taken apart: slice:prefix:name.
@@ -41,7 +48,7 @@ func parseUnit(config Config) (unitName, error) {
 	}
 	if slice == "" {
 		slice = "system.slice"
-		if inUserNamespace() {
+		if ordinary() {
 			slice = "user.slice"
 		}
 	}
@@ -105,14 +112,37 @@ func createScope(config Config) (_ Cgroup, err error) {
 	}
 	s := &scope{unit: name.unit, holder: holder}
 	undo.Add(func(context.Context) error { s.release(); return nil })
-	properties := append(scopeProperties(config, name, holder.Pid, unified), limitProperties(config.Resources, unified)...)
+	config.Path, config.held = path.Join("/", root, below, name.unit), true
+	properties, err := s.properties(config, name, unified)
+	if err != nil {
+		return nil, err
+	}
 	if err := manager.StartScope(name.unit, properties); err != nil {
 		return nil, err
 	}
 	undo.Add(func(context.Context) error { s.release(); return manager.Stop(name.unit) })
-	config.Path, config.held = path.Join("/", root, below, name.unit), true
-	s.Cgroup, err = createPlain(config, unified)
-	return s, err
+	if s.Cgroup, err = createPlain(config, unified); err != nil {
+		return nil, err
+	}
+	s.distant = isDistant(s.Cgroup)
+	return s, nil
+}
+
+// properties are all that the scope begins with. Those of annotations come last, as they are there to differ.
+func (s *scope) properties(config Config, name unitName, unified bool) ([]systemd.Property, error) {
+	var planned Cgroup = &v1{}
+	if unified {
+		planned = &v2{dir: path.Join(mountRoot, config.Path)}
+	}
+	limits, err := limitProperties(planned, config.Resources, true)
+	if err != nil {
+		return nil, err
+	}
+	annotated, err := systemd.ParseAnnotations(config.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(scopeProperties(config, name, s.holder.Pid, unified), limits, annotated), nil
 }
 
 // hold starts a process that does nothing: a scope begins with one, and the container's own comes later.
@@ -141,10 +171,9 @@ func (s *scope) Update(resources *specs.LinuxResources) error {
 	if err := s.Cgroup.Update(resources); err != nil {
 		return err
 	}
-	_, unified := s.Paths()[""]
-	properties := limitProperties(resources, unified && len(s.Paths()) == 1)
-	if len(properties) == 0 {
-		return nil
+	properties, err := limitProperties(s.Cgroup, resources, false)
+	if err != nil || len(properties) == 0 {
+		return err
 	}
 	manager, err := systemd.Connect()
 	if err != nil {
@@ -164,14 +193,62 @@ func (s *scope) Delete() error {
 	return errors.Join(err, s.Cgroup.Delete())
 }
 
+// DirFD implements Cgroup.
+func (s *scope) DirFD() int {
+	if s.distant {
+		return -1
+	}
+	return s.Cgroup.DirFD()
+}
+
+// Add implements Cgroup.
+func (s *scope) Add(pid int) error {
+	if !s.distant {
+		return s.Cgroup.Add(pid)
+	}
+	manager, err := systemd.Connect()
+	if err != nil {
+		return err
+	}
+	return errors.Join(manager.Attach(s.unit, pid), manager.Close())
+}
+
 // asScope returns a loaded cgroup as a scope if it looks like one of a systemd that is there.
 func asScope(group Cgroup) Cgroup {
 	for _, dir := range group.Paths() {
 		unit := path.Base(dir)
 		if strings.HasSuffix(unit, ".scope") && (strings.Contains(dir, ".slice/") || strings.Contains(dir, ".service/")) && systemd.Available() {
-			return &scope{Cgroup: group, unit: unit}
+			return &scope{Cgroup: group, unit: unit, distant: isDistant(group)}
 		}
 		break
 	}
 	return group
+}
+
+// Distant tells whether a process gets into the cgroup by Add alone: it can neither be born there nor join it by itself.
+func Distant(group Cgroup) bool {
+	s, ok := group.(*scope)
+	return ok && s.distant
+}
+
+// ordinary tells whether the runtime is somebody whom the kernel does not take for root.
+func ordinary() bool { return os.Geteuid() != 0 || inUserNamespace() }
+
+// isDistant tells whether this process may not move others from its own cgroup to group.
+func isDistant(group Cgroup) bool {
+	c, ok := group.(*v2)
+	if !ok || !ordinary() {
+		return false
+	}
+	content, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return false
+	}
+	_, own, _ := strings.Cut(string(content), "0::")
+	own, _, _ = strings.Cut(own, "\n")
+	common := c.dir
+	for own = path.Join(mountRoot, own); own != common && !strings.HasPrefix(own, common+"/"); {
+		common = path.Dir(common)
+	}
+	return unix.Access(path.Join(common, "cgroup.procs"), unix.W_OK) != nil
 }

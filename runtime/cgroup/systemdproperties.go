@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -31,83 +34,141 @@ func scopeProperties(config Config, name unitName, pid int, unified bool) []syst
 	}
 }
 
-// limitProperties are the limits that systemd knows. It has no word for the others.
-func limitProperties(resources *specs.LinuxResources, unified bool) []systemd.Property {
+// limitProperties are those limits of a cgroup, which may be still to be made, that systemd knows.
+func limitProperties(group Cgroup, resources *specs.LinuxResources, create bool) ([]systemd.Property, error) {
 	if resources == nil {
+		resources = &specs.LinuxResources{}
+	}
+	if memory := resources.Memory; memory != nil && memory.CheckBeforeUpdate != nil {
+		unchecked, all := *memory, *resources
+		unchecked.CheckBeforeUpdate, all.Memory = nil, &unchecked
+		resources = &all
+	}
+	var settings []setting
+	switch c := group.(type) {
+	case *v1:
+		limits, err := c.limits(resources)
+		if err != nil {
+			return nil, err
+		}
+		for _, limit := range limits {
+			if limit.controller != "cpuset" { // which systemd has for cgroup v2 alone
+				settings = append(settings, limit.files...)
+			}
+		}
+		list := settingProperties(append(settings, c.quota(resources.CPU)...))
+		if !create && len(resources.Devices) == 0 {
+			return list, nil
+		}
+		// On v2 the rules are a program of ours that systemd never touches.
+		devices, err := deviceProperties(resources.Devices)
+		return append(list, devices...), err
+	case *v2:
+		limits, err := c.limits(resources)
+		if err != nil {
+			return nil, err
+		}
+		for _, limit := range limits {
+			settings = append(settings, limit.files...)
+		}
+	}
+	return settingProperties(settings), nil
+}
+
+// quota is what is in effect of two limits that are one to systemd, if either has changed.
+func (c *v1) quota(cpu *specs.LinuxCPU) []setting {
+	dir, ok := c.paths["cpu"]
+	if !ok || cpu == nil || cpu.Quota == nil && cpu.Period == nil {
 		return nil
 	}
-	var list []systemd.Property
-	add := func(name string, value any) { list = append(list, systemd.Property{Name: name, Value: value}) }
-	limit := func(name string, value *int64) {
-		if value != nil && *value != 0 {
-			add(name, limitNumber(*value))
+	var settings []setting
+	for _, file := range []string{"cpu.cfs_quota_us", "cpu.cfs_period_us"} {
+		if number, err := readNumber(filepath.Join(dir, file)); err == nil {
+			settings = append(settings, setting{file: file, value: strconv.FormatInt(number, 10)})
 		}
 	}
-	if memory := resources.Memory; memory != nil {
-		if unified {
-			limit("MemoryMax", memory.Limit)
-			limit("MemoryLow", memory.Reservation)
-			if swap := memory.Swap; swap != nil && (*swap == unlimited || memory.Limit != nil && *swap > 0 && *swap >= *memory.Limit) {
-				most := *swap
-				if most != unlimited {
-					most -= *memory.Limit
-				}
-				add("MemorySwapMax", limitNumber(most))
+	return settings
+}
+
+// settingProperties translates what is written to files. systemd has no word for most of them.
+func settingProperties(settings []setting) []systemd.Property {
+	var list []systemd.Property
+	add := func(name string, value any) { list = append(list, systemd.Property{Name: name, Value: value}) }
+	quota, period := "", ""
+	for _, s := range settings {
+		switch s.file {
+		case "cpu.max":
+			quota, period, _ = strings.Cut(strings.TrimSpace(s.value), " ")
+		case "cpu.cfs_quota_us":
+			quota = s.value
+		case "cpu.cfs_period_us":
+			period = s.value
+		case "cpuset.cpus":
+			add("AllowedCPUs", bitmap(s.value))
+		case "cpuset.mems":
+			add("AllowedMemoryNodes", bitmap(s.value))
+		default:
+			name := propertyName(s.file)
+			if limit, ok := limitNumber(s.value); ok && name != "" {
+				add(name, limit)
 			}
-		} else {
-			limit("MemoryLimit", memory.Limit)
 		}
 	}
-	if cpu := resources.CPU; cpu != nil {
-		list = append(list, cpuProperties(cpu, unified)...)
-	}
-	if pids := resources.Pids; pids != nil && pids.Limit != nil {
-		most := *pids.Limit
-		if most >= 0 {
-			most = max(most, 1)
-		}
-		add("TasksMax", limitNumber(most))
-	}
-	return list
+	return append(list, quotaProperties(quota, period)...)
 }
 
-func cpuProperties(cpu *specs.LinuxCPU, unified bool) []systemd.Property {
+// propertyName is the property of a file with one number, or "".
+func propertyName(file string) string {
+	switch file {
+	case "memory.max":
+		return "MemoryMax"
+	case "memory.high":
+		return "MemoryHigh"
+	case "memory.low":
+		return "MemoryLow"
+	case "memory.min":
+		return "MemoryMin"
+	case "memory.swap.max":
+		return "MemorySwapMax"
+	case memoryLimitFile:
+		return "MemoryLimit"
+	case "cpu.weight":
+		return "CPUWeight"
+	case "cpu.shares":
+		return "CPUShares"
+	case "pids.max":
+		return "TasksMax"
+	}
+	return ""
+}
+
+// quotaProperties are those of microseconds of processor time in each period of microseconds.
+func quotaProperties(quota, period string) []systemd.Property {
 	var list []systemd.Property
-	add := func(name string, value any) { list = append(list, systemd.Property{Name: name, Value: value}) }
-	if cpu.Shares != nil && *cpu.Shares != 0 {
-		if unified {
-			add("CPUWeight", uint64(cpuWeight(*cpu.Shares)))
-		} else {
-			add("CPUShares", *cpu.Shares)
-		}
+	length, err := strconv.ParseUint(period, 10, 64)
+	if err == nil && length > 0 {
+		list = append(list, systemd.Property{Name: "CPUQuotaPeriodUSec", Value: length})
+	} else {
+		length = 100000
 	}
-	if cpu.Quota != nil && *cpu.Quota != 0 {
-		period := uint64(100000)
-		if cpu.Period != nil && *cpu.Period != 0 {
-			period = *cpu.Period
-			add("CPUQuotaPeriodUSec", period)
-		}
-		perSecond := uint64(math.MaxUint64)
-		if *cpu.Quota > 0 {
+	if time, ok := limitNumber(quota); ok {
+		if time != math.MaxUint64 {
 			const step = 10000 // systemd counts in hundredths of a processor
-			perSecond = (uint64(*cpu.Quota)*1000000/period + step - 1) / step * step
+			time = (time*1000000/length + step - 1) / step * step
 		}
-		add("CPUQuotaPerSecUSec", perSecond)
-	}
-	if unified && cpu.Cpus != "" {
-		add("AllowedCPUs", bitmap(cpu.Cpus))
-	}
-	if unified && cpu.Mems != "" {
-		add("AllowedMemoryNodes", bitmap(cpu.Mems))
+		list = append(list, systemd.Property{Name: "CPUQuotaPerSecUSec", Value: time})
 	}
 	return list
 }
 
-func limitNumber(limit int64) uint64 {
-	if limit < 0 {
-		return math.MaxUint64
+// limitNumber is a limit as systemd has it. None is the greatest number.
+func limitNumber(text string) (uint64, bool) {
+	text = strings.TrimSpace(text)
+	if text == "max" || text == "-1" {
+		return math.MaxUint64, true
 	}
-	return uint64(limit)
+	number, err := strconv.ParseUint(text, 10, 64)
+	return number, err == nil
 }
 
 // bitmap is the mask of a list as systemd takes it: bytes, the lowest bits first, and none that are zero at the end.

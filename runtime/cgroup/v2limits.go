@@ -261,7 +261,7 @@ func (c *v2) cpuMax(cpu *specs.LinuxCPU, quota, period bool) (string, error) {
 	return strings.Join(parts, " "), nil
 }
 
-// limitDevices attaches the device rules. In a user namespace that is not allowed, nor needed: mknod is barred there.
+// limitDevices attaches the device rules. Without root's rights that is not allowed, nor needed: mknod is barred too.
 func (c *v2) limitDevices(rules []specs.LinuxDeviceCgroup) error {
 	state, err := parseDevices(rules)
 	if err != nil {
@@ -269,7 +269,7 @@ func (c *v2) limitDevices(rules []specs.LinuxDeviceCgroup) error {
 	}
 	state.addDefaults()
 	err = attachDevices(c.fd, state)
-	if errors.Is(err, unix.EPERM) && inUserNamespace() {
+	if errors.Is(err, unix.EPERM) && ordinary() {
 		c.barred = true
 		return nil
 	}

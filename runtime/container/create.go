@@ -159,7 +159,7 @@ func (c *Created) createClass(undo *cleanup.Stack) error {
 // createCgroup returns nil for a tolerant user's container that has not asked for a cgroup: the user has no right to
 // make one unless it was delegated, and then it was asked for. Limits can't be had without one.
 func createCgroup(spec *specs.Spec, o CreateOptions, planned func(paths map[string]string) error) (cgroup.Cgroup, error) {
-	wanted := cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources, Planned: planned}
+	wanted := cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources, Annotations: spec.Annotations, Planned: planned}
 	if owned(spec) {
 		var err error
 		if wanted.Owner, err = namespace.HostUser(spec.Linux, spec.Process.User.UID); err != nil {
@@ -234,7 +234,7 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 	if group != nil {
 		birth.CgroupFD = group.DirFD()
 	}
-	birth.Shared = plan.Simple() && !setup.pauses()
+	birth.Shared = plan.Simple() && !setup.pauses() && !cgroup.Distant(group)
 	hide()
 	if c.process, err = launch.Fork(program, birth); err != nil {
 		return err
@@ -247,6 +247,9 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 		}
 		return group.Kill()
 	})
+	if err := adopt(c.process, group); err != nil {
+		return err
+	}
 	if plan.Mapped() {
 		if err := c.process.Unless(namespace.WriteMappings(c.process.Pid, c.Spec.Linux)); err != nil {
 			return err

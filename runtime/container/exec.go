@@ -27,6 +27,7 @@ type ExecOptions struct {
 	PidFile, PidfdSocket string
 	PreserveFDs          int
 	IgnorePaused         bool
+	Warn                 func(text string)
 	Cgroups              []string     // below the container's: one PATH, or any number of CONTROLLERS:PATH
 	Protect              func() error // executes the runtime from a read-only handle, unless it runs from one
 }
@@ -56,6 +57,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if err != nil {
 		return nil, err
 	}
+	inherit(o.Process, spec.Process)
 	if err := c.protectFrom(spec, o.Process, o.Protect); err != nil {
 		return nil, err
 	}
@@ -99,9 +101,23 @@ func (c *Container) fork(o ExecOptions, group cgroup.Cgroup, into entry) (*launc
 	if group != nil {
 		into.CgroupFD = group.DirFD()
 	}
-	into.Shared = into.flags&unix.CLONE_NEWTIME == 0 // a time namespace is entered by processes with memory of their own
+	// A time namespace is entered by processes with memory of their own.
+	into.Shared = into.flags&unix.CLONE_NEWTIME == 0 && !cgroup.Distant(group) && !into.ForksAgain
 	hide()
-	return launch.Fork(program, into.Birth)
+	forked, err := launch.Fork(program, into.Birth)
+	if err != nil {
+		return nil, err
+	}
+	err = adopt(forked, group)
+	if err == nil && into.ForksAgain {
+		err = forked.Follow()
+	}
+	if err != nil {
+		forked.Kill()
+		forked.Close()
+		return nil, err
+	}
+	return forked, nil
 }
 
 // forkBeside makes the process a neighbour of the container's first one: no process may be in a cgroup of v2 that hands
@@ -161,6 +177,19 @@ func pathsBelow(cgroups map[string]string, flags []string) (map[string]string, e
 	return paths, nil
 }
 
+// inherit gives a process that says nothing of its confinement that of the container's first one.
+func inherit(process, first *specs.Process) {
+	if process.ApparmorProfile == "" {
+		process.ApparmorProfile = first.ApparmorProfile
+	}
+	if process.SelinuxLabel == "" {
+		process.SelinuxLabel = first.SelinuxLabel
+	}
+	if len(process.Rlimits) == 0 {
+		process.Rlimits = first.Rlimits
+	}
+}
+
 // entry is the way into a container's namespaces, and the filter that applies there.
 type entry struct {
 	*namespace.Inside
@@ -183,6 +212,10 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 	if err != nil {
 		return nil, err
 	}
+	if err := grant(&conf, into.flags&unix.CLONE_NEWUSER != 0, o.Warn); err != nil {
+		return nil, err
+	}
+	into.AddPid(p, into.pidfd)
 	conf.HoldAttributes(p)
 	into.AddSetns(p, into.pidfd, into.flags)
 	if o.Process.Terminal {

@@ -9,7 +9,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berthd/berth/runtime/capability"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
@@ -68,6 +67,9 @@ func (s *setup) program() (*launch.Program, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := grant(&c, s.plan.OwnUser(), s.options.Warn); err != nil {
+		return nil, err
+	}
 	c.HoldAttributes(p)
 	if err := root.Fill(); err != nil {
 		return nil, err
@@ -97,9 +99,23 @@ func joinCgroup(p *launch.Program, group cgroup.Cgroup) {
 	if group == nil {
 		return
 	}
+	if cgroup.Distant(group) {
+		p.Wait()
+	}
 	for _, file := range group.JoinFiles() {
 		p.WriteFile("join", fmt.Sprintf("cgroup %q", strings.TrimSuffix(file, "/tasks")), file, "0")
 	}
+}
+
+// adopt moves a process that waits for it in joinCgroup.
+func adopt(process *launch.Process, group cgroup.Cgroup) error {
+	if !cgroup.Distant(group) {
+		return nil
+	}
+	if err := process.Unless(group.Add(process.Pid)); err != nil {
+		return err
+	}
+	return process.Release()
 }
 
 func (s *setup) addKeyring(p *launch.Program) {
@@ -213,11 +229,6 @@ func compile(spec *specs.Spec) compilation {
 func processConfig(wanted *specs.Process, filter compilation) (process.Config, error) {
 	c := process.Config{Process: wanted}
 	var err error
-	if c.LastCap, err = capability.KernelLast(); err != nil {
-		return c, err
-	}
-	masks, _ := capability.Sets(wanted.Capabilities)
-	c.Masks = masks.Limit(c.LastCap)
 	if c.Filter, err = filter(); err != nil {
 		return c, err
 	}

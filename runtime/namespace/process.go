@@ -2,6 +2,7 @@ package namespace
 
 import (
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -34,13 +35,26 @@ func differing(pid int, wanted []specs.LinuxNamespace) (int, error) {
 	return flags, nil
 }
 
-// AddSetns adds the entering of all namespaces of a process at once, and of its root where no mount namespace brings it
-// along. The pid namespace is entered at the fork, and the flags must not have it.
+// AddPid adds what is needed to be in the pid namespace of a process that ForksAgain.
+func (i *Inside) AddPid(program *launch.Program, pidfd int) {
+	if !i.ForksAgain {
+		return
+	}
+	program.Call("join", "the container's user and pid namespaces", unix.SYS_SETNS, launch.Int(pidfd), launch.Int(unix.CLONE_NEWUSER|unix.CLONE_NEWPID))
+	program.SecondFork(0)
+}
+
+// AddSetns adds the entering of all other namespaces of a process at once, and of its root where no mount namespace
+// brings it along.
 func (i *Inside) AddSetns(program *launch.Program, pidfd, flags int) {
+	ownUser := flags&unix.CLONE_NEWUSER != 0
+	if i.ForksAgain {
+		flags &^= unix.CLONE_NEWUSER
+	}
 	if flags != 0 {
 		program.Call("join", "the container's namespaces", unix.SYS_SETNS, launch.Int(pidfd), launch.Int(flags))
 	}
-	if flags&unix.CLONE_NEWUSER != 0 {
+	if ownUser {
 		BecomeRoot(program)
 	}
 	if i.root >= 0 {
@@ -52,6 +66,9 @@ func (i *Inside) AddSetns(program *launch.Program, pidfd, flags int) {
 // Inside is how a process is born that is to live in the namespaces of another.
 type Inside struct {
 	launch.Birth
+	// ForksAgain: only in the user namespace has the process the right to the pid namespace, which its child is in.
+	ForksAgain bool
+
 	fds  []int
 	root int // descriptor of the process's root if the container has no mount namespace, or -1
 }
@@ -73,6 +90,10 @@ func BirthIn(pid int, wanted []specs.LinuxNamespace) (*Inside, int, error) {
 	}
 	if flags&unix.CLONE_NEWPID == 0 {
 		return inside, flags, nil
+	}
+	if flags&unix.CLONE_NEWUSER != 0 && os.Geteuid() != 0 {
+		inside.ForksAgain = true
+		return inside, flags &^ unix.CLONE_NEWPID, nil
 	}
 	path := fmt.Sprintf("/proc/%d/ns/pid", pid)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)

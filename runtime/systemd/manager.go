@@ -5,7 +5,6 @@ package systemd
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -27,11 +26,15 @@ type Manager struct {
 	serial uint32
 }
 
-// Property is one of a unit. Its value is a string, bool, uint64, []uint32 or []byte.
+// Property is one of a unit. Its value is a string, bool, int32, uint32, int64, uint64, []uint32, []byte, []string or
+// []DeviceAllow.
 type Property struct {
 	Name  string
 	Value any
 }
+
+// DeviceAllow lets a unit's processes use a device.
+type DeviceAllow struct{ Device, Access string }
 
 // Error is systemd's refusal.
 type Error struct{ Name, Text string }
@@ -44,12 +47,40 @@ const (
 	unitExists = "org.freedesktop.systemd1.UnitExists"
 )
 
-// socket is where the manager listens: that of the system for root, and of the user's session for anybody else.
+// socket is where the manager listens: that of the system for root, and of the user's session for anybody else. Who is
+// root of a user namespace is so to the system's manager only if that one lives there too.
 func socket() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); os.Geteuid() != 0 && dir != "" {
-		return filepath.Join(dir, "systemd", "private")
+	const system = "/run/systemd/private"
+	uid := os.Geteuid()
+	if uid == 0 {
+		if unix.Access(system, unix.W_OK) == nil {
+			return system
+		}
+		if uid = rootOutside(); uid == 0 {
+			return system
+		}
 	}
-	return "/run/systemd/private"
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if dir == "" {
+		dir = "/run/user/" + strconv.Itoa(uid)
+	}
+	return filepath.Join(dir, "systemd", "private")
+}
+
+// rootOutside is who the root of this process's user namespace is in the one around it.
+func rootOutside() int {
+	content, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Fields(line)
+		if len(fields) == 3 && fields[0] == "0" {
+			uid, _ := strconv.Atoi(fields[1])
+			return uid
+		}
+	}
+	return 0
 }
 
 // Available tells whether a manager listens on this host.
@@ -123,27 +154,38 @@ func (c connection) Write(b []byte) (int, error) {
 	}
 }
 
-// authenticate says who we are, which the kernel confirms.
+// authenticate lets systemd ask the kernel who we are: a number of ours may mean somebody else in its user namespace.
+// BEGIN goes along at once: if it came together with the first message, systemd would leave that one in its buffer
+// until something else arrives.
 func (m *Manager) authenticate() error {
-	id := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))
-	if _, err := io.WriteString(m.conn, "\x00AUTH EXTERNAL "+id+"\r\n"); err != nil {
+	if _, err := io.WriteString(m.conn, "\x00AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n"); err != nil {
 		return err
 	}
-	var line []byte
-	for !strings.HasSuffix(string(line), "\r\n") { // byte by byte, as messages follow
-		var b [1]byte
-		if _, err := io.ReadFull(m.conn, b[:]); err != nil {
+	for _, want := range []string{"DATA", "OK "} {
+		line, err := m.line()
+		if err != nil {
 			return err
 		}
-		if line = append(line, b[0]); len(line) > 512 {
-			return errMalformed
+		if !strings.HasPrefix(line, want) {
+			return fmt.Errorf("it says %q", strings.TrimSpace(line))
 		}
 	}
-	if !strings.HasPrefix(string(line), "OK ") {
-		return fmt.Errorf("it says %q", strings.TrimSpace(string(line)))
+	return nil
+}
+
+// line reads one byte by byte, as messages follow.
+func (m *Manager) line() (string, error) {
+	var line []byte
+	for !strings.HasSuffix(string(line), "\r\n") {
+		var b [1]byte
+		if _, err := io.ReadFull(m.conn, b[:]); err != nil {
+			return "", err
+		}
+		if line = append(line, b[0]); len(line) > 512 {
+			return "", errMalformed
+		}
 	}
-	_, err := io.WriteString(m.conn, "BEGIN\r\n")
-	return err
+	return string(line), nil
 }
 
 // do calls a method and returns its reply. Signals that come before go to heard, which may be nil.

@@ -72,9 +72,26 @@ func (w *writer) variant(value any) {
 			n = 1
 		}
 		w.uint32(n)
+	case int32:
+		w.signature("i")
+		w.uint32(uint32(v))
+	case uint32:
+		w.signature("u")
+		w.uint32(v)
+	case int64:
+		w.signature("x")
+		w.uint64(uint64(v))
 	case uint64:
 		w.signature("t")
 		w.uint64(v)
+	default:
+		w.list(value)
+	}
+}
+
+// list writes an array with its type in front.
+func (w *writer) list(value any) {
+	switch v := value.(type) {
 	case []uint32:
 		w.signature("au")
 		w.array(4, func() {
@@ -85,6 +102,22 @@ func (w *writer) variant(value any) {
 	case []byte:
 		w.signature("ay")
 		w.array(1, func() { w.data = append(w.data, v...) })
+	case []string:
+		w.signature("as")
+		w.array(4, func() {
+			for _, s := range v {
+				w.string(s)
+			}
+		})
+	case []DeviceAllow:
+		w.signature("a(ss)")
+		w.array(8, func() {
+			for _, d := range v {
+				w.align(8)
+				w.string(d.Device)
+				w.string(d.Access)
+			}
+		})
 	default:
 		panic(fmt.Sprintf("systemd: no property has the type %T", value))
 	}

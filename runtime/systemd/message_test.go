@@ -31,11 +31,14 @@ func TestEncodeIsWhatDBusSays(t *testing.T) {
 
 func TestVariants(t *testing.T) {
 	for want, value := range map[string]any{
-		"\x01s\x00\x00\x02\x00\x00\x00hi\x00":                           "hi",
-		"\x01b\x00\x00\x01\x00\x00\x00":                                 true,
-		"\x01t\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00": uint64(5),
-		"\x02au\x00\x08\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00":    []uint32{1, 2},
-		"\x02ay\x00\x01\x00\x00\x00\x07":                                []byte{7},
+		"\x01s\x00\x00\x02\x00\x00\x00hi\x00":                                                              "hi",
+		"\x01b\x00\x00\x01\x00\x00\x00":                                                                    true,
+		"\x01t\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00":                                    uint64(5),
+		"\x02au\x00\x08\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00":                                       []uint32{1, 2},
+		"\x01i\x00\x00\xff\xff\xff\xff":                                                                    int32(-1),
+		"\x02as\x00\x06\x00\x00\x00\x01\x00\x00\x00x\x00":                                                  []string{"x"},
+		"\x05a(ss)\x00\x00\x0e\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00/d\x00\x00\x01\x00\x00\x00r\x00": []DeviceAllow{{"/d", "r"}},
+		"\x02ay\x00\x01\x00\x00\x00\x07":                                                                   []byte{7},
 	} {
 		w := &writer{}
 		if w.variant(value); string(w.data) != want {

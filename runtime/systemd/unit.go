@@ -102,6 +102,18 @@ func (m *Manager) SetProperties(name string, properties []Property) error {
 	return nil
 }
 
+// Attach moves a process of the user's into a unit that was delegated.
+func (m *Manager) Attach(name string, pid int) error {
+	_, err := m.do(call{
+		path: managerPath, iface: managerIface, member: "AttachProcessesToUnit", signature: "ssau",
+		body: func(w *writer) { w.string(name); w.string(""); w.array(4, func() { w.uint32(uint32(pid)) }) },
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("cannot move process %d to systemd unit %q: %w", pid, name, err)
+	}
+	return nil
+}
+
 // Stop stops a unit. That there is none is no error.
 func (m *Manager) Stop(name string) error {
 	err := m.job(call{

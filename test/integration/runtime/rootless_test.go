@@ -78,6 +78,35 @@ func TestRootless(t *testing.T) {
 	}
 }
 
+// TestRootlessExec: only in the container's user namespace has an ordinary user the right to the others.
+func TestRootlessExec(t *testing.T) {
+	c := newRootless(t)
+	c.spec.Process.Args = []string{"sleep", "1000"}
+	writeJSON(t, c.config, c.spec)
+	create := asUser(exec.Command(c.binary, "create", c.ID), c.Bundle) // its output would stay open in the container
+	if err := create.Run(); err != nil {
+		t.Fatalf("create: %v: %+v", err, c.as("run", c.ID))
+	}
+	t.Cleanup(func() { c.as("delete", "--force", c.ID) })
+	for _, args := range [][]string{
+		{"start", c.ID},
+		{"exec", c.ID, "sh", "-c", "ps -o comm | grep -c sleep; id -u; hostname; readlink /proc/1/ns/pid > /dev/null && exit 7"},
+	} {
+		r := c.as(args...)
+		if args[0] == "exec" && (r.Status != 7 || r.Stdout != "1\n0\nrunc\n") {
+			t.Errorf("%v: %+v", args, r)
+		} else if args[0] == "start" && r.Status != 0 {
+			t.Fatalf("%+v", r)
+		}
+	}
+	file := filepath.Join(c.Bundle, "pid")
+	if r := c.as("exec", "--detach", "--pid-file", file, c.ID, "sleep", "100"); r.Status != 0 {
+		t.Fatalf("%+v", r)
+	}
+	wantEqual(t, readFile(t, "/proc/"+readFile(t, file)+"/comm"), "sleep")
+	wantEqual(t, c.as("exec", c.ID, "/no/such").Status, 255)
+}
+
 // TestRootlessRanges: more users than one come from newuidmap and newgidmap, by what /etc/subuid and /etc/subgid allow.
 // In a mount namespace of its own the test has its own files there, and a name for the user.
 func TestRootlessRanges(t *testing.T) {
