@@ -26,7 +26,7 @@ type execution struct {
 
 func (g *globals) exec(args []string) (_ int, err error) {
 	flags := newFlags("exec", "[options] ID COMMAND [ARGUMENT…]  or  exec [options] -process FILE ID")
-	e := execution{options: container.ExecOptions{Protect: ensureReadOnly, Console: -1}}
+	e := execution{options: container.ExecOptions{Protect: ensureReadOnly, Warn: g.warn, Console: -1}}
 	both(flags.StringVar, &e.process, "process,p", "`file` with the process as JSON")
 	flags.StringVar(&e.consoleSocket, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&e.cwd, "cwd", "", "working `directory`")

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/nofile"
 )
 
 // A process that is to become the container's is for a moment the runtime in the container. Whoever may look at it
@@ -87,6 +89,11 @@ func sealed(path string) bool {
 // execveat executes an open file with this process's arguments and environment. Through /proc/self/fd it would be the
 // same but for the name that ps shows.
 func execveat(fd int) error {
+	if limit, raised := nofile.Raised(); raised {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit.Soft, Max: limit.Hard}); err != nil {
+			return fmt.Errorf("cannot put the limit of open files back: %w", err)
+		}
+	}
 	argv, err := syscall.SlicePtrFromStrings(os.Args)
 	if err != nil {
 		return err

@@ -2,12 +2,12 @@
 package capability
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"strconv"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Masks are the five sets of a process, a bit a capability.
@@ -73,30 +73,56 @@ func Sets(capabilities *specs.LinuxCapabilities) (Masks, []string) {
 
 // KernelLast returns the highest capability that the running kernel has: bits above it must not be asked for.
 func KernelLast() (int, error) {
-	const file = "/proc/sys/kernel/cap_last_cap"
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return 0, fmt.Errorf("cannot read the kernel's last capability: %w", err)
+	last := Last
+	for last > 0 && !known(last) {
+		last--
 	}
-	last, err := strconv.Atoi(strings.TrimSpace(string(content)))
-	if err != nil {
-		return 0, fmt.Errorf("cannot understand %s: %w", file, err)
+	for known(last + 1) {
+		last++
+	}
+	if last == 0 {
+		return 0, errors.New("cannot find out which capabilities the kernel has")
 	}
 	return last, nil
 }
 
-// Limit returns the masks without capabilities above last.
-func (m Masks) Limit(last int) Masks {
-	if last >= 63 {
-		return m
+func known(number int) bool {
+	_, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(number), 0, 0, 0)
+	return err == nil
+}
+
+// Held returns the capabilities that this process may hand on.
+func Held() (uint64, error) {
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+		return 0, fmt.Errorf("cannot find out which capabilities the runtime has: %w", err)
 	}
-	known := uint64(1)<<(last+1) - 1
-	m.Bounding &= known
-	m.Effective &= known
-	m.Inheritable &= known
-	m.Permitted &= known
-	m.Ambient &= known
-	return m
+	return uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32, nil
+}
+
+// All returns the mask of the capabilities up to the last.
+func All(last int) uint64 { return 1<<(last+1) - 1 }
+
+// Limit returns the masks without what is not available, and the names of what that has taken away.
+func (m Masks) Limit(available uint64) (limited Masks, lost []string) {
+	for number := range 64 {
+		if (m.Bounding|m.Effective|m.Inheritable|m.Permitted|m.Ambient)&^available&(1<<number) != 0 {
+			lost = append(lost, name(number))
+		}
+	}
+	m.Bounding &= available
+	m.Effective &= available
+	m.Inheritable &= available
+	m.Permitted &= available
+	m.Ambient &= available
+	return m, lost
+}
+
+func name(number int) string {
+	if number < len(names) {
+		return names[number]
+	}
+	return strconv.Itoa(number)
 }
 
 func contains(list []string, wanted string) bool {

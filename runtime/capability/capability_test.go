@@ -1,7 +1,11 @@
 package capability
 
 import (
+	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -46,14 +50,18 @@ func TestSets(t *testing.T) {
 func TestLimit(t *testing.T) {
 	all := Masks{Bounding: ^uint64(0), Effective: ^uint64(0), Inheritable: ^uint64(0), Permitted: ^uint64(0), Ambient: ^uint64(0)}
 	const four = 0x1f
-	if got := all.Limit(4); got != (Masks{four, four, four, four, four}) {
-		t.Errorf("%+v", got)
+	if got, lost := all.Limit(All(4)); got != (Masks{four, four, four, four, four}) || len(lost) != 59 || lost[0] != "CAP_KILL" || lost[58] != "63" {
+		t.Errorf("%+v without %q", got, lost)
 	}
-	if got := all.Limit(63); got != all {
-		t.Errorf("%+v", got)
+	if got, lost := all.Limit(All(63)); got != all || lost != nil {
+		t.Errorf("%+v without %q", got, lost)
+	}
+	held, err := Held()
+	if status, readErr := os.ReadFile("/proc/self/status"); err != nil || readErr != nil || !strings.Contains(string(status), fmt.Sprintf("CapPrm:\t%016x\n", held)) {
+		t.Errorf("held %016x, %v, %v", held, err, readErr)
 	}
 	last, err := KernelLast()
-	if err != nil || last < unix.CAP_AUDIT_READ || last > 63 {
-		t.Errorf("the kernel's last is %d, %v", last, err)
+	if text, readErr := os.ReadFile("/proc/sys/kernel/cap_last_cap"); err != nil || readErr != nil || strings.TrimSpace(string(text)) != strconv.Itoa(last) {
+		t.Errorf("the kernel's last is %d, %v, and it says %s, %v", last, err, text, readErr)
 	}
 }

@@ -28,6 +28,7 @@ type ExecOptions struct {
 	PreserveFDs          int
 	IgnorePaused         bool
 	Warn                 func(text string)
+	Warn                 func(text string)
 	Cgroups              []string     // below the container's: one PATH, or any number of CONTROLLERS:PATH
 	Protect              func() error // executes the runtime from a read-only handle, unless it runs from one
 }
@@ -177,7 +178,8 @@ func pathsBelow(cgroups map[string]string, flags []string) (map[string]string, e
 	return paths, nil
 }
 
-// inherit gives a process that says nothing of its confinement that of the container's first one.
+// inherit gives a process that says nothing of its confinement or of its share of the machine that of the container's
+// first one.
 func inherit(process, first *specs.Process) {
 	if process.ApparmorProfile == "" {
 		process.ApparmorProfile = first.ApparmorProfile
@@ -187,6 +189,24 @@ func inherit(process, first *specs.Process) {
 	}
 	if len(process.Rlimits) == 0 {
 		process.Rlimits = first.Rlimits
+	}
+	if process.Capabilities == nil {
+		process.Capabilities = first.Capabilities
+	}
+	if process.User.Umask == nil {
+		process.User.Umask = first.User.Umask
+	}
+	if process.OOMScoreAdj == nil {
+		process.OOMScoreAdj = first.OOMScoreAdj
+	}
+	if process.Scheduler == nil {
+		process.Scheduler = first.Scheduler
+	}
+	if process.IOPriority == nil {
+		process.IOPriority = first.IOPriority
+	}
+	if process.ExecCPUAffinity == nil {
+		process.ExecCPUAffinity = first.ExecCPUAffinity
 	}
 }
 
@@ -210,6 +230,9 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
 	conf, err := processConfig(o.Process, into.filter)
 	if err != nil {
+		return nil, err
+	}
+	if err := grant(&conf, into.flags&unix.CLONE_NEWUSER != 0, o.Warn); err != nil {
 		return nil, err
 	}
 	if err := grant(&conf, into.flags&unix.CLONE_NEWUSER != 0, o.Warn); err != nil {

@@ -12,11 +12,15 @@ import (
 )
 
 // home returns the user's home directory as the container's /etc/passwd has it, or "/", or nothing if the environment
-// has one already. The file is opened inside the root, whatever links are in it.
+// has one already. One that is empty is none. The file is opened inside the root, whatever links are in it.
 func home(root string, process *specs.Process) string {
-	for _, entry := range process.Env {
-		if strings.HasPrefix(entry, "HOME=") {
+	for i := len(process.Env) - 1; i >= 0; i-- {
+		value, is := strings.CutPrefix(process.Env[i], "HOME=")
+		if is && value != "" {
 			return ""
+		}
+		if is {
+			break
 		}
 	}
 	const fallback = "/"

@@ -2,12 +2,14 @@ package process
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/nofile"
 )
 
 func rlimits() map[string]int {
@@ -23,14 +25,16 @@ func rlimits() map[string]int {
 
 func (c Config) addLimits(p *launch.Program) error {
 	known := rlimits()
+	given := func(limit specs.POSIXRlimit) bool { return limit.Type == "RLIMIT_NOFILE" }
+	if limit, raised := nofile.Raised(); raised && !slices.ContainsFunc(c.Process.Rlimits, given) {
+		setLimit(p, specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Soft: limit.Soft, Hard: limit.Hard}, unix.RLIMIT_NOFILE)
+	}
 	for _, limit := range c.Process.Rlimits {
 		resource, ok := known[limit.Type]
 		if !ok {
 			return fmt.Errorf("process.rlimits: unknown type %q", limit.Type)
 		}
-		value := &unix.Rlimit{Cur: limit.Soft, Max: limit.Hard}
-		p.Call("set", fmt.Sprintf("limit %s to %d, at most %d", limit.Type, limit.Soft, limit.Hard), unix.SYS_PRLIMIT64,
-			launch.Int(0), launch.Int(resource), launch.Pin(p, value), launch.Int(0))
+		setLimit(p, limit, resource)
 	}
 	if c.Process.IOPriority != nil {
 		if err := addIOPriority(p, c.Process.IOPriority); err != nil {
@@ -41,6 +45,12 @@ func (c Config) addLimits(p *launch.Program) error {
 		return addScheduler(p, c.Process.Scheduler)
 	}
 	return nil
+}
+
+func setLimit(p *launch.Program, limit specs.POSIXRlimit, resource int) {
+	value := &unix.Rlimit{Cur: limit.Soft, Max: limit.Hard}
+	p.Call("set", fmt.Sprintf("limit %s to %d, at most %d", limit.Type, limit.Soft, limit.Hard), unix.SYS_PRLIMIT64,
+		launch.Int(0), launch.Int(resource), launch.Pin(p, value), launch.Int(0))
 }
 
 func addIOPriority(p *launch.Program, priority *specs.LinuxIOPriority) error {

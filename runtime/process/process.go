@@ -110,12 +110,8 @@ func (c Config) addLast(l *launch.Last) {
 	}
 	c.addFilter(l)
 	c.addLastCapabilities(l)
-	env := c.Process.Env
-	if c.Home != "" {
-		env = append(env[:len(env):len(env)], "HOME="+c.Home)
-	}
 	name := c.Process.Args[0]
-	l.Call("execute", fmt.Sprintf("%q", name), unix.SYS_EXECVE, launch.Int(0), l.Strings(c.Process.Args), l.Strings(env)).TakesPath().
+	l.Call("execute", fmt.Sprintf("%q", name), unix.SYS_EXECVE, launch.Int(0), l.Strings(c.Process.Args), l.Strings(c.environment())).TakesPath().
 		Explain(func(errno unix.Errno) error { return ExecutionFailed(name, errno) })
 }
 

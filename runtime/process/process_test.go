@@ -28,6 +28,22 @@ func TestCandidates(t *testing.T) {
 	}
 }
 
+func TestEnvironment(t *testing.T) {
+	for _, test := range []struct{ env, home, want string }{
+		{"A=1 B=2 A=3", "", "B=2 A=3"},
+		{"A=1 AB=2 A=3 AB=4 C A=5 C", "", "AB=4 A=5 C"},
+		{"A=1 HOME= B=2", "/root", "A=1 B=2 HOME=/root"},
+		{"A=1 B=1", "", "A=1 B=1"},
+		{"", "/", "HOME=/"},
+		{"A=1 A=2 A=3 B=1 A=4", "", "B=1 A=4"},
+	} {
+		c := Config{Process: &specs.Process{Env: strings.Fields(test.env)}, Home: test.home}
+		if got := strings.Join(c.environment(), " "); got != test.want {
+			t.Errorf("%q: %q, want %q", test.env, got, test.want)
+		}
+	}
+}
+
 func TestExecutionFailedNamesTheProgram(t *testing.T) {
 	for errno, want := range map[unix.Errno]string{
 		unix.EACCES: `exec: "x": permission denied`, unix.ENOEXEC: `exec: "x": exec format error`, unix.EISDIR: `exec: "x": is a directory`,
