@@ -56,8 +56,8 @@ generate: $(TOOLS)/buf ## generate Go from proto/ and what go:generate names
 check-generated: $(TOOLS)/buf ## fail if generated code is stale
 	hack/check-generated.sh
 
-test-vm: deps build ## the runtime's and the demo's essentials on cgroup v2, in a virtual machine
-	hack/test-vm.sh
+test-vm: deps build ## tests on cgroup v2, AppArmor and systemd, in virtual machines; PART="runtime-1 systemd …", all without
+	hack/test-vm.sh $(PART)
 
 conformance: deps build ## the OCI validation programs with berth-runtime and with runc, compared
 	hack/run-conformance.sh

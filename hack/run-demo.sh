@@ -5,6 +5,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 bin=${BERTH_BIN:-$PWD/bin}
+slowness=${VMRUN:+10} # of an emulated machine
+slowness=${slowness:-1}
 work=$(mktemp -d "${TMPDIR:-/tmp}/berth-demo.XXXXXX")
 instance=${work##*.}
 bridge=bd$instance # an interface's name has at most 15 characters
@@ -56,7 +58,7 @@ step() { printf '\n== %s\n' "$*"; }
 # run shows a command and its output, and keeps the output in $output. A failing command fails the demo.
 run() {
 	printf '$ %s\n' "$*"
-	output=$(timeout 60 "$@" 2>&1)
+	output=$(timeout $((60 * slowness)) "$@" 2>&1)
 	local status=$?
 	[ -z "$output" ] || printf '%s\n' "$output"
 	[ $status = 0 ] || fail "exit status $status of: $*"
@@ -71,11 +73,11 @@ free_port() {
 }
 # until_true waits for a condition that no event announces to a shell.
 until_true() {
-	for ((i = 0; i < 200; i++)); do
+	for ((i = 0; i < 200 * slowness; i++)); do
 		"$@" >/dev/null 2>&1 && return
 		sleep 0.05
 	done
-	fail "not within 10 s: $*"
+	fail "not within $((10 * slowness)) s: $*"
 }
 start_daemon() {
 	berthd --root "$work/root" --state "$work/state" --address "$BERTH_HOST" --bridge-name "$bridge" \

@@ -1,24 +1,123 @@
 #!/bin/bash
-# test-vm.sh: the runtime's tests and the demo on cgroup v2, AppArmor and Debian's own kernel, in a virtual machine.
-# Emulation is slow: $BERTH_VM_TESTS narrows the tests (a pattern for go test -run).
-set -euo pipefail
+# test-vm.sh [PART...]: the tests that a host with cgroup v1, or without AppArmor, modules and systemd can't show, each part
+# in a virtual machine of its own: emulation is slow, and a part that hangs doesn't take the others with it. Without
+# arguments all parts are run. BERTH_VM_TESTS narrows the tests (a pattern for go test -run), BERTH_VM_KERNEL chooses the
+# kernel (hack/vm/README.md). The full output of a part is in .cache/vm/PART.log.
+set -uo pipefail
 cd "$(dirname "$0")/.."
 repo=$PWD
+logs=$repo/.cache/vm
+pattern=${BERTH_VM_TESTS:-.}
+
+# Each part: its limit in seconds, and what it is.
+declare -A limits=(
+	[runtime-1]=1200 [runtime-2]=1200 [attack]=1200 [checkpoint]=900 [systemd]=900 [systemd-v1]=900
+	[shim]=1500 [daemon]=1500 [demo]=600 [dropin]=1500
+)
+declare -A titles=(
+	[runtime-1]="the runtime on cgroup v2, first half" [runtime-2]="the runtime on cgroup v2, second half"
+	[attack]="attacks on the runtime on cgroup v2, with AppArmor" [checkpoint]="checkpoint and restore"
+	[systemd]="the runtime's cgroups by systemd on cgroup v2, for root and for a user" [systemd-v1]="the same on cgroup v1"
+	[shim]="the shim on cgroup v2" [daemon]="berthd on cgroup v2" [demo]="the demo on cgroup v2"
+	[dropin]="containerd, dockerd and podman with our runtime on cgroup v2"
+)
+order=(runtime-1 runtime-2 attack checkpoint systemd systemd-v1 shim daemon demo dropin)
+
+[ $# -gt 0 ] || set -- "${order[@]}"
+for part in "$@"; do
+	[ -n "${limits[$part]:-}" ] || { echo "test-vm: unknown part $part: it must be of ${order[*]}" >&2; exit 2; }
+done
+
+hack/install-deps.sh apparmor docker.io podman conmon iptables criu || exit 1
+mkdir -p "$logs"
 work=$(mktemp -d /var/tmp/berth-vm.XXXXXX)
-trap 'rm -rf "$work"' EXIT
-go test -c -o "$work/runtime.test" ./test/integration/runtime
-go test -c -o "$work/checkpoint.test" ./test/integration/checkpoint
-cat >"$work/run" <<RUN
-set -e
-export BERTH_BIN=${BERTH_BIN:-$repo/bin} TMPDIR=/data
-modprobe -a bridge veth nf_tables nft_chain_nat nft_masq nft_fib_inet overlay 2>/dev/null || true
-cd $repo/test/integration/runtime
-echo "== the runtime on cgroup v2"
-$work/runtime.test -test.v -test.timeout 25m -test.run '${BERTH_VM_TESTS:-.}' | grep -E '^(---|PASS|FAIL|ok|panic|=== NAME|\s+--- FAIL|.*_test.go)' 
-cd $repo/test/integration/checkpoint
-echo "== checkpoint and restore, which the host's kernel may be too new for"
-$work/checkpoint.test -test.v -test.timeout 25m -test.run '${BERTH_VM_TESTS:-.}' | grep -E '^(---|PASS|FAIL|ok|panic|=== NAME|\s+--- FAIL|.*_test.go)'
-echo "== the demo on cgroup v2"
-cd $repo && hack/run-demo.sh
+machine='' # the process of boot.sh that is under way
+# shellcheck disable=SC2317 # called by trap
+finish() { [ -z "$machine" ] || kill "$machine" 2>/dev/null; rm -rf "$work"; }
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# The machine sees copies: what is built meanwhile must not change under running programs.
+cp -r "${BERTH_BIN:-$repo/bin}" "$work/bin"
+compile() { [ -e "$work/$1.test" ] || go test -c -o "$work/$1.test" "./test/integration/$1"; }
+
+# tests PACKAGE PATTERN writes the commands that run a package's tests, from a copy in memory.
+tests() {
+	cat <<RUN
+cp $work/$1.test /data/
+cd $repo/test/integration/$1
+/data/$1.test -test.v -test.timeout 60m -test.run '$2'
 RUN
-hack/vm/boot.sh -m 3072 -t 3600 -- bash -o pipefail "$work/run"
+}
+
+# half N prints the pattern of every second test of the runtime, those of systemd left out.
+half() {
+	"$work/runtime.test" -test.list "$pattern" | grep ^Test | grep -v ^TestSystemd | awk -v n="$1" 'NR % 2 == n % 2' | paste -sd '|' | sed 's/.*/^(&)$/'
+}
+
+# commands PART writes what the machine executes.
+commands() {
+	cat <<RUN
+set -e
+mkdir /data/bin && cp $work/bin/* /data/bin/
+export BERTH_BIN=/data/bin TMPDIR=/data PATH=/data/bin:\$PATH
+modprobe -a bridge veth nf_tables nft_chain_nat nft_masq nft_fib_inet overlay br_netfilter 2>/dev/null || true
+RUN
+	case $1 in
+	runtime-*) tests runtime "$(half "${1#runtime-}")" ;;
+	systemd*)
+		# A user who may log in, and one with ranges of further users.
+		cat <<RUN
+useradd --create-home --uid 1500 bertha && useradd --create-home --uid 1501 bertrand
+grep -v '^bertrand' /etc/subuid >/data/subuid; cp /data/subuid /etc/subuid; cp /data/subuid /etc/subgid
+systemctl start user@1500.service user@1501.service
+RUN
+		tests runtime '^TestSystemd'
+		;;
+	demo) echo "cd $repo && hack/run-demo.sh" ;;
+	*) tests "$1" "$pattern" ;;
+	esac
+}
+
+# run PART boots a machine for it.
+run() {
+	local options=()
+	case $1 in
+	systemd) options=(-s) ;;
+	systemd-v1) options=(-s -k 'systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1') ;;
+	esac
+	commands "$1" >"$work/run"
+	hack/vm/boot.sh -m 3072 -t "${limits[$1]}" "${options[@]}" -- bash "$work/run" >"$logs/$1.log" 2>&1 &
+	machine=$!
+	wait $machine
+	local status=$?
+	machine=''
+	return $status
+}
+
+failed=() summary=()
+for part in "$@"; do
+	case $part in
+	demo) ;;
+	runtime-* | systemd*) compile runtime || exit 1 ;;
+	*) compile "$part" || exit 1 ;;
+	esac
+	echo "== $part: ${titles[$part]}"
+	start=$SECONDS
+	run "$part"
+	status=$?
+	log=$logs/$part.log
+	if [ "$part" = demo ]; then
+		grep -E '^(==|demo:)' "$log"
+	else
+		grep -E '^ *--- (FAIL|SKIP)|^panic|^FAIL' -A 3 "$log" | grep -vE '^(=== |--$|--- PASS)'
+	fi
+	line=$(printf '%-11s %-6s %5d s  %3d passed %3d failed %3d skipped' "$part" "$([ $status = 0 ] && echo ok || echo FAILED)" $((SECONDS - start)) \
+		"$(grep -c '^--- PASS' "$log")" "$(grep -c '^--- FAIL' "$log")" "$(grep -c '^--- SKIP' "$log")")
+	echo "   $line"
+	summary+=("$line")
+	[ $status = 0 ] || { failed+=("$part"); [ $status != 125 ] || tail -n 5 "$log"; }
+done
+echo "== kernel ${BERTH_VM_KERNEL:-6.1}"
+printf '%s\n' "${summary[@]}"
+[ ${#failed[@]} = 0 ] || { echo "test-vm: failed: ${failed[*]}; see .cache/vm/" >&2; exit 1; }

@@ -247,7 +247,7 @@ func isDistant(group Cgroup) bool {
 	_, own, _ := strings.Cut(string(content), "0::")
 	own, _, _ = strings.Cut(own, "\n")
 	common := c.dir
-	for own = path.Join(mountRoot, own); own != common && !strings.HasPrefix(own, common+"/"); {
+	for own = path.Join(mountRoot, path.Join("/", own)); own != common && !strings.HasPrefix(own, common+"/"); {
 		common = path.Dir(common)
 	}
 	return unix.Access(path.Join(common, "cgroup.procs"), unix.W_OK) != nil

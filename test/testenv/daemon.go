@@ -59,7 +59,7 @@ func StartDaemon(t testing.TB, args ...string) *Daemon {
 // DaemonFails runs berthd, which must end by itself with an error, and returns what it said.
 func DaemonFails(t testing.TB, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), stopPatience)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience(stopPatience))
 	defer cancel()
 	output, err := exec.CommandContext(ctx, Binary(t, "berthd"), args...).CombinedOutput()
 	if err == nil || ctx.Err() != nil {
@@ -118,7 +118,7 @@ func (d *Daemon) await() {
 			d.t.Fatalf("berthd ended at its start: %v\n%s", err, d.log())
 		default:
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), Patience(time.Second))
 		defer cancel()
 		conn.ResetConnectBackoff() // or else it tries once a second only
 		_, err := berthv1.NewContainersServiceClient(conn).ListContainers(ctx, &berthv1.ListContainersRequest{})
@@ -177,7 +177,7 @@ func (d *Daemon) signal(signal syscall.Signal) error {
 	select {
 	case err := <-d.exited:
 		return err
-	case <-time.After(stopPatience):
+	case <-time.After(Patience(stopPatience)):
 		_ = process.Process.Kill()
 		return fmt.Errorf("it was still there %v after %v: %w", stopPatience, signal, <-d.exited)
 	}
@@ -214,7 +214,7 @@ func (d *Daemon) removeContainers() {
 		return
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience(time.Minute))
 	defer cancel()
 	client := berthv1.NewContainersServiceClient(conn)
 	list, err := client.ListContainers(ctx, &berthv1.ListContainersRequest{All: true})
@@ -231,7 +231,7 @@ func (d *Daemon) removeContainers() {
 // leftovers lists what there must not be once all containers are removed and berthd has ended. Shims may take a moment
 // to end.
 func (d *Daemon) leftovers() []string {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(Patience(5 * time.Second))
 	for {
 		left := d.Traces()
 		if len(left) == 0 || time.Now().After(deadline) {
@@ -337,7 +337,7 @@ func removeCgroup(dir string) {
 			removeCgroup(filepath.Join(dir, entry.Name()))
 		}
 	}
-	deadline := time.Now().Add(time.Second) // the processes may take a moment to end
+	deadline := time.Now().Add(Patience(time.Second)) // the processes may take a moment to end
 	for errors.Is(syscall.Rmdir(dir), syscall.EBUSY) && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -57,6 +57,7 @@ func FreeAddress(t testing.TB) string {
 // conditions that no event announces.
 func Until(t testing.TB, limit time.Duration, what string, check func() error) {
 	t.Helper()
+	limit = Patience(limit)
 	deadline := time.Now().Add(limit)
 	for {
 		err := check()

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // NeedRoot skips the test unless it runs as root: namespaces, mounts and cgroups of the host need it.
@@ -85,6 +86,14 @@ func ShortDir(t testing.TB) string {
 		}
 	})
 	return dir
+}
+
+// Patience is a limit for something that takes far less on a machine that is not emulated.
+func Patience(limit time.Duration) time.Duration {
+	if os.Getenv("VMRUN") == "1" {
+		return 10 * limit
+	}
+	return limit
 }
 
 // stateParent is /data in the test VM, whose root is an overlay and can't be another overlay's upper directory.

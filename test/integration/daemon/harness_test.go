@@ -46,7 +46,7 @@ func newWorld(t *testing.T, args ...string) *world {
 
 // ctx bounds each call: a daemon that hangs fails the test.
 func (w *world) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), testenv.Patience(time.Minute))
 	w.t.Cleanup(cancel)
 	return ctx
 }
@@ -150,7 +150,7 @@ func (w *world) readLogs(request *berthv1.StreamLogsRequest) string {
 // untilLogged waits until a container has written a line that contains text.
 func (w *world) untilLogged(ref, text string) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), testenv.Patience(20*time.Second))
 	defer cancel()
 	stream, err := w.containers.StreamLogs(ctx, &berthv1.StreamLogsRequest{Container: ref, Follow: true, Stdout: true, Stderr: true})
 	if err != nil {

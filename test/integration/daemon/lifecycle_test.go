@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
+	"github.com/berthd/berth/test/testenv"
 )
 
 func TestLifeOfAContainer(t *testing.T) {
@@ -218,10 +219,10 @@ func TestStopKillPauseRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	if _, err := w.containers.StopContainer(w.ctx(), &berthv1.StopContainerRequest{Container: id, Timeout: durationpb.New(20 * time.Second)}); err != nil {
+	if _, err := w.containers.StopContainer(w.ctx(), &berthv1.StopContainerRequest{Container: id, Timeout: durationpb.New(testenv.Patience(20 * time.Second))}); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > testenv.Patience(10*time.Second) {
 		t.Errorf("stopping a paused container that handles SIGTERM took %v", took)
 	}
 	w.start(id)

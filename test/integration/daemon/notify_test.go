@@ -22,7 +22,7 @@ func TestSystemdIsToldOfReadiness(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", path)
 	w := newWorld(t)
 	message := make([]byte, 100)
-	if err := socket.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := socket.SetReadDeadline(time.Now().Add(testenv.Patience(10 * time.Second))); err != nil {
 		t.Fatal(err)
 	}
 	n, err := socket.Read(message)

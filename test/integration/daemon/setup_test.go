@@ -174,7 +174,7 @@ func TestWaitingCallsEndWithTheDaemon(t *testing.T) {
 	}()
 	begin := time.Now()
 	w.Stop()
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > testenv.Patience(3*time.Second) {
 		t.Errorf("berthd took %v to end", took)
 	}
 	wantCode(t, <-waited, codes.Unavailable)

@@ -139,12 +139,12 @@ func TestPublishedPortSurvivesTheDaemon(t *testing.T) {
 }
 
 func greets(ctx context.Context, address string) error {
-	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
+	conn, err := (&net.Dialer{Timeout: testenv.Patience(time.Second)}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(testenv.Patience(time.Second))); err != nil {
 		return err
 	}
 	answer := make([]byte, 16)

@@ -39,7 +39,7 @@ type outcome struct {
 
 func (e *engine) try(args ...string) outcome {
 	e.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Patience(patience))
 	defer cancel()
 	words := append(append([]string{}, e.client[1:]...), args...)
 	if args[0] == "run" || args[0] == "create" {
@@ -47,7 +47,7 @@ func (e *engine) try(args ...string) outcome {
 		words = append(words, args[1:]...)
 	}
 	command := exec.CommandContext(ctx, e.client[0], words...)
-	command.WaitDelay = 5 * time.Second
+	command.WaitDelay = testenv.Patience(5 * time.Second)
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	err := command.Run()
@@ -87,14 +87,14 @@ func background(t *testing.T, dir string, ready []string, args ...string) {
 		_ = command.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(30 * time.Second):
+		case <-time.After(testenv.Patience(30 * time.Second)):
 			t.Errorf("%s does not end", args[0])
 			_ = command.Process.Kill()
 			<-ended
 		}
 		_ = log.Close()
 	})
-	for deadline := time.Now().Add(patience); exec.Command(ready[0], ready[1:]...).Run() != nil; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(testenv.Patience(patience)); exec.Command(ready[0], ready[1:]...).Run() != nil; time.Sleep(50 * time.Millisecond) {
 		select {
 		case <-ended:
 			content, _ := os.ReadFile(log.Name())
@@ -158,7 +158,7 @@ func cgroupParent(t *testing.T, name string) string {
 // waitFor waits until something that has no event of its own has become so.
 func waitFor(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !so(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(testenv.Patience(patience)); !so(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited %v for %s", patience, what)
 		}
