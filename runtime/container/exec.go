@@ -28,7 +28,6 @@ type ExecOptions struct {
 	PreserveFDs          int
 	IgnorePaused         bool
 	Warn                 func(text string)
-	Warn                 func(text string)
 	Cgroups              []string     // below the container's: one PATH, or any number of CONTROLLERS:PATH
 	Protect              func() error // executes the runtime from a read-only handle, unless it runs from one
 }
@@ -230,9 +229,6 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
 	conf, err := processConfig(o.Process, into.filter)
 	if err != nil {
-		return nil, err
-	}
-	if err := grant(&conf, into.flags&unix.CLONE_NEWUSER != 0, o.Warn); err != nil {
 		return nil, err
 	}
 	if err := grant(&conf, into.flags&unix.CLONE_NEWUSER != 0, o.Warn); err != nil {

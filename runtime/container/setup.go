@@ -70,9 +70,6 @@ func (s *setup) program() (*launch.Program, error) {
 	if err := grant(&c, s.plan.OwnUser(), s.options.Warn); err != nil {
 		return nil, err
 	}
-	if err := grant(&c, s.plan.OwnUser(), s.options.Warn); err != nil {
-		return nil, err
-	}
 	c.HoldAttributes(p)
 	if err := root.Fill(); err != nil {
 		return nil, err
