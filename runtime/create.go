@@ -104,7 +104,7 @@ func (g *globals) start(args []string) (int, error) {
 		return 1, err
 	}
 	defer ready.close()
-	if err := c.Start(); err != nil {
+	if err := c.Start(ensureReadOnly); err != nil {
 		return 1, err
 	}
 	c.Close()

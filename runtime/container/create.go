@@ -326,11 +326,7 @@ func (c *Created) createHooks(list *specs.Hooks) error {
 	if err := hooks.Run("createRuntime", list.CreateRuntime, state); err != nil {
 		return err
 	}
-	return hooks.RunInside("createContainer", list.CreateContainer, c.inside(c.Spec, state, false))
-}
-
-func (c *Container) inside(spec *specs.Spec, state specs.State, entered bool) hooks.Inside {
-	return hooks.Inside{State: state, Pid: c.Pid, Namespaces: spec.Linux.Namespaces, Entered: entered}
+	return hooks.RunInside("createContainer", list.CreateContainer, hooks.Inside{State: state, Pid: c.Pid, Namespaces: c.Spec.Linux.Namespaces})
 }
 
 func writeOOMScore(pid, score int) error {

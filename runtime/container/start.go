@@ -12,14 +12,20 @@ import (
 	"github.com/berthd/berth/runtime/process"
 )
 
-// Start lets the process of a created container execute its program.
-func (c *Container) Start() error {
+// Start lets the process of a created container execute its program. Before the runtime comes into the container for
+// hooks there, protect executes it from a read-only handle, unless it runs from one.
+func (c *Container) Start(protect func() error) error {
 	if err := c.require("start", specs.StateCreated); err != nil {
 		return err
 	}
 	spec, err := c.Spec()
 	if err != nil {
 		return err
+	}
+	if spec.Hooks != nil && len(spec.Hooks.StartContainer) > 0 {
+		if err := c.protectFrom(spec, spec.Process, protect); err != nil {
+			return err
+		}
 	}
 	return c.startWith(spec, func() error { return c.release(spec) })
 }
@@ -41,7 +47,7 @@ func (c *Container) startWith(spec *specs.Spec, release func() error) error {
 	if spec.Hooks == nil {
 		return release()
 	}
-	if err := hooks.RunInside("startContainer", spec.Hooks.StartContainer, c.inside(spec, c.OCIState(specs.StateCreated), true)); err != nil {
+	if err := c.startHooks(spec); err != nil {
 		return err
 	}
 	if err := release(); err != nil {

@@ -16,36 +16,33 @@ import (
 	"github.com/berthd/berth/runtime/namespace"
 )
 
-// Inside says where hooks of the container's namespaces run.
+// Inside says where hooks of the container's namespaces run that are programs of the host.
 type Inside struct {
 	State      specs.State
 	Pid        int
 	Namespaces []specs.LinuxNamespace
-	Entered    bool // the container's root is its root: paths are the container's
 }
+
+// Start starts a hook, with the state to read and a file for what it prints.
+type Start func(hook specs.Hook, state, output *os.File) (*launch.Process, error)
 
 // RunInside runs hooks, one after the other, in the container's namespaces.
 func RunInside(kind string, list []specs.Hook, inside Inside) error {
+	return RunBy(inside.start, kind, list, inside.State)
+}
+
+// RunBy runs hooks, one after the other, that are started in a way of their own.
+func RunBy(start Start, kind string, list []specs.Hook, state specs.State) error {
 	for i, hook := range list {
-		if err := runInside(hook, inside); err != nil {
+		if err := runBy(start, hook, state); err != nil {
 			return fmt.Errorf("cannot run hook %s[%d] %q: %w", kind, i, hook.Path, err)
 		}
 	}
 	return nil
 }
 
-func runInside(hook specs.Hook, inside Inside) error {
-	pidfd, err := unix.PidfdOpen(inside.Pid, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(pidfd) }()
-	birth, flags, err := namespace.BirthIn(inside.Pid, inside.Namespaces)
-	if err != nil {
-		return err
-	}
-	defer birth.Close()
-	input, err := stateFile(inside.State)
+func runBy(start Start, hook specs.Hook, state specs.State) error {
+	input, err := stateFile(state)
 	if err != nil {
 		return err
 	}
@@ -55,20 +52,7 @@ func runInside(hook specs.Hook, inside Inside) error {
 		return err
 	}
 	defer func() { _ = output.Close() }()
-
-	p := launch.New()
-	birth.AddSetns(p, pidfd, flags)
-	dir := inside.State.Bundle
-	if inside.Entered {
-		dir = "/"
-	}
-	p.Call("enter", fmt.Sprintf("%q", dir), unix.SYS_CHDIR, p.String(dir))
-	p.Call("give", "the state", unix.SYS_DUP3, launch.Int(int(input.Fd())), launch.Int(0), launch.Int(0))
-	p.Call("redirect", "the output", unix.SYS_DUP3, launch.Int(int(output.Fd())), launch.Int(1), launch.Int(0))
-	p.Call("redirect", "the output", unix.SYS_DUP3, launch.Int(int(output.Fd())), launch.Int(2), launch.Int(0))
-	p.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
-	p.Call("execute", fmt.Sprintf("%q", hook.Path), unix.SYS_EXECVE, p.String(hook.Path), p.Strings(Args(hook)), p.Strings(hook.Env))
-	process, err := launch.Fork(p, birth.Birth)
+	process, err := start(hook, input, output)
 	if err != nil {
 		return err
 	}
@@ -81,6 +65,33 @@ func runInside(hook specs.Hook, inside Inside) error {
 		return because(err, output)
 	}
 	return nil
+}
+
+func (i Inside) start(hook specs.Hook, state, output *os.File) (*launch.Process, error) {
+	pidfd, err := unix.PidfdOpen(i.Pid, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	birth, flags, err := namespace.BirthIn(i.Pid, i.Namespaces)
+	if err != nil {
+		return nil, err
+	}
+	defer birth.Close()
+	p := launch.New()
+	birth.AddSetns(p, pidfd, flags)
+	p.Call("enter", fmt.Sprintf("%q", i.State.Bundle), unix.SYS_CHDIR, p.String(i.State.Bundle))
+	Redirect(p, state, output)
+	p.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
+	p.Call("execute", fmt.Sprintf("%q", hook.Path), unix.SYS_EXECVE, p.String(hook.Path), p.Strings(Args(hook)), p.Strings(hook.Env))
+	return launch.Fork(p, birth.Birth)
+}
+
+// Redirect adds the redirection of a hook's standard descriptors.
+func Redirect(p *launch.Program, state, output *os.File) {
+	p.Call("give", "the state", unix.SYS_DUP3, launch.Int(int(state.Fd())), launch.Int(0), launch.Int(0))
+	p.Call("redirect", "the output", unix.SYS_DUP3, launch.Int(int(output.Fd())), launch.Int(1), launch.Int(0))
+	p.Call("redirect", "the output", unix.SYS_DUP3, launch.Int(int(output.Fd())), launch.Int(2), launch.Int(0))
 }
 
 // because adds what a hook has printed to its failure.

@@ -15,7 +15,7 @@ import (
 // addLookup finds the program as a shell would, in the container and with the user's rights, and returns the slot with
 // the address of its path. Who creates a container hears of a missing program then, and not only at its start.
 func (c Config) addLookup(p *launch.Program) (launch.Arg, error) {
-	name := c.Process.Args[0]
+	name := c.program()
 	if name == "" {
 		return launch.Arg{}, errors.New("process.args: the program's name is empty")
 	}
@@ -64,6 +64,13 @@ func (c Config) addNotFound(p *launch.Program, name string, denied, directory la
 		}
 		return fmt.Errorf("cannot start the process: exec: %q: executable file not found in $PATH", name)
 	})
+}
+
+func (c Config) program() string {
+	if c.Program != "" {
+		return c.Program
+	}
+	return c.Process.Args[0]
 }
 
 func (c Config) candidates(name string) []string {

@@ -31,6 +31,7 @@ type Config struct {
 	Preserve int              // descriptors from 3 on that the program inherits
 	Chown    []int            // which of 0, 1, 2 are given to the user
 	Home     string           // for HOME, unless the environment has it
+	Program  string           // executed in place of what the arguments name, with the same arguments
 
 	// Terminal is the descriptor of the program's terminal.
 	Terminal *launch.Arg
@@ -110,7 +111,7 @@ func (c Config) addLast(l *launch.Last) {
 	}
 	c.addFilter(l)
 	c.addLastCapabilities(l)
-	name := c.Process.Args[0]
+	name := c.program()
 	l.Call("execute", fmt.Sprintf("%q", name), unix.SYS_EXECVE, launch.Int(0), l.Strings(c.Process.Args), l.Strings(c.environment())).TakesPath().
 		Explain(func(errno unix.Errno) error { return ExecutionFailed(name, errno) })
 }

@@ -1,0 +1,101 @@
+package container
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/hooks"
+	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/namespace"
+	"github.com/berthd/berth/runtime/process"
+)
+
+// startHooks runs the hooks whose programs are the image's. Who makes an image must not be able to do by them what the
+// container's process is not: they have its user, its capabilities, its filter, its labels and its cgroup.
+func (c *Container) startHooks(spec *specs.Spec) error {
+	if len(spec.Hooks.StartContainer) == 0 {
+		return nil
+	}
+	filter := compile(spec)
+	start := func(hook specs.Hook, state, output *os.File) (*launch.Process, error) {
+		return c.startHook(spec, filter, hook, [2]*os.File{state, output})
+	}
+	return hooks.RunBy(start, "startContainer", spec.Hooks.StartContainer, c.OCIState(specs.StateCreated))
+}
+
+func (c *Container) startHook(spec *specs.Spec, filter compilation, hook specs.Hook, files [2]*os.File) (*launch.Process, error) {
+	pidfd, err := unix.PidfdOpen(c.Pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the container's process: %w", err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	birth, flags, err := namespace.BirthIn(c.Pid, spec.Linux.Namespaces)
+	if err != nil {
+		return nil, err
+	}
+	defer birth.Close()
+	if !c.alive() { // and so was the process of all these descriptors
+		return nil, c.require("start", specs.StateCreated)
+	}
+	p := launch.New()
+	p.Call("create", "a session", unix.SYS_SETSID)
+	if len(c.Cgroups) > 0 {
+		group, err := cgroup.Load(c.Cgroups)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = group.Close() }()
+		joinCgroup(p, group)
+		birth.CgroupFD = group.DirFD()
+	}
+	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
+	conf, err := hookConfig(spec.Process, filter, hook)
+	if err != nil {
+		return nil, err
+	}
+	if err := grant(&conf, flags&unix.CLONE_NEWUSER != 0, func(string) {}); err != nil { // create has warned
+		return nil, err
+	}
+	conf.HoldAttributes(p)
+	hooks.Redirect(p, files[0], files[1])
+	birth.AddSetns(p, pidfd, flags)
+	if err := process.Add(p, conf); err != nil {
+		return nil, err
+	}
+	hide()
+	forked, err := launch.Fork(p, birth.Birth)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.admit(spec, forked); err != nil {
+		forked.Kill()
+		forked.Close()
+		return nil, err
+	}
+	return forked, nil
+}
+
+// admit lets a hook's process execute its program.
+func (c *Container) admit(spec *specs.Spec, forked *launch.Process) error {
+	if _, err := forked.Expect(launch.Ready); err != nil {
+		return err
+	}
+	if err := forked.Release(); err != nil {
+		return err
+	}
+	return c.handOver(spec, forked.Pid, specs.StateCreated, forked)
+}
+
+// hookConfig is a hook as a process of the container.
+func hookConfig(owner *specs.Process, filter compilation, hook specs.Hook) (process.Config, error) {
+	own := *owner
+	own.Args, own.Env, own.Cwd, own.Terminal = hooks.Args(hook), hook.Env, "/", false
+	conf, err := processConfig(&own, filter)
+	conf.Program, conf.Chown = hook.Path, nil
+	conf.Wait = (*launch.Last).ReportAndWait // an image that is executed anew, as "#!/proc/self/exe", has nobody to report to
+	return conf, err
+}
