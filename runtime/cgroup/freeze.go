@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // freezePatience bounds waiting for processes that are deep inside the kernel. The freezers of the cgroups library
@@ -21,10 +23,10 @@ const freezePatience = 10 * time.Second
 func freezeV1(file, state string) error {
 	deadline := time.Now().Add(freezePatience)
 	for delay := 20 * time.Microsecond; ; delay = min(2*delay, 10*time.Millisecond) {
-		if err := writeFile(file, state); err != nil {
+		if err := kernelfile.Write(file, state); err != nil {
 			return fmt.Errorf("cannot change the freezer to %s: %w", state, err)
 		}
-		current, err := os.ReadFile(file)
+		current, err := kernelfile.Read(file)
 		if err != nil {
 			return fmt.Errorf("cannot read the freezer's state: %w", err)
 		}
@@ -34,7 +36,7 @@ func freezeV1(file, state string) error {
 		if time.Now().After(deadline) {
 			err := fmt.Errorf("cannot change the freezer to %s: it is still %s after %v",
 				state, strings.TrimSpace(string(current)), freezePatience)
-			return errors.Join(err, writeFile(file, "THAWED")) // half frozen is worse than running
+			return errors.Join(err, kernelfile.Write(file, "THAWED")) // half frozen is worse than running
 		}
 		time.Sleep(delay)
 	}
@@ -51,7 +53,7 @@ func freezeV2(dir string, freeze bool) error {
 		return fmt.Errorf("cannot watch the freezer: %w", err)
 	}
 	defer events.Close()
-	if err := writeFile(filepath.Join(dir, "cgroup.freeze"), value); err != nil {
+	if err := kernelfile.Write(filepath.Join(dir, "cgroup.freeze"), value); err != nil {
 		return fmt.Errorf("cannot change the freezer: %w", err)
 	}
 	deadline := time.Now().Add(freezePatience)
@@ -69,7 +71,7 @@ func freezeV2(dir string, freeze bool) error {
 		left := time.Until(deadline)
 		if left <= 0 {
 			err := fmt.Errorf("cannot change the freezer: the processes have not stopped after %v", freezePatience)
-			return errors.Join(err, writeFile(filepath.Join(dir, "cgroup.freeze"), "0"))
+			return errors.Join(err, kernelfile.Write(filepath.Join(dir, "cgroup.freeze"), "0"))
 		}
 		// The kernel flags a change of cgroup.events as an urgent condition since the last read.
 		poll := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}

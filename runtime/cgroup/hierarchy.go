@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,6 +9,8 @@ import (
 	"github.com/containerd/cgroups/v3"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // mountRoot is where every distribution mounts its cgroup file systems.
@@ -34,7 +35,7 @@ func IsUnified() (bool, error) {
 
 // hierarchies lists the mounted hierarchies of the calling process.
 func hierarchies() ([]hierarchy, error) {
-	content, err := os.ReadFile("/proc/self/cgroup")
+	content, err := kernelfile.Read("/proc/self/cgroup")
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the runtime's own cgroup: %w", err)
 	}

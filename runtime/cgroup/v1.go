@@ -16,6 +16,7 @@ import (
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // v1 is a cgroup in every mounted hierarchy of cgroup v1, and on hybrid hosts in the one of v2 too.
@@ -117,7 +118,7 @@ func inheritCpuset(made []string) error {
 			if err != nil {
 				return fmt.Errorf("cannot read the parent's processors: %w", err)
 			}
-			if err := writeFile(filepath.Join(dir, file), value); err != nil {
+			if err := kernelfile.Write(filepath.Join(dir, file), value); err != nil {
 				return fmt.Errorf("cannot hand the parent's processors down: %w", err)
 			}
 		}
@@ -128,7 +129,7 @@ func inheritCpuset(made []string) error {
 // provided returns what a cpuset cgroup has, after it was given what those above it have if it was made by somebody
 // who did not. The topmost has everything.
 func provided(dir, file string) (string, error) {
-	content, err := os.ReadFile(filepath.Join(dir, file))
+	content, err := kernelfile.Read(filepath.Join(dir, file))
 	value := strings.TrimSpace(string(content))
 	if err != nil || value != "" {
 		return value, err
@@ -136,7 +137,7 @@ func provided(dir, file string) (string, error) {
 	if value, err = provided(filepath.Dir(dir), file); err != nil {
 		return "", err
 	}
-	return value, writeFile(filepath.Join(dir, file), value)
+	return value, kernelfile.Write(filepath.Join(dir, file), value)
 }
 
 func (c *v1) DirFD() int { return c.unified }
@@ -185,7 +186,7 @@ func (c *v1) Frozen() (bool, error) {
 		return false, nil
 	}
 	// FREEZING counts: whoever asks wants to know whether a thaw is due.
-	state, err := os.ReadFile(filepath.Join(dir, "freezer.state"))
+	state, err := kernelfile.Read(filepath.Join(dir, "freezer.state"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -248,7 +249,7 @@ func (c *v1) Close() error {
 }
 
 func addProcess(dir string, pid int) error {
-	if err := writeFile(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+	if err := kernelfile.Write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 		return fmt.Errorf("cannot add process %d to the cgroup: %w", pid, err)
 	}
 	return nil

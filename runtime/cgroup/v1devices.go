@@ -3,13 +3,14 @@ package cgroup
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // limitDevices writes the device rules, all through two descriptors.
@@ -57,7 +58,7 @@ func writeRules(dir string, state deviceRules) error {
 // changeRules leaves alone what is as it should be: the container's programs would get to feel that nothing is allowed
 // for a moment, and cgroups of its own would go without for good.
 func changeRules(dir string, wanted deviceRules) error {
-	content, err := os.ReadFile(filepath.Join(dir, "devices.list"))
+	content, err := kernelfile.Read(filepath.Join(dir, "devices.list"))
 	if err != nil {
 		return err
 	}
@@ -85,14 +86,14 @@ func (r *deviceRules) lines() []string {
 
 // writeLines writes each line with a write of its own to one open file, as the kernel takes one rule a write.
 func writeLines(path string, lines []string) error {
-	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	fd, err := kernelfile.Open(path, unix.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer unix.Close(fd)
 	for _, line := range lines {
-		if _, err := file.WriteString(line); err != nil {
-			return fmt.Errorf("rule %q: %w", line, err)
+		if _, err := unix.Write(fd, []byte(line)); err != nil {
+			return fmt.Errorf("cannot write rule %q to %q: %w", line, path, err)
 		}
 	}
 	return nil
@@ -100,6 +101,6 @@ func writeLines(path string, lines []string) error {
 
 // inUserNamespace tells whether the runtime runs in a user namespace of its own: the first one maps all ids.
 func inUserNamespace() bool {
-	content, err := os.ReadFile("/proc/self/uid_map")
+	content, err := kernelfile.Read("/proc/self/uid_map")
 	return err == nil && strings.Join(strings.Fields(string(content)), " ") != "0 0 4294967295"
 }

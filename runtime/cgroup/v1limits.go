@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // v1Limit is a section of linux.resources with the hierarchy that enforces it, and what to write there, in order.
@@ -119,7 +120,7 @@ func (c *v1) set(limit v1Limit) error {
 	files := limit.files
 	for i := 0; i < len(files); i++ {
 		s := files[i]
-		err := writeFile(filepath.Join(dir, s.file), s.value)
+		err := kernelfile.Write(filepath.Join(dir, s.file), s.value)
 		switch {
 		case err == nil, s.optional && errors.Is(err, fs.ErrNotExist):
 		case s.again && errors.Is(err, unix.EINVAL):

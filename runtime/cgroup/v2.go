@@ -16,6 +16,7 @@ import (
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // v2 is a cgroup of the unified hierarchy.
@@ -28,7 +29,7 @@ type v2 struct {
 func createV2(config Config) (_ Cgroup, err error) {
 	h := hierarchy{mount: mountRoot}
 	if !filepath.IsAbs(config.Path) {
-		content, err := os.ReadFile("/proc/self/cgroup")
+		content, err := kernelfile.Read("/proc/self/cgroup")
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the runtime's own cgroup: %w", err)
 		}
@@ -85,7 +86,7 @@ func loadV2(dir string) (*v2, error) {
 
 // Of opens the cgroup of v2 that a process of the container is in, which may be below the container's own.
 func Of(pid int, paths map[string]string) (Cgroup, error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	content, err := kernelfile.Read(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the cgroup of the container's process: %w", err)
 	}
@@ -106,7 +107,7 @@ func ownV2(content string) string {
 // delegate gives a user the directory and what the kernel says has to go with it. The limits stay ours.
 func delegate(dir string, owner uint32) error {
 	files := []string{"cgroup.procs", "cgroup.subtree_control", "cgroup.threads"}
-	if list, err := os.ReadFile("/sys/kernel/cgroup/delegate"); err == nil {
+	if list, err := kernelfile.Read("/sys/kernel/cgroup/delegate"); err == nil {
 		files = strings.Fields(string(list))
 	}
 	for _, file := range append(files, ".") {
@@ -154,7 +155,7 @@ func enableIn(parent string, wanted []string) error {
 		return err
 	}
 	file := filepath.Join(parent, "cgroup.subtree_control")
-	content, err := os.ReadFile(file)
+	content, err := kernelfile.Read(file)
 	if err != nil {
 		return fmt.Errorf("cannot read the enabled controllers: %w", err)
 	}
@@ -165,17 +166,17 @@ func enableIn(parent string, wanted []string) error {
 			missing = append(missing, "+"+controller)
 		}
 	}
-	if len(missing) == 0 || writeFile(file, strings.Join(missing, " ")) == nil {
+	if len(missing) == 0 || kernelfile.Write(file, strings.Join(missing, " ")) == nil {
 		return nil
 	}
 	for _, controller := range missing {
-		_ = writeFile(file, controller)
+		_ = kernelfile.Write(file, controller)
 	}
 	return nil
 }
 
 func controllers(dir string) ([]string, error) {
-	content, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	content, err := kernelfile.Read(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the available controllers: %w", err)
 	}
@@ -197,7 +198,7 @@ func (c *v2) Freeze() error { return freezeV2(c.dir, true) }
 func (c *v2) Thaw() error { return freezeV2(c.dir, false) }
 
 func (c *v2) Frozen() (bool, error) {
-	state, err := os.ReadFile(filepath.Join(c.dir, "cgroup.freeze"))
+	state, err := kernelfile.Read(filepath.Join(c.dir, "cgroup.freeze"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -208,7 +209,7 @@ func (c *v2) Frozen() (bool, error) {
 }
 
 func (c *v2) Kill() error {
-	err := writeFile(filepath.Join(c.dir, "cgroup.kill"), "1")
+	err := kernelfile.Write(filepath.Join(c.dir, "cgroup.kill"), "1")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot kill the container's processes: %w", err)
 	}
@@ -262,7 +263,7 @@ func processes(dir string) ([]int, error) {
 }
 
 func readPids(file string) ([]int, error) {
-	content, err := os.ReadFile(file)
+	content, err := kernelfile.Read(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP):
 		return nil, nil // removed meanwhile, or a threaded cgroup, whose processes the domain above lists

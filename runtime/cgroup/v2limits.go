@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // v2Limit is what one section of linux.resources comes to.
@@ -61,7 +61,7 @@ func (c *v2) limit(resources *specs.LinuxResources, create bool) error {
 
 func (c *v2) set(limit v2Limit) error {
 	for _, s := range limit.files {
-		err := writeFile(filepath.Join(c.dir, s.file), s.value)
+		err := kernelfile.Write(filepath.Join(c.dir, s.file), s.value)
 		switch {
 		case s.optional && errors.Is(err, fs.ErrNotExist):
 		case errors.Is(err, fs.ErrNotExist):
@@ -241,7 +241,7 @@ func cpuWeight(shares uint64) int {
 
 // cpuMax is the line for cpu.max, with what is not given as it is now.
 func (c *v2) cpuMax(cpu *specs.LinuxCPU, quota, period bool) (string, error) {
-	content, err := os.ReadFile(filepath.Join(c.dir, "cpu.max"))
+	content, err := kernelfile.Read(filepath.Join(c.dir, "cpu.max"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("cannot read the processor limit: %w", err)
 	}

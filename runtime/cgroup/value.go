@@ -2,14 +2,13 @@ package cgroup
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // unlimited is how the spec says no limit.
@@ -33,7 +32,7 @@ func format[N int64 | uint64](value *N) string {
 }
 
 func readNumber(file string) (int64, error) {
-	content, err := os.ReadFile(file)
+	content, err := kernelfile.Read(file)
 	if err != nil {
 		return 0, err
 	}
@@ -63,28 +62,4 @@ func pidsMax(limit int64) string {
 		return "max"
 	}
 	return strconv.FormatInt(max(limit, 1), 10)
-}
-
-// writeFile writes value to a file of the cgroup file system in one write, without creating it.
-func writeFile(path, value string) error {
-	var fd int
-	var err error
-	for {
-		if fd, err = unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	for {
-		if _, err = unix.Write(fd, []byte(value)); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		return &os.PathError{Op: fmt.Sprintf("write %q to", value), Path: path, Err: err}
-	}
-	return nil
 }

@@ -5,12 +5,12 @@ package config
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // File is the name of the configuration in a bundle.
@@ -25,7 +25,7 @@ type Document struct {
 
 // Read reads and checks the configuration of the bundle.
 func Read(bundle string) (*Document, error) {
-	content, err := os.ReadFile(filepath.Join(bundle, File))
+	content, err := kernelfile.Read(filepath.Join(bundle, File))
 	d := &Document{Content: content}
 	if err == nil {
 		d.Spec, d.Ignored, err = parse(content)
@@ -61,7 +61,7 @@ func parse(content []byte) (spec *specs.Spec, ignored []string, err error) {
 // unknown fields, which are ignored.
 func LoadProcess(file string) (process *specs.Process, ignored []string, err error) {
 	process = new(specs.Process)
-	content, err := os.ReadFile(file)
+	content, err := kernelfile.Read(file)
 	if err == nil {
 		ignored, err = Decode(content, process)
 	}

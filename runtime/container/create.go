@@ -118,7 +118,7 @@ func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.
 		return nil, nil, err
 	}
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
-	c.config = b.content
+	c.config, c.spec = b.content, b.spec
 	c.describe(b.spec, b.path)
 	if o.Notify {
 		if err := c.addReadySocket(b.spec); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -135,11 +136,19 @@ func (c *Container) Remove() error {
 	if spec, err := c.Spec(); err == nil && spec.Hooks != nil {
 		errs = append(errs, hooks.RunAll("poststop", spec.Hooks.Poststop, c.OCIState(specs.StateStopped)))
 	}
-	if err := os.RemoveAll(c.dir); err != nil {
+	if err := c.removeDir(); err != nil {
 		errs = append(errs, fmt.Errorf("cannot remove the state of container %q: %w", c.ID, err))
 	}
 	c.Close()
 	return errors.Join(errs...)
+}
+
+// removeDir tries it without looking first: most containers have the state and nothing else.
+func (c *Container) removeDir() error {
+	if unix.Unlink(filepath.Join(c.dir, stateFile)) == nil && unix.Rmdir(c.dir) == nil {
+		return nil
+	}
+	return os.RemoveAll(c.dir)
 }
 
 // Purge removes a directory that has no readable state: what a create that was killed has left.

@@ -30,6 +30,7 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/config"
+	"github.com/berthd/berth/runtime/kernelfile"
 	"github.com/berthd/berth/runtime/resctrl"
 )
 
@@ -63,7 +64,8 @@ type Container struct {
 	dir    string
 	lock   *os.File
 	config []byte
-	line   int // length of the state in its file
+	spec   *specs.Spec // what it says, if that is known
+	line   int         // length of the state in its file
 }
 
 var errNoContainer = errors.New("container does not exist")
@@ -126,10 +128,11 @@ func (c *Container) absent(err error) error {
 
 func (c *Container) acquire() error {
 	for {
-		dir, err := os.Open(c.dir)
+		fd, err := kernelfile.Open(c.dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil {
 			return c.absent(err)
 		}
+		dir := os.NewFile(uintptr(fd), c.dir)
 		if err := flock(dir); err != nil {
 			_ = dir.Close()
 			return fmt.Errorf("cannot lock container %q: %w", c.ID, err)
@@ -153,7 +156,7 @@ func flock(dir *os.File) error {
 }
 
 func (c *Container) load() error {
-	content, err := os.ReadFile(filepath.Join(c.dir, stateFile))
+	content, err := kernelfile.Read(filepath.Join(c.dir, stateFile))
 	if err != nil {
 		return c.absent(err)
 	}
@@ -175,21 +178,38 @@ func (c *Container) load() error {
 // that was killed has left, and again with the process. Then it never changes. The line keeps its length.
 func (c *Container) save() error {
 	const room = 64 // for what comes with the process
-	line, err := json.Marshal(c.State)
+	content, err := c.encode()
 	if err != nil {
 		return err
 	}
-	if c.line == 0 {
-		c.line = len(line) + room
+	first := c.line == 0
+	if first {
+		c.line = len(content) + room
 	}
-	line = append(line, bytes.Repeat([]byte(" "), max(0, c.line-len(line)))...)
-	file, err := os.OpenFile(filepath.Join(c.dir, stateFile), os.O_WRONLY|os.O_CREATE, 0o600)
+	for len(content) < c.line {
+		content = append(content, ' ')
+	}
+	content = append(content, '\n')
+	if first || len(content) > c.line+1 {
+		content = append(content, c.config...)
+	}
+	fd, err := kernelfile.Open(filepath.Join(c.dir, stateFile), unix.O_WRONLY|unix.O_CREAT, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot save the state of container %q: %w", c.ID, err)
 	}
-	_, err = file.Write(append(append(line, '\n'), c.config...))
-	if err := errors.Join(err, file.Close()); err != nil {
+	if err := errors.Join(write(fd, content), unix.Close(fd)); err != nil {
 		return fmt.Errorf("cannot save the state of container %q: %w", c.ID, err)
+	}
+	return nil
+}
+
+func write(fd int, content []byte) error {
+	for len(content) > 0 {
+		n, err := unix.Write(fd, content)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		content = content[max(0, n):]
 	}
 	return nil
 }
@@ -206,6 +226,9 @@ func (c *Container) Close() {
 
 // Spec returns the configuration that the container was created with.
 func (c *Container) Spec() (*specs.Spec, error) {
+	if c.spec != nil {
+		return c.spec, nil
+	}
 	spec, err := config.Parse(c.config)
 	if err != nil {
 		return nil, fmt.Errorf("cannot understand the configuration of container %q: %w", c.ID, err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // Paused is a status that the specification leaves to the runtime.
@@ -50,7 +51,7 @@ func (c *Container) alive() bool {
 // processTimes reads when a process started, and whether it has not ended.
 func processTimes(pid int) (start uint64, running bool, err error) {
 	const state, startTime = 0, 19 // fields behind the name, which is in parentheses and may contain anything
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	content, err := kernelfile.Read("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, false, err
 	}
