@@ -120,6 +120,7 @@ func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
 	c.config, c.spec = b.content, b.spec
 	c.describe(b.spec, b.path)
+	c.SharedKeyring = o.NoNewKeyring
 	if o.Notify {
 		if err := c.addReadySocket(b.spec); err != nil {
 			return nil, nil, err

@@ -82,7 +82,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if !c.alive() { // and so was the process of all these descriptors
 		return nil, c.require("exec in", states...)
 	}
-	into := entry{birth, pidfd, flags, filter}
+	into := entry{birth, pidfd, flags, filter, spec.Linux.Personality}
 	forked, err := c.fork(o, group, into)
 	if errors.Is(err, unix.EBUSY) && group != nil && len(o.Cgroups) == 0 {
 		forked, err = c.forkBeside(o, into)
@@ -214,6 +214,7 @@ type entry struct {
 	*namespace.Inside
 	pidfd, flags int
 	filter       compilation
+	personality  *specs.LinuxPersonality
 }
 
 func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Program, error) {
@@ -237,6 +238,12 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 	into.AddPid(p, into.pidfd)
 	conf.HoldAttributes(p)
 	into.AddSetns(p, into.pidfd, into.flags)
+	if !c.SharedKeyring {
+		addKeyring(p, c.ID, into.flags&unix.CLONE_NEWUSER != 0)
+	}
+	if err := addPersonality(p, into.personality); err != nil {
+		return nil, err
+	}
 	if o.Process.Terminal {
 		slave := terminal.Terminal{Socket: o.Console, Size: o.Process.ConsoleSize}.Add(p, terminal.OpenPtmx(p))
 		conf.Terminal = &slave

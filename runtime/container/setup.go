@@ -54,7 +54,9 @@ func (s *setup) program() (*launch.Program, error) {
 	if err := s.plan.Add(p, root.Open); err != nil {
 		return nil, err
 	}
-	s.addKeyring(p)
+	if !s.container.SharedKeyring {
+		addKeyring(p, s.container.ID, s.plan.OwnUser())
+	}
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
 	if s.pauses() {
 		p.Report(launch.Ready)
@@ -74,12 +76,8 @@ func (s *setup) program() (*launch.Program, error) {
 	if err := root.Fill(); err != nil {
 		return nil, err
 	}
-	if spec.Linux.Personality != nil {
-		number, err := process.Personality(spec.Linux.Personality)
-		if err != nil {
-			return nil, err
-		}
-		p.Call("set", "linux.personality", unix.SYS_PERSONALITY, launch.Int(number))
+	if err := addPersonality(p, spec.Linux.Personality); err != nil {
+		return nil, err
 	}
 	if spec.Linux.MemoryPolicy != nil {
 		if err := process.AddMemoryPolicy(p, spec.Linux.MemoryPolicy); err != nil {
@@ -118,13 +116,29 @@ func adopt(process *launch.Process, group cgroup.Cgroup) error {
 	return process.Release()
 }
 
-func (s *setup) addKeyring(p *launch.Program) {
-	if s.options.NoNewKeyring {
-		return
+// addKeyring enters a session keyring of the container's own: the keys of who started it are none of its business. A
+// process of exec finds the first one's by its name, which takes the right to search it.
+func addKeyring(p *launch.Program, id string, ownUser bool) {
+	const usual, byUser, byOthers = 0x3f130000, 0x080000, 0x08
+	permissions := usual | byUser
+	if ownUser {
+		permissions = usual | byOthers
 	}
-	// The keys of who started the container are none of its business.
-	p.Call("create", "a session keyring", unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), p.String("_ses."+s.container.ID)).
-		Tolerate(unix.ENOSYS, unix.EPERM)
+	keyring := p.Call("enter", "the container's session keyring", unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), p.String("_ses."+id)).
+		Tolerate(unix.ENOSYS, unix.EPERM).Result()
+	p.Call("open", "the session keyring to the container", unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_SETPERM), keyring, launch.Int(permissions)).Tolerate()
+}
+
+func addPersonality(p *launch.Program, wanted *specs.LinuxPersonality) error {
+	if wanted == nil {
+		return nil
+	}
+	number, err := process.Personality(wanted)
+	if err != nil {
+		return err
+	}
+	p.Call("set", "linux.personality", unix.SYS_PERSONALITY, launch.Int(number))
+	return nil
 }
 
 func (s *setup) addNames(p *launch.Program) {

@@ -55,6 +55,7 @@ type State struct {
 	Cgroups     map[string]string `json:"cgroups,omitempty"`
 	Class       *resctrl.Group    `json:"class,omitempty"`
 
+	SharedKeyring bool `json:"sharedKeyring,omitempty"` // the caller's, in place of one of the container's own
 	TimeNamespace bool `json:"timeNamespace,omitempty"` // of a restore, whatever the configuration says
 }
 

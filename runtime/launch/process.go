@@ -115,10 +115,13 @@ func (p *Process) Close() {
 // work to another one costs more of them than there are.
 func receive(channel int) (Kind, uint32, error) {
 	var buffer [8]byte
+	reset := false
 	for {
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(channel), uintptr(unsafe.Pointer(&buffer[0])), uintptr(len(buffer)))
 		switch {
 		case errno == unix.EINTR:
+		case errno == unix.ECONNRESET && !reset: // it has ended before it was released, and what it has said comes behind
+			reset = true
 		case errno != 0:
 			return 0, 0, errno
 		case n == 0:

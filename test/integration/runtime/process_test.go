@@ -48,11 +48,15 @@ func TestProcess(t *testing.T) {
 }
 
 func TestPersonality(t *testing.T) {
-	c := newContainer(t, "uname", "-m")
-	c.Spec.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32}
-	out := strings.TrimSpace(c.output())
-	if out == "x86_64" || out == "aarch64" {
-		t.Errorf("uname -m is %s", out)
+	for domain, native := range map[specs.LinuxPersonalityDomain]bool{specs.PerLinux: true, specs.PerLinux32: false} {
+		c := newContainer(t).shell("uname -m > /dev/shm/machine; exec sleep 1000")
+		c.Spec.Linux.Personality = &specs.LinuxPersonality{Domain: domain}
+		c.start()
+		out := c.must("exec", c.ID, "sh", "-c", "until [ -s /dev/shm/machine ]; do :; done; cat /dev/shm/machine; uname -m")
+		first, second, _ := strings.Cut(out, "\n")
+		if first+"\n" != second || (first == "x86_64" || first == "aarch64") != native {
+			t.Errorf("%s: the first process sees %q, and that of exec %q", domain, first, second)
+		}
 	}
 }
 

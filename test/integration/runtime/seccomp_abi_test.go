@@ -17,7 +17,7 @@ import (
 const (
 	loadAddress = 0x400000
 	headers     = 64 + 56
-	pathAddress = loadAddress + headers + 64 // behind the code
+	pathAddress = loadAddress + headers + 128 // behind the code
 )
 
 func immediate(op byte, value uint32) []byte {
