@@ -12,7 +12,7 @@ func (g *globals) restore(args []string) (int, error) {
 	flags := newFlags("restore", "[options] ID")
 	var images checkpointing
 	var detach bool
-	var console, profile, context string
+	var console, context string
 	images.define(g, flags)
 	o := container.CreateOptions{Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Tolerant: g.tolerant, Warn: g.warn}
 	both(flags.StringVar, &o.Bundle, "bundle,b", "`directory` with config.json")
@@ -22,15 +22,15 @@ func (g *globals) restore(args []string) (int, error) {
 	both(flags.BoolVar, &detach, "detach,d", "don't wait for the process to end")
 	flags.Bool("no-subreaper", false, "accepted for runc's sake: this runtime is none")
 	flags.Bool("no-pivot", false, "accepted for runc's sake: criu decides how to change the root")
-	flags.StringVar(&profile, "lsm-profile", "", "`TYPE:NAME` of the security profile to restore with")
+	flags.StringVar(&images.options.Profile, "lsm-profile", "", "`TYPE:NAME` of the security profile to restore with")
 	flags.StringVar(&context, "lsm-mount-context", "", "`context` of the mounts to restore with")
 	id, err := parseID(flags, args)
 	if err != nil {
 		return 1, err
 	}
 	o.ID, images.options.Warn = id, g.warn
-	if profile != "" {
-		images.options.Passed.Text(criu.LSMProfile, profile)
+	if images.options.Profile != "" {
+		images.options.Passed.Text(criu.LSMProfile, images.options.Profile)
 	}
 	if context != "" {
 		images.options.Passed.Text(criu.LSMMountContext, context)

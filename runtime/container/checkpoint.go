@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ func (c *Container) dump(o CheckpointOptions) (err error) {
 	kind := criu.PreDump
 	if !o.PreDump {
 		kind = criu.Dump
-		if err := errors.Join(c.nameMounts(spec, &options), c.noteDescriptors(o.Images)); err != nil {
+		if err := errors.Join(c.nameMounts(spec, &options), c.noteDescriptors(o, &options)); err != nil {
 			return err
 		}
 	}
@@ -183,13 +184,24 @@ func (c *Container) nameMounts(spec *specs.Spec, options *criu.Options) error {
 	return nil
 }
 
-// noteDescriptors keeps the names of the standard descriptors: pipes are replaced by those of who restores.
-func (c *Container) noteDescriptors(images string) error {
+// noteDescriptors keeps the names of the standard descriptors: pipes, and files that the container can't see, are
+// replaced by those of who restores.
+func (c *Container) noteDescriptors(o CheckpointOptions, options *criu.Options) error {
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", c.Pid))
+	if err != nil {
+		return fmt.Errorf("cannot list the container's mounts: %w", err)
+	}
 	var names [3]string
 	for fd := range names {
 		name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.Pid, fd))
+		if err == nil && strings.HasPrefix(name, "/") {
+			name, err = c.nameFile(fd, name, mounts, o.ShellJob)
+		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("cannot look at descriptor %d: %w", fd, err)
+		}
+		if isOutside(name) {
+			options.Text(criu.External, name)
 		}
 		names[fd] = name
 	}
@@ -197,5 +209,40 @@ func (c *Container) noteDescriptors(images string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(images, descriptorsFile), content, 0o600)
+	return os.WriteFile(filepath.Join(o.Images, descriptorsFile), content, 0o600)
+}
+
+// nameFile returns a descriptor's path, or what criu calls the file if it is on none of the container's mounts. Terminals
+// there have to be allowed.
+func (c *Container) nameFile(fd int, path string, mounts []byte, terminals bool) (string, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", c.Pid, fd), &stat); err != nil {
+		return "", err
+	}
+	kind := stat.Mode & unix.S_IFMT
+	if kind != unix.S_IFREG && kind != unix.S_IFIFO && (kind != unix.S_IFCHR || !terminals) {
+		return path, nil
+	}
+	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", c.Pid, fd))
+	if err != nil {
+		return "", err
+	}
+	var mount string
+	for line := range strings.Lines(string(info)) {
+		if value, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+			mount = strings.TrimSpace(value)
+		}
+	}
+	id, err := strconv.Atoi(mount)
+	if err != nil || bytes.HasPrefix(mounts, []byte(mount+" ")) || bytes.Contains(mounts, []byte("\n"+mount+" ")) {
+		return path, err
+	}
+	if kind == unix.S_IFCHR {
+		const firstPty, lastPty = 136, 143
+		if major := unix.Major(stat.Rdev); major < firstPty || major > lastPty {
+			return path, nil
+		}
+		return fmt.Sprintf("%s%x:%x]", outsideTerminal, stat.Rdev, stat.Dev), nil
+	}
+	return fmt.Sprintf("%s%x:%x]", outsideFile, id, stat.Ino), nil
 }

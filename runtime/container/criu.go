@@ -21,15 +21,23 @@ type CheckpointOptions struct {
 	Images, Work string // directories; without Work, criu's log is with the images
 	Passed       criu.Options
 
-	ShellJob                         bool // a terminal from outside is allowed
-	PreDump, LeaveRunning, LazyPages bool // of checkpoint
-	StatusFD                         int  // of checkpoint; -1 without
+	ShellJob                         bool   // a terminal from outside is allowed
+	PreDump, LeaveRunning, LazyPages bool   // of checkpoint
+	StatusFD                         int    // of checkpoint; -1 without
+	Profile                          string // of restore: TYPE:NAME, the security profile that is wanted
 
 	Warn func(text string) // told what is lost
 }
 
 // descriptorsFile is in the images and says what the standard descriptors were, under runc's name and in its format.
 const descriptorsFile = "descriptors.json"
+
+// What criu's names begin with of files and terminals that a container has open and can't see.
+const outsideFile, outsideTerminal = "file[", "tty["
+
+func isOutside(name string) bool {
+	return strings.HasPrefix(name, outsideFile) || strings.HasPrefix(name, outsideTerminal)
+}
 
 // nullDevice stands for all masked files, which are behind it.
 const nullDevice = "/dev/null"

@@ -89,7 +89,7 @@ func (r *restoration) restore(group cgroup.Cgroup) error {
 		return errors.New("criu has not said which process it restored")
 	}
 	r.checkPrivileges()
-	return nil
+	return r.checkProfile()
 }
 
 func (r *restoration) close() {
@@ -194,7 +194,7 @@ func (r *restoration) findMounts() error {
 	return nil
 }
 
-// inheritDescriptors makes the standard descriptors of this process replace those that were pipes.
+// inheritDescriptors makes the standard descriptors of this process replace those that led outside.
 func (r *restoration) inheritDescriptors() error {
 	content, err := os.ReadFile(filepath.Join(r.images.Images, descriptorsFile))
 	if err != nil {
@@ -206,8 +206,11 @@ func (r *restoration) inheritDescriptors() error {
 	}
 	const standard = 3
 	for fd, name := range names {
-		if fd < standard && strings.HasPrefix(name, "pipe:") {
+		if fd < standard && (strings.HasPrefix(name, "pipe:") || isOutside(name)) {
 			r.passed.Inherit(name, fd)
+		}
+		if strings.HasPrefix(name, outsideTerminal) {
+			r.passed.Flag(criu.ShellJob, false) // which would make criu look for the terminal itself
 		}
 	}
 	return nil
@@ -293,6 +296,9 @@ func (r *restoration) adopt(pid int) error {
 		return err
 	}
 	r.process = process
+	if err := r.protectRoot(pid); err != nil {
+		return err
+	}
 	start, _, err := processTimes(pid)
 	if err != nil {
 		return fmt.Errorf("cannot find the restored process: %w", err)
@@ -304,6 +310,42 @@ func (r *restoration) adopt(pid int) error {
 		r.TimeNamespace = own.Ino != theirs.Ino
 	}
 	return r.save()
+}
+
+// checkProfile fails if the process is not confined as it was asked for: criu changes the profile of what had one only.
+func (r *restoration) checkProfile() error {
+	_, wanted, _ := strings.Cut(r.images.Profile, ":")
+	if wanted == "" {
+		return nil
+	}
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", r.Pid))
+	if err != nil {
+		return fmt.Errorf("cannot see the security profile: %w", err)
+	}
+	profile := strings.TrimRight(string(content), "\n\x00")
+	if bare, _, _ := strings.Cut(profile, " ("); profile != wanted && bare != wanted { // AppArmor adds the mode
+		return fmt.Errorf("criu has not applied --lsm-profile %q: the profile is %q, and one that had none gets none", r.images.Profile, profile)
+	}
+	return nil
+}
+
+// protectRoot makes the root file system read-only again, which criu before 4 forgets.
+func (r *restoration) protectRoot(pid int) error {
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	var stat unix.Statfs_t
+	if err := unix.Statfs(root, &stat); err != nil {
+		return fmt.Errorf("cannot look at the root file system: %w", err)
+	}
+	if r.Spec.Root == nil || !r.Spec.Root.Readonly || stat.Flags&unix.ST_RDONLY != 0 {
+		return nil
+	}
+	return namespace.Within(unix.CLONE_NEWNS, fmt.Sprintf("/proc/%d/ns/mnt", pid), func() error {
+		err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		if err != nil {
+			return fmt.Errorf("cannot make the root file system read-only: %w", err)
+		}
+		return nil
+	})
 }
 
 // checkPrivileges warns of a loss that there is no way to make good from outside: criu knows noNewPrivileges since 3.18,

@@ -11,6 +11,9 @@ import (
 func Within(kind int, path string, act func() error) error {
 	return onThread(func() error {
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil && kind == unix.CLONE_NEWNS {
+			err = unix.Unshare(unix.CLONE_FS) // the threads share their root
+		}
 		if err == nil {
 			err = unix.Setns(fd, kind)
 			_ = unix.Close(fd)

@@ -58,6 +58,8 @@ type container struct {
 	Dir    string // of the bundle and of everything else
 	Rootfs string
 	Spec   *specs.Spec
+	// StateDir is the runtime's --root.
+	StateDir string
 }
 
 var counter atomic.Int32
@@ -69,7 +71,7 @@ func newContainer(t testing.TB, script string) *container {
 	dir := testenv.ShortDir(t)
 	c := &container{
 		t: t, ID: fmt.Sprintf("bc%d-%d", os.Getpid(), counter.Add(1)), Dir: dir,
-		Rootfs: testenv.BusyboxRootfs(t), Spec: &specs.Spec{},
+		Rootfs: testenv.BusyboxRootfs(t), Spec: &specs.Spec{}, StateDir: filepath.Join(dir, "state"),
 	}
 	if r := execute(t, exec.Command(runtimeBinary(t), "spec", "--bundle", dir)); r.Status != 0 {
 		t.Fatalf("spec: %+v", r)
@@ -120,7 +122,7 @@ func execute(t testing.TB, command *exec.Cmd) outcome {
 }
 
 func (c *container) command(args ...string) *exec.Cmd {
-	return exec.Command(runtimeBinary(c.t), append([]string{"--root", filepath.Join(c.Dir, "state")}, args...)...)
+	return exec.Command(runtimeBinary(c.t), append([]string{"--root", c.StateDir}, args...)...)
 }
 
 func (c *container) verb(args ...string) outcome {
@@ -187,6 +189,9 @@ type report struct {
 	Status  string
 	Pid     int
 	Created time.Time
+	Bundle  string
+
+	Annotations map[string]string
 }
 
 func (c *container) state() (r report) {
@@ -195,6 +200,19 @@ func (c *container) state() (r report) {
 		c.t.Fatal(err)
 	}
 	return r
+}
+
+// awaitEnd waits for a process that is nobody's child here.
+func (c *container) awaitEnd(pid int) {
+	c.t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // it has ended
+	}
+	defer unix.Close(fd)
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 30_000); n != 1 {
+		c.t.Fatalf("process %d does not end: %v", pid, err)
+	}
 }
 
 // conversation is the other end of a container's standard descriptors.
@@ -281,7 +299,7 @@ const echo = `i=0; while read line; do i=$((i+1)); echo "$line $i"; done; exit $
 
 func (c *container) gone() {
 	c.t.Helper()
-	for _, pattern := range []string{"/sys/fs/cgroup/*/berth-test/" + c.ID, "/sys/fs/cgroup/berth-test/" + c.ID, c.path("state/" + c.ID)} {
+	for _, pattern := range []string{"/sys/fs/cgroup/*/berth-test/" + c.ID, "/sys/fs/cgroup/berth-test/" + c.ID, filepath.Join(c.StateDir, c.ID)} {
 		if left, _ := filepath.Glob(pattern); len(left) > 0 {
 			c.t.Errorf("%v is left", left)
 		}

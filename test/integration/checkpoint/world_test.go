@@ -117,10 +117,13 @@ func TestHooks(t *testing.T) {
 	note := func(kind string) []specs.Hook {
 		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat >" + c.path(kind)}}}
 	}
-	c.Spec.Hooks = &specs.Hooks{CreateRuntime: note("createRuntime"), Poststop: note("poststop")}
+	c.Spec.Hooks = &specs.Hooks{CreateRuntime: note("createRuntime"), Poststart: note("poststart"), Poststop: note("poststop")}
+	c.Spec.Hooks.CreateContainer = note("createContainer")
+	c.Spec.Hooks.StartContainer = []specs.Hook{{Path: "/bin/touch", Args: []string{"touch", "/hooks/startContainer"}}}
+	c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Destination: "/hooks", Source: c.Dir, Options: []string{"bind"}})
 	c.Spec.Hooks.Prestart = note("prestart") //nolint:staticcheck // deprecated, and still what people have
 	c.run().ask("a", "a 1")
-	hooks := []string{"prestart", "createRuntime", "poststop"}
+	hooks := []string{"prestart", "createRuntime", "poststop", "poststart", "createContainer", "startContainer"}
 	c.checkpoint()
 	if got := c.heard(hooks[2]); got.Status != specs.StateStopped {
 		t.Errorf("poststop: %+v", got)
@@ -131,6 +134,11 @@ func TestHooks(t *testing.T) {
 		}
 	}
 	c.restore().ask("b", "b 2")
+	for _, kind := range hooks[2:] { // what is not made, and not started, has none of them
+		if _, err := os.Stat(c.path(kind)); err == nil {
+			t.Errorf("%s hooks have run at the restore", kind)
+		}
+	}
 	pid := c.state().Pid
 	for _, kind := range hooks[:2] {
 		if got := c.heard(kind); got.Status != specs.StateCreating || got.Pid != pid || got.ID != c.ID {

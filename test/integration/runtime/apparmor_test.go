@@ -2,7 +2,6 @@ package runtime_test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,22 +14,9 @@ import (
 // loadProfile gives the kernel an AppArmor profile that denies reading one file, until the test ends.
 func loadProfile(t *testing.T, name, denied string) {
 	t.Helper()
-	testenv.NeedRoot(t)
-	if enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err != nil || string(enabled) != "Y\n" {
+	if !testenv.LoadAppArmor(t, name, denied) {
 		t.Skip("needs a kernel with AppArmor, as make test-vm has")
 	}
-	parser := testenv.Peer(t, "apparmor_parser")
-	text := "profile " + name + " flags=(attach_disconnected) {\n file,\n capability,\n network,\n mount,\n signal,\n ptrace,\n unix,\n deny " + denied + " rw,\n}\n"
-	parse := func(flags ...string) {
-		t.Helper()
-		command := exec.Command(parser, flags...)
-		command.Stdin = strings.NewReader(text)
-		if output, err := command.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", command.Args, err, output)
-		}
-	}
-	parse("--add", "--skip-cache")
-	t.Cleanup(func() { parse("--remove") })
 }
 
 func TestApparmor(t *testing.T) {
