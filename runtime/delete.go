@@ -17,7 +17,10 @@ func (g *globals) delete(args []string) (int, error) {
 	}
 	c, err := container.Lock(g.root, id)
 	switch {
-	case force && errors.Is(err, errdefs.ErrNotFound):
+	case force && (errors.Is(err, errdefs.ErrNotFound) || errors.Is(err, container.ErrUnreadable)):
+		if errors.Is(err, container.ErrUnreadable) {
+			g.warn(err.Error() + ": only its directory is deleted, processes and cgroups of it may be left")
+		}
 		if err := container.Purge(g.root, id); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
 			return 1, err
 		}
@@ -26,5 +29,6 @@ func (g *globals) delete(args []string) (int, error) {
 		return 1, err
 	}
 	defer c.Close()
+	c.Warn = g.warn
 	return 0, c.Delete(force)
 }

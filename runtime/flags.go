@@ -12,7 +12,6 @@ import (
 // newFlags returns the flags of a command.
 func newFlags(name, arguments string) *flag.FlagSet {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // errors are ours to print
 	flags.Usage = func() {
 		fmt.Fprintf(flags.Output(), "Usage: %s %s\n", name, arguments)
 		flags.PrintDefaults()
@@ -24,6 +23,7 @@ func newFlags(name, arguments string) *flag.FlagSet {
 func parseFlags(flags *flag.FlagSet, args []string) error {
 	usage := flags.Usage
 	flags.Usage = func() {}
+	flags.SetOutput(io.Discard) // errors are ours to print
 	err := flags.Parse(args)
 	flags.Usage = usage
 	flags.SetOutput(os.Stdout)

@@ -62,6 +62,7 @@ type State struct {
 // Container is a container that is there.
 type Container struct {
 	State
+	Warn   func(text string) // told of what is no failure; may be nil
 	dir    string
 	lock   *os.File
 	config []byte
@@ -70,6 +71,9 @@ type Container struct {
 }
 
 var errNoContainer = errors.New("container does not exist")
+
+// ErrUnreadable is the error of a container whose state is there, and makes no sense.
+var ErrUnreadable = errors.New("cannot understand the state")
 
 // Load finds the container with the ID.
 func Load(root, id string) (*Container, error) {
@@ -166,7 +170,7 @@ func (c *Container) load() error {
 		return c.absent(fs.ErrNotExist) // it is just being created
 	}
 	if err := json.Unmarshal(line, &c.State); err != nil {
-		return fmt.Errorf("cannot understand the state of container %q: %w", c.ID, err)
+		return fmt.Errorf("%w of container %q: %w", ErrUnreadable, c.ID, err)
 	}
 	c.config = rest
 	if c.Version != version {

@@ -21,27 +21,31 @@ func consoleSocket(t testing.TB, c *container) (string, func() *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	return path, func() *os.File {
-		conn, err := listener.AcceptUnix()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		control := make([]byte, unix.CmsgSpace(4))
-		_, n, _, _, err := conn.ReadMsgUnix(make([]byte, 256), control)
-		if err != nil {
-			t.Fatal(err)
-		}
-		messages, err := unix.ParseSocketControlMessage(control[:n])
-		if err != nil || len(messages) != 1 {
-			t.Fatalf("%d messages, %v", len(messages), err)
-		}
-		fds, err := unix.ParseUnixRights(&messages[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		return os.NewFile(uintptr(fds[0]), "terminal")
+	return path, func() *os.File { return receiveDescriptor(t, listener) }
+}
+
+// receiveDescriptor accepts a connection and returns the descriptor that comes over it, with the name that comes too.
+func receiveDescriptor(t testing.TB, listener *net.UnixListener) *os.File {
+	t.Helper()
+	conn, err := listener.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer conn.Close()
+	name, control := make([]byte, 256), make([]byte, unix.CmsgSpace(4))
+	length, n, _, _, err := conn.ReadMsgUnix(name, control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil || len(messages) != 1 {
+		t.Fatalf("%d messages, %v", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fds[0]), string(name[:length]))
 }
 
 // readAll reads a terminal until its last user is gone, which is an error of its own.
@@ -63,6 +67,7 @@ func TestTerminal(t *testing.T) {
 	c.leave("create", "--bundle", c.Bundle, "--console-socket", path, c.ID)
 	terminal := receive()
 	defer terminal.Close()
+	wantEqual(t, terminal.Name(), "/dev/ptmx") // as with runc
 	c.must("start", c.ID)
 	wantEqual(t, readAll(t, terminal), "/dev/pts/0\n33 77\nall\n88:0\n88:0\nx\ncontrolling\n")
 }

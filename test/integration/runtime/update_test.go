@@ -67,16 +67,16 @@ func TestUpdateRefuses(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.start()
 	for want, args := range map[string][]string{
-		"it is not a number of bytes":            {"--memory", "much"},
-		`"mm" is not a unit`:                     {"--memory", "5mm"},
-		"it is out of range":                     {"--memory", "99999999999g"},
-		"it has no class of service":             {"--l3-cache-schema", "L3:0=1"},
-		"cannot read resources":                  {"-r", "/nonexistent"},
-		"field cpu.shares: it must be":           {"-r", "/dev/fd/0"},
-		"exactly 1 argument(s), not 2":           {"--pids-limit", "3", "more"},
-		"it must not be negative":                {"--cpu-share", "-1"},
-		"it is not a whole number":               {"--cpu-quota", "1k"},
-		"it is not a number from 10 to 1000":     {"--blkio-weight", "70000"},
+		"it is not a number of bytes":        {"--memory", "much"},
+		`"mm" is not a unit`:                 {"--memory", "5mm"},
+		"it is out of range":                 {"--memory", "99999999999g"},
+		"it has no class of service":         {"--l3-cache-schema", "L3:0=1"},
+		"cannot read resources":              {"-r", "/nonexistent"},
+		"field cpu.shares: it must be":       {"-r", "/dev/fd/0"},
+		"exactly 1 argument(s), not 2":       {"--pids-limit", "3", "more"},
+		"it must not be negative":            {"--cpu-share", "-1"},
+		"it is not a whole number":           {"--cpu-quota", "1k"},
+		"it is not a number from 10 to 1000": {"--blkio-weight", "70000"},
 	} {
 		command := c.command(append(append([]string{"update"}, args...), c.ID)...)
 		command.Stdin = strings.NewReader(`{"cpu": {"shares": "many"}}`)
