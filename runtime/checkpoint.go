@@ -85,7 +85,7 @@ func (g *globals) checkpoint(args []string) (int, error) {
 		return 1, err
 	}
 	defer locked.Close()
-	c.options.Warn = g.warn
+	c.options.Warn, locked.Warn = g.warn, g.warn
 	return 0, locked.Checkpoint(c.options)
 }
 

@@ -99,6 +99,7 @@ func (g *globals) start(args []string) (int, error) {
 		return 1, err
 	}
 	defer c.Close()
+	c.Warn = g.warn
 	ready, err := listenReady(c)
 	if err != nil {
 		return 1, err
@@ -149,7 +150,7 @@ func (g *globals) run(args []string) (_ int, err error) {
 	}
 	defer ready.close()
 	if err := errors.Join(front.connect(created.Spec.Process.Terminal), created.Start()); err != nil {
-		return 1, errors.Join(err, created.Remove())
+		return 1, errors.Join(err, created.Delete(true))
 	}
 	created.Close()
 	if detach {

@@ -50,6 +50,7 @@ type Created struct {
 	Spec    *specs.Spec
 	filter  compilation
 	process *launch.Process
+	hooked  bool // the first hook has been called, which the last are to undo
 }
 
 // Create makes the container. On failure nothing of it stays.
@@ -117,6 +118,9 @@ func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.
 	if err != nil {
 		return nil, nil, err
 	}
+	created := &Created{Container: c, Spec: b.spec}
+	c.Warn = o.Warn
+	undo.Add(created.afterHooks)
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
 	c.config, c.spec = b.content, b.spec
 	c.describe(b.spec, b.path)
@@ -138,7 +142,7 @@ func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.
 	} else {
 		c.Cgroups = nil
 	}
-	return &Created{Container: c, Spec: b.spec}, group, nil
+	return created, group, nil
 }
 
 // createClass makes the container's class of service, if it wants one.
@@ -319,6 +323,7 @@ func (c *Created) pause() error {
 }
 
 func (c *Created) createHooks(list *specs.Hooks) error {
+	c.hooked = true
 	state := c.OCIState(specs.StateCreating)
 	//nolint:staticcheck // prestart hooks are deprecated, and still what people have
 	if err := hooks.Run("prestart", list.Prestart, state); err != nil {
@@ -327,7 +332,15 @@ func (c *Created) createHooks(list *specs.Hooks) error {
 	if err := hooks.Run("createRuntime", list.CreateRuntime, state); err != nil {
 		return err
 	}
-	return hooks.RunInside("createContainer", list.CreateContainer, hooks.Inside{State: state, Pid: c.Pid, Namespaces: c.Spec.Linux.Namespaces})
+	if len(list.CreateContainer) == 0 {
+		return nil
+	}
+	var err error
+	if state, err = c.stateInside(specs.StateCreating); err != nil {
+		return err
+	}
+	inside := hooks.Inside{State: state, Pid: c.Pid, Namespaces: c.Spec.Linux.Namespaces, Dir: c.Rootfs}
+	return hooks.RunInside("createContainer", list.CreateContainer, inside)
 }
 
 func writeOOMScore(pid, score int) error {

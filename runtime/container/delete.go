@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/cgroup"
-	"github.com/berthd/berth/runtime/hooks"
 )
 
 // Signal sends a signal to the container's first process. With it SIGKILL ends all others: where they would live on
@@ -133,8 +132,8 @@ func (c *Container) Remove() error {
 		errs = append(errs, group.Delete(), group.Close())
 	}
 	errs = append(errs, c.Class.Delete())
-	if spec, err := c.Spec(); err == nil && spec.Hooks != nil {
-		errs = append(errs, hooks.RunAll("poststop", spec.Hooks.Poststop, c.OCIState(specs.StateStopped)))
+	if spec, err := c.Spec(); err == nil {
+		c.poststop(spec.Hooks)
 	}
 	if err := c.removeDir(); err != nil {
 		errs = append(errs, fmt.Errorf("cannot remove the state of container %q: %w", c.ID, err))

@@ -24,7 +24,11 @@ func (c *Container) startHooks(spec *specs.Spec) error {
 	start := func(hook specs.Hook, state, output *os.File) (*launch.Process, error) {
 		return c.startHook(spec, filter, hook, [2]*os.File{state, output})
 	}
-	return hooks.RunBy(start, "startContainer", spec.Hooks.StartContainer, c.OCIState(specs.StateCreated))
+	state, err := c.stateInside(specs.StateCreated)
+	if err != nil {
+		return err
+	}
+	return hooks.RunBy(start, "startContainer", spec.Hooks.StartContainer, state)
 }
 
 func (c *Container) startHook(spec *specs.Spec, filter compilation, hook specs.Hook, files [2]*os.File) (*launch.Process, error) {
@@ -94,6 +98,9 @@ func (c *Container) admit(spec *specs.Spec, forked *launch.Process) error {
 func hookConfig(owner *specs.Process, filter compilation, hook specs.Hook) (process.Config, error) {
 	own := *owner
 	own.Args, own.Env, own.Cwd, own.Terminal = hooks.Args(hook), hook.Env, "/", false
+	if hook.Env == nil {
+		own.Env = owner.Env // which is no rule of the specification, and what hooks have come to expect
+	}
 	conf, err := processConfig(&own, filter)
 	conf.Program, conf.Chown = hook.Path, nil
 	conf.Wait = (*launch.Last).ReportAndWait // an image that is executed anew, as "#!/proc/self/exe", has nobody to report to

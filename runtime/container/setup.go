@@ -58,13 +58,8 @@ func (s *setup) program() (*launch.Program, error) {
 		addKeyring(p, s.container.ID, s.plan.OwnUser())
 	}
 	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
-	if s.pauses() {
-		p.Report(launch.Ready)
-		p.Wait()
-	}
 	s.addNames(p)
 	s.addLoopback(p)
-	addSysctls(p, spec.Linux.Sysctl)
 	c, err := processConfig(spec.Process, s.container.filter)
 	if err != nil {
 		return nil, err
@@ -73,7 +68,7 @@ func (s *setup) program() (*launch.Program, error) {
 		return nil, err
 	}
 	c.HoldAttributes(p)
-	if err := root.Fill(); err != nil {
+	if err := root.Fill(func() { s.addPause(p) }); err != nil {
 		return nil, err
 	}
 	if err := addPersonality(p, spec.Linux.Personality); err != nil {
@@ -90,6 +85,16 @@ func (s *setup) program() (*launch.Program, error) {
 		return nil, err
 	}
 	return p, process.Add(p, c)
+}
+
+// addPause adds the wait for the host, whose hooks find all that is mounted and can reach it, and then what may be about
+// network devices that have come meanwhile.
+func (s *setup) addPause(p *launch.Program) {
+	if s.pauses() {
+		p.Report(launch.Ready)
+		p.Wait()
+	}
+	addSysctls(p, s.container.Spec.Linux.Sysctl)
 }
 
 // joinCgroup makes the child enter its cgroup where it was not born in it.

@@ -27,7 +27,7 @@ func (c *Container) Start(protect func() error) error {
 			return err
 		}
 	}
-	return c.startWith(spec, func() error { return c.release(spec) })
+	return c.endAfter(c.startWith(spec, func() error { return c.release(spec) }))
 }
 
 // Start lets the process execute its program: the process of a container that this call of the runtime has made.
@@ -48,12 +48,15 @@ func (c *Container) startWith(spec *specs.Spec, release func() error) error {
 		return release()
 	}
 	if err := c.startHooks(spec); err != nil {
-		return err
+		return hookError{err}
 	}
 	if err := release(); err != nil {
 		return err
 	}
-	return hooks.Run("poststart", spec.Hooks.Poststart, c.OCIState(specs.StateRunning))
+	if err := hooks.Run("poststart", spec.Hooks.Poststart, c.OCIState(specs.StateRunning)); err != nil {
+		return hookError{err}
+	}
+	return nil
 }
 
 // executionError turns what the process says of its last operations into a sentence: the program they belong to was

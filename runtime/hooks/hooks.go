@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ func run(hook specs.Hook, state specs.State) error {
 	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, hook.Path)
 	cmd.Args = Args(hook)
-	cmd.Env = append([]string{}, hook.Env...) // nil would mean the runtime's own
+	cmd.Env = env(hook)
 	cmd.Dir = state.Bundle
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &output, &output
 	cmd.WaitDelay = time.Second // what the hook has left running may hold its output
@@ -64,6 +65,14 @@ func run(hook specs.Hook, state specs.State) error {
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(output.String()))
 	}
 	return err
+}
+
+// env returns a hook's environment: the runtime's own if nothing is said of it, as hooks have come to expect.
+func env(hook specs.Hook) []string {
+	if hook.Env == nil {
+		return os.Environ()
+	}
+	return hook.Env
 }
 
 // Args returns a hook's arguments, the first of which is its name.

@@ -21,6 +21,7 @@ type Inside struct {
 	State      specs.State
 	Pid        int
 	Namespaces []specs.LinuxNamespace
+	Dir        string // of the host
 }
 
 // Start starts a hook, with the state to read and a file for what it prints.
@@ -80,10 +81,10 @@ func (i Inside) start(hook specs.Hook, state, output *os.File) (*launch.Process,
 	defer birth.Close()
 	p := launch.New()
 	birth.AddSetns(p, pidfd, flags)
-	p.Call("enter", fmt.Sprintf("%q", i.State.Bundle), unix.SYS_CHDIR, p.String(i.State.Bundle))
+	p.Call("enter", fmt.Sprintf("%q", i.Dir), unix.SYS_CHDIR, p.String(i.Dir))
 	Redirect(p, state, output)
 	p.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
-	p.Call("execute", fmt.Sprintf("%q", hook.Path), unix.SYS_EXECVE, p.String(hook.Path), p.Strings(Args(hook)), p.Strings(hook.Env))
+	p.Call("execute", fmt.Sprintf("%q", hook.Path), unix.SYS_EXECVE, p.String(hook.Path), p.Strings(Args(hook)), p.Strings(env(hook)))
 	return launch.Fork(p, birth.Birth)
 }
 

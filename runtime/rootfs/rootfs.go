@@ -73,8 +73,9 @@ func (b *Builder) Open() error {
 	return nil
 }
 
-// Fill adds everything from there to the container's own tree, in which the child then stands at /.
-func (b *Builder) Fill() error {
+// Fill adds everything from there to the container's own tree, in which the child then stands at /. What filled adds comes
+// when all is mounted and the host's tree is still there.
+func (b *Builder) Fill(filled func()) error {
 	p, config := b.program, b.config
 	for i, m := range config.Spec.Mounts {
 		b.mount(i, m)
@@ -84,6 +85,7 @@ func (b *Builder) Fill() error {
 			return err
 		}
 	}
+	filled()
 	if config.Console != nil {
 		b.console()
 	}
