@@ -67,6 +67,9 @@ func (c *Container) startHook(spec *specs.Spec, filter compilation, hook specs.H
 	conf.HoldAttributes(p)
 	hooks.Redirect(p, files[0], files[1])
 	birth.AddSetns(p, pidfd, flags)
+	if !c.SharedKeyring {
+		addKeyring(p, c.ID, flags&unix.CLONE_NEWUSER != 0)
+	}
 	if err := process.Add(p, conf); err != nil {
 		return nil, err
 	}

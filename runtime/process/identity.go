@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/runtime/capability"
 	"github.com/berthd/berth/runtime/launch"
 )
 
@@ -57,10 +58,8 @@ func mayTrace() bool {
 	if os.Geteuid() != 0 {
 		return true
 	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	err := unix.Capget(&header, &data[0])
-	return err == nil && data[0].Permitted&(1<<unix.CAP_SYS_PTRACE) != 0
+	held, err := capability.Held()
+	return err == nil && held&(1<<unix.CAP_SYS_PTRACE) != 0
 }
 
 // ambient is what may be raised of what is asked for. Of the rest runc warns, and the process doesn't get it either.

@@ -80,7 +80,6 @@ func mountsBelow(dir string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the host's mounts: %w", err)
 	}
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	var below []string
 	for line := range strings.Lines(string(table)) {
 		const mountPoint = 4
@@ -88,11 +87,16 @@ func mountsBelow(dir string) ([]string, error) {
 		if len(fields) <= mountPoint {
 			continue
 		}
-		if inner, ok := strings.CutPrefix(unescape.Replace(fields[mountPoint]), strings.TrimSuffix(real, "/")+"/"); ok && inner != "" {
+		if inner, ok := strings.CutPrefix(unescape(fields[mountPoint]), strings.TrimSuffix(real, "/")+"/"); ok && inner != "" {
 			below = append(below, inner)
 		}
 	}
 	return below, nil
+}
+
+// unescape returns a path as it was before it came into the table of mounts.
+func unescape(path string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }
 
 func isCgroup(m specs.Mount) bool { return m.Type == "cgroup" || m.Type == "cgroup2" }

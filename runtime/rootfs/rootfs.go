@@ -89,6 +89,11 @@ func (b *Builder) Fill(filled func()) error {
 	if config.Console != nil {
 		b.console()
 	}
+	if config.NoPivot && !config.Detached {
+		if err := b.hideBelow(); err != nil {
+			return err
+		}
+	}
 	b.enter()
 	b.reopenNull()
 	b.maskPaths()

@@ -15,6 +15,8 @@ func main() {
 	switch os.Args[1] {
 	case "binary":
 		overwriteBinaries()
+	case "key":
+		findKey(os.Args[2])
 	case "seize":
 		seizeNewcomers()
 	case "descriptors":
