@@ -179,7 +179,11 @@ func (s *scope) Update(resources *specs.LinuxResources) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(manager.SetProperties(s.unit, properties), manager.Close())
+	err = errors.Join(manager.SetProperties(s.unit, properties), manager.Close())
+	if c, ok := s.Cgroup.(*v1); ok && len(resources.Devices) > 0 {
+		err = errors.Join(err, c.limitDevices(resources.Devices, false)) // over which systemd has just written what it knows of them
+	}
+	return err
 }
 
 // Delete stops the unit, and removes what systemd does not know of. It has to be in this order: systemd would wait for

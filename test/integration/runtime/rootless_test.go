@@ -100,8 +100,9 @@ func TestRootlessExec(t *testing.T) {
 		}
 	}
 	file := filepath.Join(c.Bundle, "pid")
-	if r := c.as("exec", "--detach", "--pid-file", file, c.ID, "sleep", "100"); r.Status != 0 {
-		t.Fatalf("%+v", r)
+	detached := asUser(exec.Command(c.binary, "exec", "--detach", "--pid-file", file, c.ID, "sleep", "100"), c.Bundle)
+	if err := detached.Run(); err != nil {
+		t.Fatal(err)
 	}
 	wantEqual(t, readFile(t, "/proc/"+readFile(t, file)+"/comm"), "sleep")
 	wantEqual(t, c.as("exec", c.ID, "/no/such").Status, 255)
