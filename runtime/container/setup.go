@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -25,6 +26,7 @@ type setup struct {
 	group     cgroup.Cgroup
 	plan      *namespace.Plan
 	listener  int // of the socket at which the process waits, or -1
+	sysctls   int // descriptor of /proc/sys, if there are any to set
 	terminal  *launch.Arg
 	root      *rootfs.Builder
 }
@@ -35,6 +37,9 @@ func (s *setup) close() {
 	}
 	if s.listener >= 0 {
 		_ = unix.Close(s.listener)
+	}
+	if s.sysctls > 0 {
+		_ = unix.Close(s.sysctls)
 	}
 }
 
@@ -48,7 +53,7 @@ func (s *setup) program() (*launch.Program, error) {
 	joinCgroup(p, s.group)
 	root := rootfs.New(p, s.rootfs())
 	s.root = root
-	if err := root.Prepare(); err != nil {
+	if err := errors.Join(root.Prepare(), s.openSysctls()); err != nil {
 		return nil, err
 	}
 	if err := s.plan.Add(p, root.Open); err != nil {
@@ -94,7 +99,7 @@ func (s *setup) addPause(p *launch.Program) {
 		p.Report(launch.Ready)
 		p.Wait()
 	}
-	addSysctls(p, s.container.Spec.Linux.Sysctl)
+	addSysctls(p, s.sysctls, s.container.Spec.Linux.Sysctl)
 }
 
 // joinCgroup makes the child enter its cgroup where it was not born in it.
@@ -168,22 +173,6 @@ func (s *setup) addLoopback(p *launch.Program) {
 	socket := p.Call("create", "a socket", unix.SYS_SOCKET, launch.Int(unix.AF_INET), launch.Int(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), launch.Int(0)).Result()
 	p.Call("bring up", "the loopback interface", unix.SYS_IOCTL, socket, launch.Int(unix.SIOCSIFFLAGS), launch.Pin(p, request))
 	p.Close(socket)
-}
-
-// addSysctls writes through the host's /proc, which nothing in the container can have replaced. What a file there
-// means depends on the namespaces of who opens it.
-func addSysctls(p *launch.Program, sysctls map[string]string) {
-	for name, value := range sysctls {
-		p.WriteFile("set", fmt.Sprintf("linux.sysctl %q to %q", name, value), "/proc/sys/"+sysctlFile(name), value)
-	}
-}
-
-// sysctlFile returns the path of a sysctl below /proc/sys.
-func sysctlFile(name string) string {
-	if slash, dot := strings.IndexByte(name, '/'), strings.IndexByte(name, '.'); slash >= 0 && (dot < 0 || dot > slash) {
-		return name
-	}
-	return strings.NewReplacer(".", "/", "/", ".").Replace(name) // an interface's name may have a dot, written as a slash
 }
 
 // attributes are the labels of the process, for files of the host's /proc that are written when it is out of sight.
