@@ -58,6 +58,9 @@ func (c *v1) limits(resources *specs.LinuxResources) ([]v1Limit, error) {
 		limits = append(limits, limit)
 	}
 	if resources.CPU != nil {
+		if shares := resources.CPU.Shares; shares != nil && *shares != 0 && (*shares < leastShares || *shares > mostShares) {
+			return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("linux.resources.cpu.shares: %d is not from %d to %d", *shares, leastShares, mostShares))
+		}
 		limits = append(limits, cpuLimits(resources.CPU)...)
 		limits = append(limits, v1Limit{field: "linux.resources.cpu.cpus", controller: "cpuset", files: given(
 			setting{file: "cpuset.cpus", value: resources.CPU.Cpus}, setting{file: "cpuset.mems", value: resources.CPU.Mems})})

@@ -225,14 +225,17 @@ func (c *v2) cpuLimits(cpu *specs.LinuxCPU) ([]v2Limit, error) {
 	return limits, nil
 }
 
+// Shares have bounds, beyond which the kernel of v1 takes what is next to them without a word.
+const leastShares, mostShares = 2, 262144
+
 // cpuWeight turns v1's shares of 2 to 262144 into a weight of 1 to 10000, such that the default of one, 1024, is the
 // default of the other, 100. Every runtime has agreed on this curve through the three points.
 func cpuWeight(shares uint64) int {
-	const least, most, leastWeight, mostWeight = 2, 262144, 1, 10000
+	const leastWeight, mostWeight = 1, 10000
 	switch {
-	case shares <= least:
+	case shares <= leastShares:
 		return leastWeight
-	case shares >= most:
+	case shares >= mostShares:
 		return mostWeight
 	}
 	l := math.Log2(float64(shares))

@@ -30,6 +30,9 @@ func (s *State) encode() ([]byte, error) {
 		}
 		b = append(append(b, `,"class":`...), class...)
 	}
+	if s.SharedKeyring {
+		b = append(b, `,"sharedKeyring":true`...)
+	}
 	if s.TimeNamespace {
 		b = append(b, `,"timeNamespace":true`...)
 	}

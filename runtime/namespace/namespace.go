@@ -112,6 +112,10 @@ func (p *Plan) check() error {
 	switch {
 	case p.New&unix.CLONE_NEWUSER != 0 && p.Joined&unix.CLONE_NEWNS != 0:
 		return fmt.Errorf("linux.namespaces: the root of a new user namespace may not mount in the mount namespace %q of another", p.paths[unix.CLONE_NEWNS])
+	case p.New&unix.CLONE_NEWUSER != 0 && p.Joined&unix.CLONE_NEWCGROUP != 0:
+		return fmt.Errorf("linux.namespaces: the root of a new user namespace may not join the cgroup namespace %q of another", p.paths[unix.CLONE_NEWCGROUP])
+	case p.New&unix.CLONE_NEWUSER != 0 && p.Joined&unix.CLONE_NEWTIME != 0:
+		return fmt.Errorf("linux.namespaces: the root of a new user namespace may not join the time namespace %q of another", p.paths[unix.CLONE_NEWTIME])
 	case len(p.offsets) > 0 && p.New&unix.CLONE_NEWTIME == 0:
 		return fmt.Errorf("linux.timeOffsets: the container has no new time namespace")
 	}

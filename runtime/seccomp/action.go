@@ -68,7 +68,7 @@ func parseAction(field, errnoField string, action specs.LinuxSeccompAction, errn
 	default:
 		return 0, invalid(field, "%q is not an action", action)
 	}
-	if errno != nil {
+	if errno != nil && *errno != 0 { // zero stands for none, as the specification has it
 		return 0, invalid(errnoField, "action %s has no errno", action)
 	}
 	return result, nil

@@ -243,8 +243,9 @@ func TestOccupiedCgroup(t *testing.T) {
 
 func TestResourcesRefuse(t *testing.T) {
 	for want, change := range map[string]func(*specs.LinuxResources){
-		"linux.resources.cpu.cpus":       func(r *specs.LinuxResources) { r.CPU = &specs.LinuxCPU{Cpus: "4000"} },
-		"linux.resources.hugepageLimits": func(r *specs.LinuxResources) { r.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "3MB"}} },
+		"linux.resources.cpu.cpus":           func(r *specs.LinuxResources) { r.CPU = &specs.LinuxCPU{Cpus: "4000"} },
+		"linux.resources.cpu.shares: 262145": func(r *specs.LinuxResources) { r.CPU = &specs.LinuxCPU{Shares: pointer(uint64(262145))} },
+		"linux.resources.hugepageLimits":     func(r *specs.LinuxResources) { r.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "3MB"}} },
 		"linux.resources.rdma": func(r *specs.LinuxResources) {
 			r.Rdma = map[string]specs.LinuxRdma{"none0": {HcaHandles: pointer(uint32(1))}}
 		},
@@ -259,6 +260,9 @@ func TestResourcesRefuse(t *testing.T) {
 	} {
 		c := newContainer(t, "true")
 		change(c.Spec.Linux.Resources)
+		if onV2(t) && strings.Contains(want, "shares") {
+			continue // they are turned into a weight there
+		}
 		if strings.Contains(want, "unified") && !onV2(t) {
 			want = "linux.resources.unified can't be honoured"
 		}
@@ -288,4 +292,31 @@ func TestKilledWithItsCgroup(t *testing.T) {
 		}
 	}
 	c.gone()
+}
+
+// TestUnified sets files by their names, behind the fields that mean the same.
+func TestUnified(t *testing.T) {
+	if !onV2(t) {
+		t.Skip("needs cgroup v2")
+	}
+	c := newContainer(t, "sleep", "1000")
+	c.Spec.Linux.Resources = &specs.LinuxResources{
+		Pids:    &specs.LinuxPids{Limit: pointer(int64(5))},
+		Unified: map[string]string{"pids.max": "9", "memory.high": "33554432", "cpu.weight": "77", "cgroup.max.depth": "3", "memory.oom.group": "1"},
+	}
+	c.start()
+	files := []limited{{v2: "pids.max", wantV2: "9"}, {v2: "memory.high", wantV2: "33554432"}, {v2: "cpu.weight", wantV2: "77"}, {v2: "cgroup.max.depth", wantV2: "3"}, {v2: "memory.oom.group", wantV2: "1"}}
+	c.checkLimits(files)
+	command := c.command("update", "-r", "-", c.ID)
+	command.Stdin = strings.NewReader(`{"unified": {"memory.high": "max"}}`)
+	if r := execute(t, command); r.Status != 0 {
+		t.Errorf("%+v", r)
+	}
+	files[1].wantV2 = "max"
+	c.checkLimits(files)
+	for file, want := range map[string]string{"memory.nothing": "memory.nothing", "nothing.max": "the nothing controller is not available", "memory.max": "invalid argument"} {
+		bad := newContainer(t, "true")
+		bad.Spec.Linux.Resources.Unified = map[string]string{file: "x"}
+		bad.refused(want)
+	}
 }

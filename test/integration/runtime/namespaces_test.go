@@ -73,8 +73,14 @@ var kindsOfNamespaces = []struct {
 	kind specs.LinuxNamespaceType
 	file string
 }{
-	{specs.UserNamespace, "user"}, {specs.PIDNamespace, "pid"}, {specs.NetworkNamespace, "net"}, {specs.IPCNamespace, "ipc"},
-	{specs.UTSNamespace, "uts"}, {specs.MountNamespace, "mnt"}, {specs.CgroupNamespace, "cgroup"}, {specs.TimeNamespace, "time"},
+	{specs.UserNamespace, "user"},
+	{specs.PIDNamespace, "pid"},
+	{specs.NetworkNamespace, "net"},
+	{specs.IPCNamespace, "ipc"},
+	{specs.UTSNamespace, "uts"},
+	{specs.MountNamespace, "mnt"},
+	{specs.CgroupNamespace, "cgroup"},
+	{specs.TimeNamespace, "time"},
 }
 
 // TestJoinedUserNamespace joins a user namespace, and of the others some that it owns, while the rest is new.
@@ -143,6 +149,12 @@ func TestNamespaceErrors(t *testing.T) {
 		c.Spec.Linux.GIDMappings = c.Spec.Linux.UIDMappings
 		c.refused(string(n.kind) + " is given twice")
 	}
+	for kind, file := range map[specs.LinuxNamespaceType]string{specs.CgroupNamespace: "cgroup", specs.TimeNamespace: "time", specs.MountNamespace: "mnt"} {
+		c := newContainer(t, "true")
+		mapUsers(t, c)
+		c.join(kind, "/proc/self/ns/"+file)
+		c.refused("linux.namespaces: the root of a new user namespace may not ")
+	}
 	c := newContainer(t, "true")
 	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: "nonsense"})
 	c.refused(`"nonsense"`)
@@ -182,13 +194,35 @@ func TestExecInAUserNamespace(t *testing.T) {
 }
 
 func TestTimeOffsets(t *testing.T) {
-	c := newContainer(t).shell("cut -d. -f1 /proc/uptime")
+	c := newContainer(t, "sleep", "1000")
 	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
-	c.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 100000000}}
-	uptime, err := strconv.Atoi(strings.TrimSpace(c.output()))
-	if err != nil || uptime < 100000000 {
-		t.Errorf("uptime %d, %v", uptime, err)
+	c.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 100000000}, "monotonic": {Secs: -3, Nanosecs: 500000000}}
+	c.start()
+	out := strings.Fields(c.must("exec", c.ID, "cat", "/proc/1/timens_offsets", "/proc/self/timens_offsets", "/proc/uptime"))
+	const offsets = "monotonic -3 500000000 boottime 100000000 0"
+	if got := strings.Join(out[:12], " "); got != offsets+" "+offsets {
+		t.Errorf("offsets %q", got)
 	}
+	if uptime, err := strconv.ParseFloat(out[12], 64); err != nil || uptime < 100000000 {
+		t.Errorf("uptime %v, %v", uptime, err)
+	}
+	before := newContainer(t, "true")
+	before.Spec.Linux.Namespaces = c.Spec.Linux.Namespaces
+	before.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: -1 << 40}}
+	before.refused("linux.timeOffsets")
+}
+
+// TestMappings: ranges that don't follow each other, and other ones for groups.
+func TestMappings(t *testing.T) {
+	c := newContainer(t).shell("id -u; id -g; cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; touch /dev/shm/x; stat -c %u:%g /dev/shm/x")
+	mapUsers(t, c)
+	c.Spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 1000, HostID: 5000, Size: 2}, {ContainerID: 0, HostID: 231072, Size: 10}, {ContainerID: 4294967294, HostID: 7000, Size: 1}}
+	c.Spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 231072, Size: 1}, {ContainerID: 50, HostID: 60, Size: 1}}
+	c.Spec.Mounts = slices.DeleteFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "devpts" }) // its group is not there
+	c.Spec.Process.User = specs.User{UID: 1001, GID: 50}
+	wantEqual(t, c.output(), "1001\n50\n 1000 5000 2\n 0 231072 10\n4294967294 7000 1\n 0 231072 1\n 50 60 1\n1001:50\n")
+	c.Spec.Process.User.UID = 11
+	c.refused("user 11")
 }
 
 func TestNamesOfTheHost(t *testing.T) {

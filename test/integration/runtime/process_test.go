@@ -156,13 +156,34 @@ func TestRefusedFields(t *testing.T) {
 }
 
 func TestMemoryPolicy(t *testing.T) {
-	c := newContainer(t).shell("grep -o '^[0-9a-f]* [a-z]*[=:0-9a-z]*' /proc/self/numa_maps | cut -d' ' -f2 | sort -u")
-	c.Spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
 	if _, err := os.Stat("/proc/self/numa_maps"); err != nil {
 		t.Skip("the kernel has no NUMA")
 	}
-	wantContains(t, c.output(), "bind")
-	bad := newContainer(t, "true")
-	bad.Spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "x"}
-	bad.refused("linux.memoryPolicy.nodes")
+	static, relative := []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}, []specs.MemoryPolicyFlagType{specs.MpolFRelativeNodes}
+	for want, policy := range map[string]specs.LinuxMemoryPolicy{
+		"default":                 {Mode: specs.MpolDefault},
+		"local":                   {Mode: specs.MpolLocal},
+		"bind:0":                  {Mode: specs.MpolBind, Nodes: "0"},
+		"bind=static:0":           {Mode: specs.MpolBind, Nodes: "0", Flags: static},
+		"bind=relative:0":         {Mode: specs.MpolBind, Nodes: "0", Flags: relative},
+		"interleave:0":            {Mode: specs.MpolInterleave, Nodes: "0"},
+		"prefer:0":                {Mode: specs.MpolPreferred, Nodes: "0"},
+		"prefer (many):0":         {Mode: specs.MpolPreferredMany, Nodes: "0"},
+		"bind=static|balancing:0": {Mode: specs.MpolBind, Nodes: "0", Flags: append(static[:1:1], specs.MpolFNumaBalancing)},
+	} {
+		c := newContainer(t, "head", "-n1", "/proc/self/numa_maps")
+		c.Spec.Linux.MemoryPolicy = &policy
+		if r := c.run(); !strings.Contains(r.Stdout, " "+want+" ") {
+			t.Errorf("%+v, want %q", r, want)
+		}
+	}
+	for want, policy := range map[string]specs.LinuxMemoryPolicy{
+		"linux.memoryPolicy.nodes": {Mode: specs.MpolBind, Nodes: "x"},
+		"linux.memoryPolicy.mode":  {Mode: "MPOL_NONE"},
+		"linux.memoryPolicy":       {Mode: specs.MpolBind, Nodes: "900"},
+	} {
+		bad := newContainer(t, "true")
+		bad.Spec.Linux.MemoryPolicy = &policy
+		bad.refused(want)
+	}
 }

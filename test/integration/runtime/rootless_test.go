@@ -108,6 +108,33 @@ func TestRootlessExec(t *testing.T) {
 	wantEqual(t, c.as("exec", c.ID, "/no/such").Status, 255)
 }
 
+// TestRootlessLimits: a limit that nobody would keep is an error, and without one there is no cgroup.
+func TestRootlessLimits(t *testing.T) {
+	c := newRootless(t)
+	c.spec.Process.Args = []string{"true"}
+	c.spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer(int64(5))}}
+	writeJSON(t, c.config, c.spec)
+	if r := c.as("run", c.ID); r.Status == 0 || !strings.Contains(r.Stderr, "cannot create the cgroup: mkdir") {
+		t.Errorf("with a limit: %+v", r)
+	}
+	c.spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}
+	c.spec.Process.Args = []string{"sleep", "1000"}
+	writeJSON(t, c.config, c.spec)
+	if err := asUser(exec.Command(c.binary, "run", "--detach", c.ID), c.Bundle).Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range [][]string{{"update", "--pids-limit", "5", c.ID}, {"pause", c.ID}} {
+		if r := c.as(verb...); r.Status == 0 || !strings.Contains(r.Stderr, "the container has no cgroup") {
+			t.Errorf("%v: %+v", verb, r)
+		}
+	}
+	for _, verb := range [][]string{{"kill", c.ID, "KILL"}, {"delete", "--force", c.ID}} {
+		if r := c.as(verb...); r.Status != 0 {
+			t.Errorf("%v: %+v", verb, r)
+		}
+	}
+}
+
 // TestRootlessRanges: more users than one come from newuidmap and newgidmap, by what /etc/subuid and /etc/subgid allow.
 // In a mount namespace of its own the test has its own files there, and a name for the user.
 func TestRootlessRanges(t *testing.T) {
