@@ -25,7 +25,7 @@ func (g *globals) features(args []string) (int, error) {
 
 // supported is what this build can do, on a host that can do it too.
 func supported() features.Features {
-	yes, no := true, false
+	yes := true
 	return features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -37,7 +37,7 @@ func supported() features.Features {
 				string(specs.PIDNamespace), string(specs.TimeNamespace), string(specs.UserNamespace), string(specs.UTSNamespace),
 			},
 			Capabilities:    capability.Names(),
-			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
+			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &yes, Rdma: &yes},
 			Seccomp:         seccomp.Features(),
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},
@@ -52,6 +52,7 @@ func supported() features.Features {
 			// Callers of checkpoint look for this name, as no field of the document says it.
 			"org.opencontainers.runc.checkpoint.enabled": "true",
 		},
+		PotentiallyUnsafeConfigAnnotations: []string{"org.criu.config", "org.systemd.property."},
 	}
 }
 

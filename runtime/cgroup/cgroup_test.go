@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // create makes a cgroup on this host, which goes away with the test.
@@ -114,6 +115,73 @@ func TestLimits(t *testing.T) {
 		t.Error(err)
 	}
 	expect(t, group, limitFile{"", "memory.max"}, "", "max")
+}
+
+// below makes a cgroup of a hierarchy of v1, which goes away with the test.
+func below(t *testing.T, controller, file, value string) string {
+	t.Helper()
+	if os.Geteuid() != 0 || unified(t) {
+		t.Skip("needs root and cgroup v1")
+	}
+	name := fmt.Sprintf("/berth-test-%d-%s", os.Getpid(), strings.ToLower(t.Name()))
+	dir := filepath.Join(mountRoot, controller, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		dirs, _ := filepath.Glob(filepath.Join(mountRoot, "*", name))
+		for _, dir := range dirs {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if file != "" {
+		if err := kernelfile.Write(filepath.Join(dir, file), value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return name
+}
+
+func createBelow(t *testing.T, parent string, resources *specs.LinuxResources) Cgroup {
+	t.Helper()
+	group, err := Create(Config{ID: "x", Path: parent + "/inner", Resources: resources})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(group.Delete(), group.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return group
+}
+
+// TestPeriodBeforeQuota: half of a processor's time in another period, below a cgroup that has no more than that. With
+// the new period alone it would be too much, and with the new time alone it would be for the period before.
+func TestPeriodBeforeQuota(t *testing.T) {
+	parent := below(t, "cpu", "cpu.cfs_quota_us", "50000")
+	half := func(quota int64, period uint64) *specs.LinuxResources {
+		return &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}}
+	}
+	group := createBelow(t, parent, half(50000, 100000))
+	for _, period := range []uint64{50000, 100000} {
+		if err := group.Update(half(int64(period/2), period)); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, group, limitFile{"cpu/cpu.cfs_period_us", ""}, fmt.Sprint(period), "")
+	}
+}
+
+// TestEmptyCpuset: v1 gives a cgroup no processors by itself, and not everybody who makes one does.
+func TestEmptyCpuset(t *testing.T) {
+	group := createBelow(t, below(t, "cpuset", "", ""), nil)
+	top, err := os.ReadFile(filepath.Join(mountRoot, "cpuset/cpuset.cpus"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, group, limitFile{"cpuset/cpuset.cpus", ""}, strings.TrimSpace(string(top)), "")
 }
 
 // TestZeros: what callers send for everything that they leave at its default.

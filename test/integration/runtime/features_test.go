@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"encoding/json"
 	"os/exec"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -51,6 +52,11 @@ func TestFeaturesAreThoseOfRunc(t *testing.T) {
 		if r := c.run(); (r.Status == 0) != slices.Contains(ours.Linux.Seccomp.SupportedFlags, flag) && flag != string(specs.LinuxSeccompFlagWaitKillableRecv) {
 			t.Errorf("flag %s: %+v, but the supported ones are %q", flag, r, ours.Linux.Seccomp.SupportedFlags)
 		}
+	}
+	cgroups := ours.Linux.Cgroup
+	cgroups.Rdma = nil // runc is silent about it
+	if !reflect.DeepEqual(cgroups, theirs.Linux.Cgroup) {
+		t.Errorf("cgroups: %+v", cgroups)
 	}
 	if ours.OCIVersionMax != specs.Version {
 		t.Errorf("the version is %q", ours.OCIVersionMax)

@@ -30,6 +30,27 @@ func TestMoreResources(t *testing.T) {
 	}
 }
 
+// TestIdle: shares beside it are kept for later, and it can be ended together with new ones.
+func TestIdle(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.Spec.Linux.Resources.CPU = &specs.LinuxCPU{Idle: pointer(int64(1)), Shares: pointer(uint64(512))}
+	c.start()
+	c.checkLimits([]limited{{"cpu/cpu.idle", "cpu.idle", "1", "1"}})
+	command := c.command("update", "-r", "-", c.ID)
+	command.Stdin = strings.NewReader(`{"cpu": {"idle": 0, "shares": 2048}}`)
+	if r := execute(t, command); r.Status != 0 {
+		t.Errorf("%+v", r)
+	}
+	c.checkLimits([]limited{{"cpu/cpu.idle", "cpu.idle", "0", "0"}, {"cpu/cpu.shares", "cpu.weight", "2048", "174"}})
+}
+
+// TestProcessorsAsSeen looks at the limits of processors and memory nodes from inside, where there are several.
+func TestProcessorsAsSeen(t *testing.T) {
+	c := newContainer(t).shell("grep -E '^(Cpus|Mems)_allowed_list' /proc/self/status | cut -f2; nproc")
+	c.Spec.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "1", Mems: "0"}
+	wantEqual(t, c.output(), "1\n0\n1\n")
+}
+
 // TestCheckBeforeUpdate: a limit below what is used would end the container, and is refused if that is asked for.
 func TestCheckBeforeUpdate(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
