@@ -32,6 +32,7 @@ type Config struct {
 	Runtime runtimecmd.Runtime
 	Rootfs  []*types.Mount // mounted at <bundle>/rootfs, in order
 	Stdio   stdio.Config
+	Images  Images // of the checkpoint that it is restored from, if it is
 	Hooks   Hooks
 }
 
@@ -46,19 +47,20 @@ type Hooks struct {
 // Container is one container and its processes.
 type Container struct {
 	Config
-	Init   *Process
-	Cgroup cgroup.Cgroup
+	Init *Process
 
 	reaper  *reaper.Reaper
 	count   atomic.Int64 // numbers scratch files
 	buffers stdio.Buffers
 
 	mu    sync.Mutex
-	kills uint64 // OOM kills that were announced
+	group cgroup.Cgroup // none before there are processes
+	kills uint64        // OOM kills that were announced
 	execs map[string]*Process
 }
 
-// Create mounts the root file system and has the runtime create the container.
+// Create mounts the root file system and has the runtime create the container. One that is restored is there only when
+// it starts.
 func Create(ctx context.Context, reap *reaper.Reaper, config Config) (_ *Container, err error) {
 	c := &Container{Config: config, reaper: reap, execs: map[string]*Process{}}
 	var undo cleanup.Stack
@@ -76,30 +78,55 @@ func Create(ctx context.Context, reap *reaper.Reaper, config Config) (_ *Contain
 		return nil, err
 	}
 	undo.Add(func(context.Context) error { return c.Init.io.Close() })
-	args := []string{"create", "--bundle", c.Bundle}
+	c.Init.mu.Lock()
+	defer c.Init.mu.Unlock()
+	if c.Images.Path != "" {
+		if err := c.Images.prepare(); err != nil {
+			return nil, err
+		}
+		c.Hooks.Created(0)
+		return c, nil
+	}
+	var flags []string
+	if c.Runtime.NoNewKeyring {
+		flags = append(flags, "--no-new-keyring")
+	}
+	if err := c.bring(ctx, "create", flags...); err != nil {
+		return nil, err
+	}
+	c.Hooks.Created(c.Init.child.Pid)
+	go c.Init.watch()
+	return c, nil
+}
+
+// bring has the runtime make the container's init process. The process's mu is held.
+func (c *Container) bring(ctx context.Context, verb string, flags ...string) error {
+	args := append([]string{verb, "--bundle", c.Bundle}, flags...)
 	if c.Runtime.NoPivotRoot {
 		args = append(args, "--no-pivot")
 	}
-	if c.Runtime.NoNewKeyring {
-		args = append(args, "--no-new-keyring")
-	}
-	c.Init.mu.Lock()
-	defer c.Init.mu.Unlock()
 	if err := c.Init.launch(ctx, append(args, c.ID)); err != nil {
 		if c.Init.child != nil {
 			err = errors.Join(err, c.runtime(context.WithoutCancel(ctx), "delete", "--force", c.ID))
 		}
-		return nil, err
+		return err
 	}
 	pid := []byte(strconv.Itoa(c.Init.child.Pid))
 	if err := os.WriteFile(filepath.Join(c.Bundle, "init.pid"), pid, 0o600); err != nil {
-		return nil, errors.Join(err, c.runtime(context.WithoutCancel(ctx), "delete", "--force", c.ID))
+		return errors.Join(err, c.runtime(context.WithoutCancel(ctx), "delete", "--force", c.ID))
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	// A process that is gone already was in a cgroup that nobody will ask about.
-	c.Cgroup, _ = cgroup.Of(c.Init.child.Pid)
-	c.Hooks.Created(c.Init.child.Pid)
-	go c.Init.watch()
-	return c, nil
+	c.group, _ = cgroup.Of(c.Init.child.Pid)
+	return nil
+}
+
+// Cgroup returns the container's cgroup.
+func (c *Container) Cgroup() cgroup.Cgroup {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.group
 }
 
 func (c *Container) process(execID string, config stdio.Config) *Process {
@@ -127,10 +154,10 @@ func (c *Container) announceExit(p *Process) {
 	if p.ExecID == "" {
 		// Without the file a shim that is killed now would take the status with it: no reason to stop here.
 		_ = writeExit(c.Bundle, ExitRecord{
-			Pid: p.child.Pid, ExitStatus: p.exit.Status, ExitedAt: p.exit.At, OOMKilled: killed,
+			Pid: p.pid(), ExitStatus: p.exit.Status, ExitedAt: p.exit.At, OOMKilled: killed,
 		})
 	}
-	c.Hooks.Exited(p.ExecID, p.child.Pid, p.exit)
+	c.Hooks.Exited(p.ExecID, p.pid(), p.exit)
 }
 
 // checkOOM reports whether the kernel has killed a process of the container for want of memory, and announces it if
@@ -138,7 +165,7 @@ func (c *Container) announceExit(p *Process) {
 func (c *Container) checkOOM() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	kills := c.Cgroup.OOMKills()
+	kills := c.group.OOMKills()
 	if kills > c.kills {
 		c.kills = kills
 		c.Hooks.OOM()
@@ -192,12 +219,7 @@ func (c *Container) Start(ctx context.Context, p *Process) error {
 		return err
 	}
 	if p.ExecID == "" {
-		if err := c.runtime(ctx, "start", c.ID); err != nil {
-			return err
-		}
-		p.state = Running
-		c.Hooks.Started("", p.pid())
-		return nil
+		return c.startInit(ctx)
 	}
 	specFile := c.scratch("json")
 	if err := os.WriteFile(specFile, p.spec, 0o600); err != nil {
@@ -225,6 +247,23 @@ func (c *Container) Start(ctx context.Context, p *Process) error {
 	return nil
 }
 
+func (c *Container) startInit(ctx context.Context) error {
+	p := c.Init
+	if p.child != nil {
+		if err := c.runtime(ctx, "start", c.ID); err != nil {
+			return err
+		}
+	} else {
+		if err := c.restore(ctx); err != nil {
+			return err
+		}
+		defer func() { go p.watch() }() // what it announces comes later
+	}
+	p.state = Running
+	c.Hooks.Started("", p.pid())
+	return nil
+}
+
 // Kill sends a signal to a process; all sends it to every process of the container.
 func (c *Container) Kill(ctx context.Context, p *Process, sig unix.Signal, all bool) error {
 	if p.ExecID != "" || sig != unix.SIGKILL && !all {
@@ -233,6 +272,11 @@ func (c *Container) Kill(ctx context.Context, p *Process, sig unix.Signal, all b
 	p.mu.Lock()
 	frozen := p.state == Paused && sig == unix.SIGKILL
 	err := p.require("kill", Created, Running, Paused)
+	if err == nil && p.child == nil && p.ExecID == "" && sig == unix.SIGKILL {
+		p.abandon()
+		p.mu.Unlock()
+		return nil
+	}
 	p.mu.Unlock()
 	if err != nil && !all {
 		return err
@@ -309,6 +353,11 @@ func (c *Container) deleteInit(ctx context.Context) error {
 	state, _, _ := p.State()
 	if state != Created && state != Stopped {
 		return p.require("delete", Created, Stopped)
+	}
+	if p.child == nil && state == Created {
+		p.mu.Lock()
+		p.abandon()
+		p.mu.Unlock()
 	}
 	err := c.runtime(ctx, "delete", "--force", c.ID)
 	if err != nil && !errors.Is(err, errdefs.ErrNotFound) {

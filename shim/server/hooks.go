@@ -15,7 +15,7 @@ func (s *Service) hooks(r *task.CreateTaskRequest) process.Hooks {
 	return process.Hooks{
 		Created: func(pid int) {
 			publish("/tasks/create", &events.TaskCreate{
-				ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: uint32(pid),
+				ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: uint32(pid), Checkpoint: r.Checkpoint,
 				IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 			})
 		},

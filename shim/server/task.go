@@ -28,14 +28,11 @@ import (
 const shutdownTime = 500 * time.Millisecond
 
 func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.CreateTaskResponse, error) {
-	if r.Checkpoint != "" {
-		return nil, unimplemented("restoring a container from a checkpoint")
-	}
 	if r.ID != s.config.ID {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot create container %q: this shim is for %q", r.ID, s.config.ID))
 	}
 	var opts options.Options
-	if err := decodeOptions(r.Options, &opts); err != nil {
+	if err := decodeOptions(r.Options, "containerd.runc.v1.Options", &opts); err != nil {
 		return nil, err
 	}
 	runtime, err := runtimeOf(&opts, s.config.Namespace)
@@ -55,7 +52,8 @@ func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 			Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
 			UID: int(opts.IoUid), GID: int(opts.IoGid),
 		},
-		Hooks: s.hooks(r),
+		Images: process.Images{Path: r.Checkpoint, Parent: r.ParentCheckpoint, Work: opts.CriuWorkPath},
+		Hooks:  s.hooks(r),
 	})
 	s.mu.Lock()
 	s.container, s.creating = c, false
@@ -79,12 +77,12 @@ func (s *Service) reserve() error {
 }
 
 // decodeOptions reads containerd's options for runc, which berth-runtime's shim takes too.
-func decodeOptions(from *anypb.Any, to *options.Options) error {
+func decodeOptions(from *anypb.Any, kind string, to proto.Message) error {
 	if from.GetTypeUrl() == "" {
 		return nil
 	}
-	if name := string(from.MessageName()); name != "containerd.runc.v1.Options" {
-		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use options of type %q: containerd.runc.v1.Options is wanted", name))
+	if name := string(from.MessageName()); name != kind {
+		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use options of type %q: %s is wanted", name, kind))
 	}
 	if err := proto.Unmarshal(from.Value, to); err != nil {
 		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot decode the options: %w", err))
@@ -218,7 +216,7 @@ func (s *Service) pids(_ context.Context, r *task.PidsRequest) (*task.PidsRespon
 	if err != nil {
 		return nil, err
 	}
-	pids, err := c.Cgroup.Pids()
+	pids, err := c.Cgroup().Pids()
 	if err != nil {
 		return nil, err
 	}
@@ -335,17 +333,9 @@ func (s *Service) stats(_ context.Context, r *task.StatsRequest) (*task.StatsRes
 	if err != nil {
 		return nil, err
 	}
-	stats, err := c.Cgroup.Stats()
+	stats, err := c.Cgroup().Stats()
 	if err != nil {
 		return nil, err
 	}
 	return &task.StatsResponse{Stats: stats}, nil
-}
-
-func (s *Service) checkpoint(context.Context, *task.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return nil, unimplemented("checkpoint")
-}
-
-func unimplemented(what string) error {
-	return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("%s is not implemented", what))
 }

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,23 +31,10 @@ func runtimeBinary(t testing.TB) string {
 	return testenv.Binary(t, "berth-runtime")
 }
 
-// criuCheck says whether criu and the kernel go together: the reasons why not, and nothing if they do.
-var criuCheck = sync.OnceValue(func() string {
-	output, err := exec.Command("criu", "check").CombinedOutput()
-	if err == nil {
-		return ""
-	}
-	return strings.Join(strings.FieldsFunc(string(output), func(r rune) bool { return r == '\n' }), "; ")
-})
-
-// needCRIU skips the test where criu can't work, with its own words.
+// needCRIU skips the test where criu can't work.
 func needCRIU(t testing.TB) {
 	t.Helper()
-	testenv.NeedRoot(t)
-	testenv.Peer(t, "criu")
-	if reason := criuCheck(); reason != "" {
-		t.Skipf("criu can't work with this kernel: %s", reason)
-	}
+	testenv.NeedCRIU(t)
 }
 
 // container is a bundle and what lives of it.

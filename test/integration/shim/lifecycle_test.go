@@ -410,7 +410,7 @@ func TestBadInput(t *testing.T) {
 		"bad size":             {func(r *task.CreateTaskRequest) { r.Stdout = "stream://" + c.Bundle + "/x?log=/x&max-size=1k" }, codes.InvalidArgument, `"1k"`},
 		"unknown scheme":       {func(r *task.CreateTaskRequest) { r.Stdout = "binary:///bin/true" }, codes.Unimplemented, "binary"},
 		"missing fifo":         {func(r *task.CreateTaskRequest) { r.Stdout = c.Bundle + "/no-fifo" }, codes.Unknown, "no-fifo"},
-		"checkpoint":           {func(r *task.CreateTaskRequest) { r.Checkpoint = "/x" }, codes.Unimplemented, "checkpoint"},
+		"checkpoint":           {func(r *task.CreateTaskRequest) { r.Checkpoint = "/no-such" }, codes.NotFound, "checkpoint"},
 		"unknown options":      {func(r *task.CreateTaskRequest) { r.Options = &anypb.Any{TypeUrl: "some.Options"} }, codes.InvalidArgument, "some.Options"},
 		"bad rootfs":           {func(r *task.CreateTaskRequest) { r.Rootfs = []*types.Mount{{Type: "nofs", Source: "x"}} }, codes.Unknown, `"nofs"`},
 		"garbage in options":   {func(r *task.CreateTaskRequest) { r.Options.Value = []byte("\xff\xff") }, codes.InvalidArgument, "options"},
