@@ -1,9 +1,6 @@
 package container
 
 import (
-	"bufio"
-	"io"
-	"os"
 	"strconv"
 	"strings"
 
@@ -29,26 +26,43 @@ func home(root string, process *specs.Process) string {
 		return fallback
 	}
 	defer func() { _ = unix.Close(dir) }()
-	fd, err := unix.Openat2(dir, "etc/passwd", &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	content, err := readRegular(dir, "etc/passwd")
 	if err != nil {
 		return fallback
 	}
-	file := os.NewFile(uintptr(fd), "etc/passwd")
-	defer func() { _ = file.Close() }()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return fallback
-	}
-	const uidField, homeField, fields, enough = 2, 5, 7, 1 << 20
-	lines := bufio.NewScanner(io.LimitReader(file, enough))
+	const uidField, homeField, fields = 2, 5, 7
 	uid := strconv.FormatUint(uint64(process.User.UID), 10)
-	for lines.Scan() {
-		entry := strings.Split(lines.Text(), ":")
+	for line := range strings.Lines(string(content)) {
+		entry := strings.Split(strings.TrimSuffix(line, "\n"), ":")
 		if len(entry) >= fields && entry[uidField] == uid && entry[homeField] != "" {
 			return entry[homeField]
 		}
 	}
 	return fallback
+}
+
+// readRegular reads the start of a file of an image, wherever links in it lead inside the root. Before it is opened it is
+// looked at: to open a device may do something to the host, and so may reading the kernel's own files, which have no size.
+func readRegular(dir int, name string) ([]byte, error) {
+	fd, err := unix.Openat2(dir, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return nil, err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Size == 0 {
+		return nil, unix.EINVAL
+	}
+	file, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(file) }()
+	const enough = 1 << 20
+	content := make([]byte, min(stat.Size, enough))
+	n, err := unix.Read(file, content)
+	return content[:max(n, 0)], err
 }

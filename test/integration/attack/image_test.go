@@ -1,6 +1,7 @@
 package attack_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 var upwards = strings.Repeat("../", 20)
@@ -174,4 +176,66 @@ func TestWorkingDirectoryOfTheHost(t *testing.T) {
 		}
 	}
 	h.untouched(t)
+}
+
+// TestPasswordDevice: to open some devices does something, be it that the host restarts when nobody writes to its watchdog
+// from then on. The runtime opens no file of an image but regular ones, and those of the kernel have another way of
+// reading: the host's log is gone when it has been read.
+func TestPasswordDevice(t *testing.T) {
+	c := newContainer(t).shell("echo $HOME; sleep 1000")
+	passwd := filepath.Join(c.Rootfs, "etc/passwd")
+	for name, replace := range map[string]func() error{
+		"device": func() error { return unix.Mknod(passwd, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) },
+		"pipe":   func() error { return unix.Mkfifo(passwd, 0o666) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := errors.Join(os.RemoveAll(passwd), replace()); err != nil {
+				t.Fatal(err)
+			}
+			opened := watchOpens(t, passwd)
+			c.start()
+			c.must("exec", c.ID, "true")
+			c.must("delete", "--force", c.ID)
+			if opened() {
+				t.Error("it has been opened")
+			}
+		})
+	}
+	t.Run("log", func(t *testing.T) {
+		c.link("etc/passwd", "/proc/kmsg")
+		before := unread(t)
+		c.start()
+		c.must("exec", c.ID, "true")
+		if after := unread(t); after < before {
+			t.Errorf("%d of %d bytes of the kernel's log are left", after, before)
+		}
+	})
+}
+
+// watchOpens returns a function that tells whether a file has been opened meanwhile.
+func watchOpens(t testing.TB, path string) func() bool {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	return func() bool {
+		n, _ := unix.Read(fd, make([]byte, 4096))
+		return n > 0
+	}
+}
+
+// unread is how much of the kernel's log nobody has read.
+func unread(t testing.TB) int {
+	t.Helper()
+	const sizeUnread = 9
+	n, err := unix.Klogctl(sizeUnread, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
