@@ -144,9 +144,13 @@ func TestControllersOfV1(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			// The controller has to leave v2 first, which takes until its last cgroup there is gone.
 			inVM(t, `cd /sys/fs/cgroup; mkdir -p berth-test; for d in berth-test .; do echo "-io -hugetlb" > $d/cgroup.subtree_control; done`)
-			t.Cleanup(func() { // which is possible when the last trace of v1 is gone
-				inVM(t, `for i in $(seq 100); do echo "+io +hugetlb" > /sys/fs/cgroup/cgroup.subtree_control && exit 0; sleep 0.05; done 2>/dev/null; exit 1`)
-			})
+			// And back: a hierarchy of v1 goes away with a mount, if the last cgroup in it has gone before.
+			const back = `for i in $(seq 100); do
+				echo "+io +hugetlb" > /sys/fs/cgroup/cgroup.subtree_control && exit 0
+				mount -t cgroup -o %[1]s none %[2]s && umount %[2]s; sleep 0.05
+			done 2>/dev/null; exit 1`
+			dir := t.TempDir()
+			t.Cleanup(func() { inVM(t, fmt.Sprintf(back, name, dir)) })
 			c := newContainer(t).detached()
 			c.Spec.Linux.Resources = &test.resources
 			c.Spec.Linux.Namespaces = withoutNamespace(c.Spec, specs.CgroupNamespace)

@@ -135,6 +135,63 @@ func TestRootlessLimits(t *testing.T) {
 	}
 }
 
+// TestRootlessDelegated: an ordinary user who was given a part of the tree of cgroups has all that goes with it.
+func TestRootlessDelegated(t *testing.T) {
+	if !onV2(t) {
+		t.Skip("cgroups of v1 are never delegated")
+	}
+	c := newRootless(t)
+	dir := "/sys/fs/cgroup/berth-test-" + c.ID
+	files := "{.," + strings.ReplaceAll(readFile(t, "/sys/kernel/cgroup/delegate"), "\n", ",") + "}"
+	output, err := exec.Command("bash", "-c", "mkdir -p "+dir+"/own && chown 1000 "+dir+"/"+files+" "+dir+"/own/"+files+" 2>/dev/null; true").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	t.Cleanup(func() {
+		for _, path := range []string{dir + "/own", dir} {
+			if err := os.Remove(path); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	inside := func(args ...string) *exec.Cmd {
+		script := `echo $$ > ` + dir + `/own/cgroup.procs && exec setpriv --reuid 1000 --regid 1000 --clear-groups "$@"`
+		command := exec.Command("sh", append([]string{"-c", script, "sh", c.binary}, args...)...)
+		command.Env, command.Dir = []string{"PATH=/usr/bin:/bin", "XDG_RUNTIME_DIR=" + c.Bundle}, c.Bundle
+		return command
+	}
+	must := func(args ...string) string {
+		t.Helper()
+		r := execute(t, inside(args...))
+		if r.Status != 0 {
+			t.Fatalf("%v: %+v", args, r)
+		}
+		return r.Stdout
+	}
+	check := func(file, want string) {
+		t.Helper()
+		wantEqual(t, readFile(t, filepath.Join(dir, c.ID, file)), want)
+	}
+	c.spec.Process.Args = []string{"sleep", "1000"}
+	c.spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer(int64(7))}, Memory: &specs.LinuxMemory{Limit: pointer(int64(64 << 20))}}
+	writeJSON(t, c.config, c.spec)
+	if err := inside("run", "--detach", c.ID).Run(); err != nil {
+		t.Fatalf("%v: %+v", err, execute(t, inside("run", c.ID)))
+	}
+	check("pids.max", "7")
+	check("memory.max", "67108864")
+	must("update", "--pids-limit", "9", c.ID)
+	check("pids.max", "9")
+	must("pause", c.ID)
+	check("cgroup.freeze", "1")
+	must("resume", c.ID)
+	wantEqual(t, must("exec", c.ID, "cat", "/proc/self/cgroup"), must("exec", c.ID, "cat", "/proc/1/cgroup"))
+	must("delete", "--force", c.ID)
+	if _, err := os.Stat(filepath.Join(dir, c.ID)); !os.IsNotExist(err) {
+		t.Errorf("the cgroup is left: %v", err)
+	}
+}
+
 // TestRootlessRanges: more users than one come from newuidmap and newgidmap, by what /etc/subuid and /etc/subgid allow.
 // In a mount namespace of its own the test has its own files there, and a name for the user.
 func TestRootlessRanges(t *testing.T) {

@@ -63,10 +63,11 @@ func TestSeccompArchitectures(t *testing.T) {
 	const (
 		denied, killed                         = int(unix.ENOSPC), 128 + int(unix.SIGSYS)
 		movEBX, movECX, movESI, movEDI, x32Bit = 0xbb, 0xb9, 0xbe, 0xbf, 0x40000000
+		mkdirNumber                            = 83
 	)
 	programs := map[string][]byte{
-		"x86-64": mkdirCode(unix.SYS_MKDIR, movEDI, movESI, 0x0f, 0x05),
-		"x32":    mkdirCode(x32Bit|unix.SYS_MKDIR, movEDI, movESI, 0x0f, 0x05),
+		"x86-64": mkdirCode(mkdirNumber, movEDI, movESI, 0x0f, 0x05),
+		"x32":    mkdirCode(x32Bit|mkdirNumber, movEDI, movESI, 0x0f, 0x05),
 		"x86":    mkdirCode(39, movEBX, movECX, 0xcd, 0x80),
 	}
 	for _, test := range []struct {
