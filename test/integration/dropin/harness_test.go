@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +30,13 @@ type engine struct {
 	t      *testing.T
 	client []string // program and global flags
 	run    []string // flags that run needs on every host of ours
+	stdin  string
+
+	remapped bool // containers have users of their own
+}
+
+func (e *engine) isPodman() bool {
+	return slices.ContainsFunc(e.client, func(word string) bool { return filepath.Base(word) == "podman" })
 }
 
 // outcome is what a command came to.
@@ -48,6 +56,9 @@ func (e *engine) try(args ...string) outcome {
 	}
 	command := exec.CommandContext(ctx, e.client[0], words...)
 	command.WaitDelay = testenv.Patience(5 * time.Second)
+	if e.stdin != "" {
+		command.Stdin = strings.NewReader(e.stdin)
+	}
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	err := command.Run()
@@ -71,7 +82,7 @@ func (e *engine) must(args ...string) string {
 // background starts a daemon that ends with the test, and waits until ready succeeds.
 func background(t *testing.T, dir string, ready []string, args ...string) {
 	t.Helper()
-	log, err := os.Create(filepath.Join(dir, filepath.Base(args[0])+".log"))
+	log, err := os.CreateTemp(dir, filepath.Base(args[0])+".*.log")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +120,7 @@ func background(t *testing.T, dir string, ready []string, args ...string) {
 }
 
 // startContainerd starts Debian's containerd with its directories and sockets below dir, and returns its address.
-func startContainerd(t *testing.T, dir string) string {
+func startContainerd(t *testing.T, dir string, wrapper ...string) string {
 	t.Helper()
 	testenv.NeedRoot(t)
 	address := filepath.Join(dir, "c.sock")
@@ -120,7 +131,7 @@ func startContainerd(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	background(t, dir, []string{testenv.Peer(t, "ctr"), "--address", address, "version"},
-		testenv.Peer(t, "containerd"), "--config", file, "--log-level", "warn")
+		append(slices.Clone(wrapper), testenv.Peer(t, "containerd"), "--config", file, "--log-level", "warn")...)
 	return address
 }
 

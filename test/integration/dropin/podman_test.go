@@ -8,7 +8,9 @@ import (
 	"github.com/berthd/berth/test/testenv"
 )
 
-func TestPodman(t *testing.T) {
+// startPodman returns Debian's podman with directories of its own, with berth-runtime as its runtime.
+func startPodman(t *testing.T) *engine {
+	t.Helper()
 	testenv.NeedRoot(t)
 	dir := testenv.ShortDir(t)
 	client := testenv.Peer(t, "podman")
@@ -21,9 +23,12 @@ func TestPodman(t *testing.T) {
 		"--runtime", testenv.Binary(t, "berth-runtime"),
 	}, run: []string{
 		"--network", "none", "--cgroup-parent", cgroupParent(t, "podman"), "--stop-timeout", "0",
+		"--init-path", testenv.Peer(t, "docker-init"), // for want of its own
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", // its defaults raise limits, which this host may not allow
 	}}
 	t.Cleanup(func() { e.must("system", "reset", "--force") })
 	e.must("import", "--quiet", archive(t, dir), image)
-	stories(t, e)
+	return e
 }
+
+func TestPodman(t *testing.T) { stories(t, startPodman(t)) }

@@ -27,6 +27,13 @@ func stories(t *testing.T, e *engine) {
 		{"stop", stop},
 		{"terminal", terminal},
 		{"memory", memory},
+		{"sharing", sharing},
+		{"input", input},
+		{"detached", detached},
+		{"copying", copying},
+		{"own signal", ownSignal},
+		{"watching", watching},
+		{"health", health},
 	} {
 		t.Run(story.name, func(t *testing.T) {
 			inner := *e
@@ -61,7 +68,7 @@ func run(e *engine) {
 // flags are those of run whose effect is the runtime's.
 func flags(e *engine) {
 	dir := e.t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("shared"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("shared"), 0o644); err != nil {
 		e.t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -86,7 +93,16 @@ func flags(e *engine) {
 		{"crw-rw-rw-", []string{"--device", "/dev/zero:/dev/nil"}, "ls -l /dev/nil | cut -c1-10"},
 		{"empty", nil, "test -z \"$(cat /proc/timer_list 2>/dev/null)\" && echo empty"},
 		{"value", []string{"--env", "NAME=value"}, "echo $NAME"},
+		{"0 5 2000", []string{"--group-add", "5", "--group-add", "2000"}, "echo $(id -G | tr ' ' '\\n' | sort -n)"},
+		{"100", []string{"--oom-score-adj", "100"}, "cat /proc/self/oom_score_adj"},
+		{"1024", []string{"--shm-size", "1m"}, "df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2"},
+		{"1024 drwx------", []string{"--tmpfs", "/small:size=1m,mode=700"}, "echo $(df -k /small | tail -1 | tr -s ' ' | cut -d' ' -f2) $(ls -ld /small | cut -c1-10)"},
+		{"0", []string{"--cpuset-cpus", "0"}, "grep Cpus_allowed_list /proc/self/status | cut -f2"},
+		{"init", []string{"--init"}, "grep -o 'init$' /proc/1/comm"},
 	} {
+		if e.remapped && slices.Contains(test.flags, "--device") {
+			continue // without the right to make devices runtimes take the host's of the same name
+		}
 		args := append(append([]string{"run", "--rm"}, test.flags...), image, "sh", "-c", test.script)
 		if o := e.try(args...); strings.TrimSpace(o.stdout) != test.want {
 			e.t.Errorf("%v: %+v, want %q", test.flags, o, test.want)
@@ -174,7 +190,7 @@ func update(e *engine) {
 		}
 	}
 	limits("67108864", "40")
-	if e.client[0] != "/usr/bin/podman" { // its version 4.3 has update, but not with these flags
+	if !e.isPodman() { // its version 4.3 has update, but not with these flags
 		e.must("update", "--memory", "128m", "--memory-swap", "256m", "--pids-limit", "50", "update")
 		limits("134217728", "50")
 	}

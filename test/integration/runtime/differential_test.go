@@ -32,6 +32,9 @@ func newPeer(t *testing.T, binary string) *peer {
 	same := []string{p.dir, "DIR"}
 	for _, life := range []string{"created", "running", "paused", "stopped", "shared"} {
 		c := p.begin(life)
+		t.Cleanup(func() { // by then the environment names another runtime
+			execute(t, exec.Command(binary, "--root", c.State, "delete", "--force", c.ID))
+		})
 		p.containers[life] = c
 		same = append(same, c.Rootfs, "ROOTFS", strconv.Itoa(c.state().Pid), "PID")
 	}
