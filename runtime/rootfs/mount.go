@@ -58,9 +58,19 @@ func (b *Builder) fileSystem(m specs.Mount, o options, mount launch.Arg) {
 	b.propagate(mount, m.Destination, o.propagation)
 	if later != 0 { // devices and mount points come first
 		b.readOnly = append(b.readOnly, finished{mount, m.Destination})
-		return
 	}
-	b.program.Close(mount)
+	b.leave(m, mount, later != 0)
+}
+
+// leave adds the end of the work on a mount. One on the root itself takes its place.
+func (b *Builder) leave(m specs.Mount, mount launch.Arg, inUse bool) {
+	switch {
+	case relative(m.Destination) == ".":
+		b.program.Close(b.root)
+		b.root = mount
+	case !inUse:
+		b.program.Close(mount)
+	}
 }
 
 // finished is a mount that is read-only once all is in it.
@@ -186,7 +196,7 @@ func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
 	target := b.target(m.Destination, err != nil || info.IsDir())
 	b.attach(m, mount, target)
 	b.propagate(mount, m.Destination, o.propagation)
-	p.Close(mount)
+	b.leave(m, mount, false)
 }
 
 // attach adds the attaching of a detached mount to a mount point, which it closes.

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"fmt"
 	"path"
+	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -39,8 +40,12 @@ func (b *Builder) separate() {
 		return
 	}
 	// The mount that has the root's directory must not be shared, or the root would be mounted on the host as well.
+	dir := path.Clean(b.config.Root)
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
 	found := b.program.NewLabel()
-	for dir := path.Clean(b.config.Root); ; dir = path.Dir(dir) {
+	for ; ; dir = path.Dir(dir) {
 		op := b.setPropagation(launch.Cwd, b.program.String(dir), unix.MS_PRIVATE)
 		if dir == "/" {
 			break

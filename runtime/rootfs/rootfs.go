@@ -101,7 +101,7 @@ func (b *Builder) Fill(filled func()) error {
 	b.workingDirectory()
 	for _, m := range b.readOnly {
 		b.setAttributes(m.mount, m.name, attributeChange{set: unix.MOUNT_ATTR_RDONLY})
-		p.Close(m.mount)
+		b.closeUnlessRoot(m.mount)
 	}
 	if b.shared&(unix.MS_SHARED|unix.MS_UNBINDABLE) != 0 {
 		b.propagate(b.root, "/", []uint64{b.shared})

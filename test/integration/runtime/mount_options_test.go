@@ -251,6 +251,28 @@ func TestRootPropagationIsShown(t *testing.T) {
 	}
 }
 
+// TestMountOnTheRoot: what is mounted on the root itself is the root.
+func TestMountOnTheRoot(t *testing.T) {
+	for name, options := range map[string][]string{"writable": {"bind"}, "read-only": {"rbind", "ro"}, "in memory": nil} {
+		c := newContainer(t).shell("cat /proc/self/mountinfo; ls /; touch /x 2>/dev/null && echo written; true")
+		source, kind := c.Rootfs, "bind"
+		if options == nil {
+			source, kind = "tmpfs", "tmpfs"
+			options = []string{"ro", "mode=755"}
+			c.Spec.Mounts = append(c.Spec.Mounts, mount("/bin", "bind", filepath.Join(c.Rootfs, "bin"), "bind"))
+		}
+		c.Spec.Root = &specs.Root{Path: t.TempDir()}
+		c.Spec.Mounts = append([]specs.Mount{mount("/", kind, source, options...)}, c.Spec.Mounts...)
+		out := c.output()
+		if !strings.Contains(out, "\nbin\n") || !strings.Contains(out, "\nproc\n") || strings.HasSuffix(out, "written\n") != (name == "writable") {
+			t.Errorf("%s: %s", name, out)
+		}
+		if left, err := os.ReadDir(c.Spec.Root.Path); err != nil || len(left) > 0 {
+			t.Errorf("%s: the root below has %v, %v", name, left, err)
+		}
+	}
+}
+
 // TestCgroupMount: with a namespace for it the container's cgroup is the top of what it sees. Without one it finds itself
 // where /proc/self/cgroup says on cgroup v2, and on v1 at the top as well, as with runc.
 func TestCgroupMount(t *testing.T) {

@@ -10,13 +10,16 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-func TestProcess(t *testing.T) {
+// processTest is a change of a process with what a script sees of it.
+type processTest struct {
+	change       func(p *specs.Process)
+	script, want string
+}
+
+func processTests() map[string]processTest {
 	umask := uint32(0o077)
 	score := 321
-	for name, test := range map[string]struct {
-		change       func(p *specs.Process)
-		script, want string
-	}{
+	return map[string]processTest{
 		"environment":   {func(p *specs.Process) { p.Env = append(p.Env, "A=b c", "A2=") }, `echo "$A|$A2"`, "b c|"},
 		"user":          {func(p *specs.Process) { p.User = specs.User{UID: 1000, GID: 1001, AdditionalGids: []uint32{5, 6}} }, "id -u; id -g; id -G", "1000\n1001\n1001 5 6"},
 		"umask":         {func(p *specs.Process) { p.User.Umask = &umask }, "umask", "0077"},
@@ -38,7 +41,11 @@ func TestProcess(t *testing.T) {
 			p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
 		}, "ionice -p $$ | head -c 20", "best-effort: prio 6"},
 		"relative to cwd": {func(p *specs.Process) { p.Cwd = "/bin"; p.Args[0] = "./sh" }, "echo here", "here"},
-	} {
+	}
+}
+
+func TestProcess(t *testing.T) {
+	for name, test := range processTests() {
 		t.Run(name, func(t *testing.T) {
 			c := newContainer(t).shell(test.script)
 			test.change(c.Spec.Process)
