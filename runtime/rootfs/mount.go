@@ -189,7 +189,6 @@ func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
 	if isDev(m.Destination) {
 		b.ownDev = false
 	}
-	p := b.program
 	b.replaceAttributes(mount, m.Destination, o)
 	b.setAttributes(mount, m.Destination, attributeChange{set: o.setAll, clear: o.clearAll, recursive: true})
 	info, err := os.Stat(b.source(m)) // if there is none, the child fails with the reason before it gets here
