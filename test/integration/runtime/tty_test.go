@@ -1,11 +1,14 @@
 package runtime_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -127,4 +130,114 @@ func TestTerminalErrors(t *testing.T) {
 	}
 	without.Spec.Mounts = mounts
 	without.refused(`"/dev/pts/ptmx"`)
+}
+
+// console is a terminal as people sit at.
+type console struct {
+	t             testing.TB
+	master, slave *os.File
+	seen          string
+}
+
+func newConsole(t testing.TB) *console {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = master.Close() })
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = slave.Close() })
+	return &console{t: t, master: master, slave: slave}
+}
+
+func (c *console) resize(rows, columns uint16) {
+	c.t.Helper()
+	if err := unix.IoctlSetWinsize(int(c.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// start starts a command at the terminal.
+func (c *console) start(command *exec.Cmd) {
+	c.t.Helper()
+	command.Stdin, command.Stdout, command.Stderr = c.slave, c.slave, c.slave
+	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := command.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// wait reads until the text has come.
+func (c *console) wait(text string) {
+	c.t.Helper()
+	buffer := make([]byte, 4096)
+	for !strings.Contains(c.seen, text) {
+		ready := []unix.PollFd{{Fd: int32(c.master.Fd()), Events: unix.POLLIN}}
+		if n, err := unix.Poll(ready, 20000); n == 0 {
+			c.t.Fatalf("there is no %q in %q, %v", text, c.seen, err)
+		}
+		n, err := c.master.Read(buffer)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.seen += string(buffer[:n])
+	}
+	_, c.seen, _ = strings.Cut(c.seen, text)
+}
+
+func (c *console) say(text string) {
+	c.t.Helper()
+	if _, err := c.master.WriteString(text); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// TestSittingAtATerminal: what is typed, the size and its changes go to the container's terminal, and afterwards the
+// user's own is as it was.
+func TestSittingAtATerminal(t *testing.T) {
+	for _, verb := range []string{"run", "exec"} {
+		t.Run(verb, func(t *testing.T) {
+			c := newContainer(t)
+			script := "trap 'stty size' WINCH; trap 'echo interrupted; exit 6' INT; stty size; echo ready; while :; do sleep 0.05; done"
+			command := c.command("exec", "--tty", c.ID, "sh", "-c", script)
+			if verb == "run" {
+				c.shell(script).Spec.Process.Terminal = true
+				c.writeConfig()
+				command = c.command("run", "--bundle", c.Bundle, c.ID)
+			} else {
+				c.Spec.Process.Args = []string{"sleep", "1000"}
+				c.start()
+			}
+			user := newConsole(t)
+			user.resize(31, 71)
+			before, err := unix.IoctlGetTermios(int(user.slave.Fd()), unix.TCGETS)
+			if err != nil {
+				t.Fatal(err)
+			}
+			user.start(command)
+			user.wait("31 71\r\nready\r\n")
+			user.resize(32, 72) // of which the kernel tells the runtime by a signal
+			user.wait("32 72\r\n")
+			user.say("\x03")
+			user.wait("interrupted\r\n")
+			_ = command.Wait()
+			wantEqual(t, command.ProcessState.ExitCode(), 6)
+			after, err := unix.IoctlGetTermios(int(user.slave.Fd()), unix.TCGETS)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantEqual(t, *after, *before)
+		})
+	}
 }

@@ -11,6 +11,7 @@ import (
 func TestUpdate(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.start()
+	const unlimited = "9223372036854771712" // as the kernel of cgroup v1 has it, in pages
 	for _, test := range []struct {
 		flags      []string
 		v1, wantV1 string
@@ -29,6 +30,19 @@ func TestUpdate(t *testing.T) {
 			v2: "cpu.max", wantV2: "25000 50000",
 		},
 		{flags: []string{"--cpuset-cpus", "0", "--cpuset-mems", "0"}, v1: "cpuset/cpuset.cpus", wantV1: "0", v2: "cpuset.cpus", wantV2: "0"},
+		{
+			flags: []string{"--cpu-burst", "10000"}, v1: "cpu/cpu.cfs_burst_us", wantV1: "10000",
+			v2: "cpu.max.burst", wantV2: "10000",
+		},
+		{flags: []string{"--cpu-period", "60000"}, v1: "cpu/cpu.cfs_period_us", wantV1: "60000", v2: "cpu.max", wantV2: "25000 60000"},
+		{flags: []string{"--cpu-quota", "30000"}, v1: "cpu/cpu.cfs_quota_us", wantV1: "30000", v2: "cpu.max", wantV2: "30000 60000"},
+		{flags: []string{"--cpu-quota", "-1"}, v1: "cpu/cpu.cfs_quota_us", wantV1: "-1", v2: "cpu.max", wantV2: "max 60000"},
+		{flags: []string{"--memory-swap", "192m"}, v1: "memory/memory.memsw.limit_in_bytes", wantV1: "201326592", v2: "memory.swap.max", wantV2: "67108864"},
+		{flags: []string{"--memory", "1.5g", "--memory-swap", "2g"}, v1: "memory/memory.limit_in_bytes", wantV1: "1610612736", v2: "memory.max", wantV2: "1610612736"},
+		{flags: []string{"--memory-swap", "-1"}, v1: "memory/memory.memsw.limit_in_bytes", wantV1: unlimited, v2: "memory.swap.max", wantV2: "max"},
+		{flags: []string{"--memory", "-1"}, v1: "memory/memory.limit_in_bytes", wantV1: unlimited, v2: "memory.max", wantV2: "max"},
+		{flags: []string{"--pids-limit", "-1"}, v1: "pids/pids.max", wantV1: "max", v2: "pids.max", wantV2: "max"},
+		{flags: []string{"--kernel-memory", "5m", "--kernel-memory-tcp", "5m"}, v1: "memory/memory.kmem.limit_in_bytes", wantV1: unlimited, v2: "memory.max", wantV2: "max"},
 		{flags: []string{"--cpu-idle", "1"}, v1: "cpu/cpu.idle", wantV1: "1", v2: "cpu.idle", wantV2: "1"},
 	} {
 		c.must(append(append([]string{"update"}, test.flags...), c.ID)...)
@@ -40,6 +54,24 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("%v: %q, want %q", test.flags, got, want)
 		}
 	}
+}
+
+func TestUpdateBlockIOWeight(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.start()
+	file := "blkio.bfq.weight"
+	if onV2(t) {
+		file = "io.bfq.weight"
+	}
+	dir := filepath.Join("/sys/fs/cgroup/blkio", c.Spec.Linux.CgroupsPath)
+	if onV2(t) {
+		dir = filepath.Join("/sys/fs/cgroup", c.Spec.Linux.CgroupsPath)
+	}
+	if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+		t.Skip("no scheduler of block I/O with weights: ", err)
+	}
+	c.must("update", "--blkio-weight", "500", c.ID)
+	wantContains(t, readFile(t, filepath.Join(dir, file)), "500")
 }
 
 func TestUpdateFromJSON(t *testing.T) {
