@@ -165,6 +165,20 @@ func (c *v2) memoryLimit(memory *specs.LinuxMemory) (v2Limit, error) {
 	return limit, nil
 }
 
+// MemoryAndSwap is the limit of both together in a cgroup of v2, if there is one of each.
+func MemoryAndSwap(paths map[string]string) (limit int64, limited bool) {
+	dir, ok := paths[""]
+	if !ok || len(paths) > 1 {
+		return 0, false
+	}
+	memory, err := readNumber(filepath.Join(dir, "memory.max"))
+	swap, swapErr := readNumber(filepath.Join(dir, "memory.swap.max"))
+	if err != nil || swapErr != nil || memory == unlimited || swap == unlimited {
+		return 0, false
+	}
+	return memory + swap, true
+}
+
 // refuseMemoryV1 refuses what cgroup v2 has nothing for.
 func refuseMemoryV1(memory *specs.LinuxMemory) error {
 	for _, v1only := range []struct {

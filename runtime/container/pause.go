@@ -31,7 +31,29 @@ func (c *Container) Update(resources *specs.LinuxResources) error {
 	if err := c.require("update", specs.StateCreated, specs.StateRunning, Paused); err != nil {
 		return err
 	}
+	if err := c.keepSwap(resources.Memory); err != nil {
+		return err
+	}
 	return c.withCgroup(func(group cgroup.Cgroup) error { return group.Update(resources) })
+}
+
+// keepSwap makes a new limit of memory leave that of memory and swap together as it is, if the configuration has one: v1
+// counts so, but v2 counts swap alone.
+func (c *Container) keepSwap(memory *specs.LinuxMemory) error {
+	if memory == nil || memory.Limit == nil || *memory.Limit <= 0 || memory.Swap != nil {
+		return nil
+	}
+	spec, err := c.Spec()
+	if err != nil {
+		return err
+	}
+	if r := spec.Linux.Resources; r == nil || r.Memory == nil || r.Memory.Swap == nil || *r.Memory.Swap <= 0 {
+		return nil
+	}
+	if both, limited := cgroup.MemoryAndSwap(c.Cgroups); limited {
+		memory.Swap = &both
+	}
+	return nil
 }
 
 // UpdateClass changes what the container's class of service has.

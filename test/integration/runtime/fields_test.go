@@ -22,7 +22,7 @@ func shown() map[string]string {
 		"process.terminal": "TestTerminal", "process.consoleSize": "TestTerminal", "process.user": "TestProcess",
 		"process.args": "TestStartErrors", "process.env": "TestProcess", "process.cwd": "TestProcess",
 		"process.capabilities": "TestCapabilitySets", "process.rlimits": "TestAllLimits", "process.noNewPrivileges": "TestProcess",
-		"process.apparmorProfile": "test/integration/attack.TestRedirectedWrites", "process.oomScoreAdj": "TestProcess",
+		"process.apparmorProfile": "TestApparmor", "process.oomScoreAdj": "TestProcess",
 		"process.scheduler": "TestScheduler", "process.selinuxLabel": "no test: no kernel at hand has SELinux",
 		"process.ioPriority": "TestIOPriority", "process.execCPUAffinity": "TestExecAffinity",
 		"mounts[].destination": "TestDefaultMounts", "mounts[].type": "TestDefaultMounts", "mounts[].source": "TestBinds",
@@ -45,7 +45,7 @@ func shown() map[string]string {
 
 		"linux.resources.devices": "TestDevices", "linux.resources.pids.limit": "TestPidsLimitIsEnforced",
 		"linux.resources.memory.limit": "TestMemoryLimitIsEnforced", "linux.resources.memory.reservation": "TestResources",
-		"linux.resources.memory.swap": "TestMoreResources", "linux.resources.memory.swappiness": "TestMoreResources",
+		"linux.resources.memory.swap": "TestSwapOfAnUpdate", "linux.resources.memory.swappiness": "TestMoreResources",
 		"linux.resources.memory.disableOOMKiller": "TestMoreResources", "linux.resources.memory.kernelTCP": "TestMoreResources",
 		"linux.resources.memory.kernel":            "no test: Linux 5.16 and later forget what is written",
 		"linux.resources.memory.useHierarchy":      "no test: Linux 5.11 and later know nothing else",

@@ -30,6 +30,31 @@ func TestMoreResources(t *testing.T) {
 	}
 }
 
+// TestSwapOfAnUpdate: what counts is memory and swap together, until an update says otherwise.
+func TestSwapOfAnUpdate(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: pointer(int64(64 << 20)), Swap: pointer(int64(96 << 20))}
+	c.start()
+	const memory, both = "memory/memory.limit_in_bytes", "memory/memory.memsw.limit_in_bytes"
+	for _, test := range []struct {
+		flags              []string
+		memory, both, swap string
+	}{
+		{nil, "67108864", "100663296", "33554432"},
+		{[]string{"--memory", "80m"}, "83886080", "100663296", "16777216"},
+		{[]string{"--memory-swap", "112m"}, "83886080", "117440512", "33554432"},
+		{[]string{"--memory", "64m", "--memory-swap", "64m"}, "67108864", "67108864", "0"},
+	} {
+		if test.flags != nil {
+			c.must(append(append([]string{"update"}, test.flags...), c.ID)...)
+		}
+		c.checkLimits([]limited{{memory, "memory.max", test.memory, test.memory}, {both, "memory.swap.max", test.both, test.swap}})
+	}
+	if r := c.verb("update", "--memory", "128m", c.ID); r.Status == 0 {
+		t.Errorf("more memory than memory and swap: %+v", r)
+	}
+}
+
 // TestIdle: shares beside it are kept for later, and it can be ended together with new ones.
 func TestIdle(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")

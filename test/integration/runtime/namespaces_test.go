@@ -242,6 +242,10 @@ func TestSysctls(t *testing.T) {
 	bad := newContainer(t, "true")
 	bad.Spec.Linux.Sysctl = map[string]string{"net.does.not.exist": "1"}
 	bad.refused(`"net.does.not.exist"`)
+	mapped := newContainer(t).shell("cat /proc/sys/user/max_ipc_namespaces /proc/sys/net/ipv4/ping_group_range")
+	mapUsers(t, mapped)
+	mapped.Spec.Linux.Sysctl = map[string]string{"user.max_ipc_namespaces": "55", "net/ipv4/ping_group_range": "0 5"}
+	wantEqual(t, mapped.output(), "55\n0\t5\n")
 	for namespace, name := range map[string]string{"net": "net.ipv4.ip_forward", "ipc": "kernel.msgmax", "uts": "kernel.domainname"} {
 		host := newContainer(t, "true")
 		host.Spec.Linux.Sysctl = map[string]string{name: "1"}
