@@ -26,7 +26,7 @@ func checkProcess(prefix string, process *specs.Process) error {
 			}
 			return nil
 		},
-		func() error { return checkProcessEnv(join(prefix, "env"), process.Env) },
+		func() error { return checkEnv(join(prefix, "env"), process.Env) },
 		func() error { return checkRlimits(join(prefix, "rlimits"), process.Rlimits) },
 		func() error { return checkOOMScore(join(prefix, "oomScoreAdj"), process.OOMScoreAdj) },
 		func() error { return checkScheduler(join(prefix, "scheduler"), process.Scheduler) },
@@ -36,15 +36,6 @@ func checkProcess(prefix string, process *specs.Process) error {
 }
 
 // checkProcessEnv is more lenient than that of hooks: images have entries without a value, and runc passes them on.
-func checkProcessEnv(field string, env []string) error {
-	for i, entry := range env {
-		if entry == "" || entry[0] == '=' {
-			return invalid(at(field, i), "%q has no name", entry)
-		}
-	}
-	return nil
-}
-
 func checkRlimits(field string, limits []specs.POSIXRlimit) error {
 	var seen string
 	for i, limit := range limits {
