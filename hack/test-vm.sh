@@ -11,17 +11,19 @@ pattern=${BERTH_VM_TESTS:-.}
 
 # Each part: its limit in seconds, and what it is.
 declare -A limits=(
-	[runtime-1]=1200 [runtime-2]=1200 [attack]=1200 [checkpoint]=900 [systemd]=900 [systemd-v1]=900
+	[runtime-1]=1200 [runtime-2]=1200 [attack]=1200 [checkpoint]=900 [systemd]=900 [systemd-v1]=900 [systemd-hybrid]=900
 	[shim]=1500 [daemon]=1500 [demo]=600 [dropin]=1500
 )
 declare -A titles=(
 	[runtime-1]="the runtime on cgroup v2, first half" [runtime-2]="the runtime on cgroup v2, second half"
 	[attack]="attacks on the runtime on cgroup v2, with AppArmor" [checkpoint]="checkpoint and restore"
-	[systemd]="the runtime's cgroups by systemd on cgroup v2, for root and for a user" [systemd-v1]="the same on cgroup v1"
+	[systemd]="cgroups by systemd on cgroup v2, for root and for users"
+	[systemd-v1]="the same on cgroup v1"
+	[systemd-hybrid]="the same with cgroup v1 for controllers, v2 for systemd"
 	[shim]="the shim on cgroup v2" [daemon]="berthd on cgroup v2" [demo]="the demo on cgroup v2"
 	[dropin]="containerd, dockerd and podman with our runtime on cgroup v2"
 )
-order=(runtime-1 runtime-2 attack checkpoint systemd systemd-v1 shim daemon demo dropin)
+order=(runtime-1 runtime-2 attack checkpoint systemd systemd-v1 systemd-hybrid shim daemon demo dropin)
 
 [ $# -gt 0 ] || set -- "${order[@]}"
 for part in "$@"; do
@@ -84,6 +86,7 @@ run() {
 	local options=()
 	case $1 in
 	systemd) options=(-s) ;;
+	systemd-hybrid) options=(-s -k systemd.unified_cgroup_hierarchy=0) ;;
 	systemd-v1) options=(-s -k 'systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1') ;;
 	esac
 	commands "$1" >"$work/run"
@@ -95,29 +98,39 @@ run() {
 	return $status
 }
 
+# report PART STATUS SECONDS prints what of the log is of interest, and keeps a line for the summary.
 failed=() summary=()
-for part in "$@"; do
-	case $part in
-	demo) ;;
-	runtime-* | systemd*) compile runtime || exit 1 ;;
-	*) compile "$part" || exit 1 ;;
-	esac
-	echo "== $part: ${titles[$part]}"
-	start=$SECONDS
-	run "$part"
-	status=$?
-	log=$logs/$part.log
-	if [ "$part" = demo ]; then
+report() {
+	local log=$logs/$1.log line
+	if [ "$1" = demo ]; then
 		grep -E '^(==|demo:)' "$log"
 	else
-		grep -E '^ *--- (FAIL|SKIP)|^panic|^FAIL' -A 3 "$log" | grep -vE '^(=== |--$|--- PASS)'
+		grep -E '^ *--- FAIL|^panic|_test.go:[0-9]+: ' -A 2 "$log" | grep -E -v '^ *(=== |--- (PASS|SKIP))|^--$|instructions, runc has|for comparison' | cut -c 1-300
 	fi
-	line=$(printf '%-11s %-6s %5d s  %3d passed %3d failed %3d skipped' "$part" "$([ $status = 0 ] && echo ok || echo FAILED)" $((SECONDS - start)) \
+	line=$(printf '%-14s %-6s %5d s  %3d passed %3d failed %3d skipped' "$1" "$([ "$2" = 0 ] && echo ok || echo FAILED)" "$3" \
 		"$(grep -c '^--- PASS' "$log")" "$(grep -c '^--- FAIL' "$log")" "$(grep -c '^--- SKIP' "$log")")
 	echo "   $line"
 	summary+=("$line")
-	[ $status = 0 ] || { failed+=("$part"); [ $status != 125 ] || tail -n 5 "$log"; }
-done
-echo "== kernel ${BERTH_VM_KERNEL:-6.1}"
-printf '%s\n' "${summary[@]}"
-[ ${#failed[@]} = 0 ] || { echo "test-vm: failed: ${failed[*]}; see .cache/vm/" >&2; exit 1; }
+	[ "$2" = 0 ] || failed+=("$1")
+	[ "$2" != 125 ] || tail -n 5 "$log"
+}
+
+main() {
+	local part start
+	for part in "$@"; do
+		case $part in
+		demo) ;;
+		runtime-* | systemd*) compile runtime || exit 1 ;;
+		*) compile "$part" || exit 1 ;;
+		esac
+		echo "== $part: ${titles[$part]}"
+		start=$SECONDS
+		run "$part"
+		report "$part" $? $((SECONDS - start))
+	done
+	echo "== kernel ${BERTH_VM_KERNEL:-6.1}"
+	printf '%s\n' "${summary[@]}"
+	[ ${#failed[@]} = 0 ] || { echo "test-vm: failed: ${failed[*]}; see .cache/vm/" >&2; exit 1; }
+	exit
+}
+main "$@"

@@ -55,9 +55,9 @@ rm -f "$out/.status"
 
 # The firmware clears the screen and the kernel says hello: what the command prints begins behind "vm: started".
 mkfifo "$work/console"
-sed -u 's/\x1b\[[0-9;?]*[a-zA-Z]//g; s/\x1bc//g; s/\r$//' <"$work/console" | sed -un '/^vm: started$/,$p' &
+sed -u 's/\x1b\[[0-9;?]*[a-zA-Z]//g; s/\x1bc//g; s/\r$//' <"$work/console" | tee "$work/log" | awk '/^vm: started$/ {on = 1} on {print; fflush()}' &
 filter=$!
-timeout -k 10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -cpu max -m "$memory" -display none -serial stdio -monitor none -no-reboot \
+timeout -k 10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -smp "${BERTH_VM_CPUS:-2}" -cpu max -m "$memory" -display none -serial stdio -monitor none -no-reboot \
 	-kernel "$cache/boot/vmlinuz-$version" -initrd "$work/initrd.gz" -append "console=ttyS0 quiet panic=-1 systemd.show_status=0 $arguments" \
 	-virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
 	-virtfs local,path="$work/vm",mount_tag=vm,security_model=none,readonly=on \
@@ -68,5 +68,8 @@ qemu=''
 wait $filter || true
 status=$(cat "$out/.status" 2>/dev/null || echo 125)
 rm -f "$out/.status"
-[ "$status" != 125 ] || echo "vm: the machine stopped before the command ended (limit: $limit s)" >&2
+if [ "$status" = 125 ]; then
+	echo "vm: the machine stopped before the command ended (limit: $limit s)" >&2
+	grep -q '^vm: started$' "$work/log" || tail -n 20 "$work/log" >&2
+fi
 exit "$status"
