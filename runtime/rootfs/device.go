@@ -27,7 +27,10 @@ func defaultDevices() []specs.LinuxDevice {
 // devices adds the device files and the links that programs expect in /dev.
 func (b *Builder) devices() error {
 	p := b.program
-	dev := b.directory("/dev")
+	if b.dev == (launch.Arg{}) {
+		b.dev = b.directory("/dev")
+	}
+	dev := b.dev
 	named := map[string]bool{}
 	for _, device := range b.config.Spec.Linux.Devices {
 		named[path.Clean(device.Path)] = true
@@ -53,7 +56,6 @@ func (b *Builder) devices() error {
 	}
 	p.Call("remove", `"/dev/ptmx"`, unix.SYS_UNLINKAT, dev, p.String("ptmx"), launch.Int(0)).Tolerate(unix.ENOENT)
 	p.Call("create link", `"/dev/ptmx"`, unix.SYS_SYMLINKAT, p.String("pts/ptmx"), dev, p.String("ptmx"))
-	p.Close(dev)
 	return nil
 }
 
@@ -71,7 +73,7 @@ func (b *Builder) device(dev launch.Arg, d specs.LinuxDevice) error {
 	dir := dev
 	if path.Dir(name) != "/dev" {
 		dir = b.directory(path.Dir(name))
-		defer b.closeUnlessRoot(dir)
+		defer b.closeUnlessKept(dir)
 	}
 	if b.config.BindDevices && kind != unix.S_IFIFO {
 		b.bindDevice(name, d)
@@ -175,6 +177,7 @@ func (b *Builder) reopenNull() {
 // console adds the terminal, and its place in the container's /dev.
 func (b *Builder) console() {
 	p := b.program
+	b.inDev = b.ownDev
 	slave := b.config.Console(p, func(flags int) launch.Op {
 		return b.open("open", "/dev/pts/ptmx", flags)
 	})

@@ -56,6 +56,10 @@ func (b *Builder) fileSystem(m specs.Mount, o options, mount launch.Arg) {
 	}
 	b.attach(m, mount, b.target(m.Destination, true))
 	b.propagate(mount, m.Destination, o.propagation)
+	if isDev(m.Destination) {
+		b.dev = b.program.Call("keep", `"/dev"`, unix.SYS_FCNTL, mount, launch.Int(unix.F_DUPFD_CLOEXEC), launch.Int(0)).Result()
+		b.inDev = b.ownDev
+	}
 	if later != 0 { // devices and mount points come first
 		b.readOnly = append(b.readOnly, finished{mount, m.Destination})
 	}
@@ -187,7 +191,7 @@ func (b *Builder) isTaken(i int) bool { return b.sources[i] != launch.Arg{} }
 // bindMount adds the mount of a part of the host's tree.
 func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
 	if isDev(m.Destination) {
-		b.ownDev = false
+		b.ownDev, b.inDev = false, false
 	}
 	b.replaceAttributes(mount, m.Destination, o)
 	b.setAttributes(mount, m.Destination, attributeChange{set: o.setAll, clear: o.clearAll, recursive: true})

@@ -5,6 +5,7 @@ package rootfs
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -40,7 +41,9 @@ type Builder struct {
 	root     launch.Arg // descriptor of the container's root
 	empty    launch.Arg // ""
 	hows     map[unix.OpenHow]launch.Arg
-	ownDev   bool // /dev is the container's own to fill
+	ownDev   bool       // /dev is the container's own to fill
+	dev      launch.Arg // descriptor of it, before anything could be mounted on it: the image may lead a volume there
+	inDev    bool       // what is below /dev is found from there
 	readOnly []finished
 	shared   uint64       // linux.rootfsPropagation
 	sources  []launch.Arg // by index of the mount: what is bound, detached from the host's tree
@@ -77,6 +80,9 @@ func (b *Builder) Open() error {
 // when all is mounted and the host's tree is still there.
 func (b *Builder) Fill(filled func()) error {
 	p, config := b.program, b.config
+	if !slices.ContainsFunc(config.Spec.Mounts, func(m specs.Mount) bool { return isDev(m.Destination) }) {
+		b.dev = b.directory("/dev")
+	}
 	for i, m := range config.Spec.Mounts {
 		b.mount(i, m)
 	}
@@ -94,6 +100,7 @@ func (b *Builder) Fill(filled func()) error {
 			return err
 		}
 	}
+	b.inDev = false
 	b.enter()
 	b.reopenNull()
 	b.maskPaths()
@@ -101,7 +108,7 @@ func (b *Builder) Fill(filled func()) error {
 	b.workingDirectory()
 	for _, m := range b.readOnly {
 		b.setAttributes(m.mount, m.name, attributeChange{set: unix.MOUNT_ATTR_RDONLY})
-		b.closeUnlessRoot(m.mount)
+		b.closeUnlessKept(m.mount)
 	}
 	if b.shared&(unix.MS_SHARED|unix.MS_UNBINDABLE) != 0 {
 		b.propagate(b.root, "/", []uint64{b.shared})

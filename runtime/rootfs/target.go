@@ -27,7 +27,11 @@ func (b *Builder) openAt(verb, name, at string, flags int) launch.Op {
 		wanted.Resolve |= unix.RESOLVE_NO_SYMLINKS
 	}
 	quoted := fmt.Sprintf("%q", name)
-	return b.program.Call(verb, quoted, unix.SYS_OPENAT2, b.root, b.program.String(rel), b.how(wanted), launch.Int(unsafe.Sizeof(wanted))).
+	from, below := b.root, rel
+	if inside, ok := strings.CutPrefix(rel, "dev/"); ok && b.inDev {
+		from, below = b.dev, inside
+	}
+	return b.program.Call(verb, quoted, unix.SYS_OPENAT2, from, b.program.String(below), b.how(wanted), launch.Int(unsafe.Sizeof(wanted))).
 		Explain(func(errno unix.Errno) error {
 			if errno == unix.ELOOP && isKernels(rel) {
 				return fmt.Errorf("cannot %s %s: it is a symbolic link in the container's root", verb, quoted)
@@ -39,7 +43,7 @@ func (b *Builder) openAt(verb, name, at string, flags int) launch.Op {
 // isKernels tells of the places of the kernel's own files. A link there could lead into a volume, where a neighbour moves
 // the files away before they are masked (CVE-2019-19921, CVE-2023-27561).
 func isKernels(rel string) bool {
-	return rel == "proc" || rel == "sys" || rel == "dev" || rel == "dev/console"
+	return rel == "proc" || rel == "sys" || rel == "dev" || rel == "dev/console" || rel == "dev/null"
 }
 
 func (b *Builder) how(wanted unix.OpenHow) launch.Arg {
@@ -76,7 +80,7 @@ func (b *Builder) target(name string, directory bool) launch.Arg {
 			launch.Int(unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC), launch.Int(0o644)).Result()
 		p.Close(file)
 	}
-	b.closeUnlessRoot(parent)
+	b.closeUnlessKept(parent)
 	b.openAt("open mount point", name, at, unix.O_PATH).Into(target)
 	p.Place(found)
 	return target
@@ -86,21 +90,24 @@ func (b *Builder) target(name string, directory bool) launch.Arg {
 func (b *Builder) directory(name string) launch.Arg {
 	p := b.program
 	rel := relative(name)
-	if rel == "." {
+	switch {
+	case rel == ".":
 		return b.root
+	case rel == "dev" && b.inDev:
+		return b.dev
 	}
 	found := p.NewLabel()
 	fd := b.open("open directory", name, unix.O_PATH|unix.O_DIRECTORY).Then(found).OnError(0, unix.ENOENT).Result()
 	parent := b.directory(path.Dir("/" + rel))
 	p.Call("create directory", fmt.Sprintf("%q", name), unix.SYS_MKDIRAT, parent, p.String(path.Base(rel)), launch.Int(0o755)).Tolerate(unix.EEXIST)
-	b.closeUnlessRoot(parent)
+	b.closeUnlessKept(parent)
 	b.open("open directory", name, unix.O_PATH|unix.O_DIRECTORY).Into(fd)
 	p.Place(found)
 	return fd
 }
 
-func (b *Builder) closeUnlessRoot(fd launch.Arg) {
-	if fd != b.root {
+func (b *Builder) closeUnlessKept(fd launch.Arg) {
+	if fd != b.root && fd != b.dev {
 		b.program.Close(fd)
 	}
 }

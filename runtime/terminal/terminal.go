@@ -23,6 +23,13 @@ const masterName = "/dev/ptmx"
 
 // Add adds the making of a terminal from an opened /dev/pts/ptmx and returns the descriptor of its slave.
 func (t Terminal) Add(p *launch.Program, master launch.Arg) launch.Arg {
+	// Anything may have its name, and would be asked for a descriptor.
+	stat := launch.Pin(p, &unix.Statfs_t{})
+	p.Call("check", "the terminal", unix.SYS_FSTATFS, master, stat)
+	p.Expect("use", "the terminal", stat, launch.Masked{Mask: 1<<32 - 1, Value: unix.DEVPTS_SUPER_MAGIC, Errno: unix.ENOTTY}).
+		Explain(func(unix.Errno) error {
+			return fmt.Errorf("cannot use %q: it is not in a file system of type \"devpts\"", masterName)
+		})
 	p.Call("unlock", "the terminal", unix.SYS_IOCTL, master, launch.Int(unix.TIOCSPTLCK), launch.Pin(p, new(int32)))
 	// By path the slave could be anything; the peer of the master can be nothing else.
 	slave := p.Call("open", "the terminal", unix.SYS_IOCTL, master, launch.Int(unix.TIOCGPTPEER), launch.Int(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)).Result()

@@ -2,7 +2,6 @@ package attack_test
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,11 +136,7 @@ func TestNeighbourInThePidNamespace(t *testing.T) {
 	attacker, c := newContainer(t).capable("SYS_PTRACE"), newContainer(t, "true").capable()
 	unchanged := ownBinary(t, attacker, c)
 	attacker.attacked("binary")
-	for i, namespace := range c.Spec.Linux.Namespaces {
-		if namespace.Type == specs.PIDNamespace {
-			c.Spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/pid", attacker.pid())
-		}
-	}
+	c.joins(attacker, specs.PIDNamespace)
 	for range rounds {
 		if r := c.run(); r.Status != 0 {
 			t.Fatalf("%+v", r)

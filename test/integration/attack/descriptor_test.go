@@ -1,7 +1,6 @@
 package attack_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,8 +81,8 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
-// TestWalkThroughDescriptors has a process in the container look for the host behind everything that the container's
-// first process has, while that one waits for its start.
+// TestWalkThroughDescriptors has a process in the container's pid namespace look for the host behind everything that the
+// container's first process has, while that one waits for its start.
 func TestWalkThroughDescriptors(t *testing.T) {
 	h := newHost(t)
 	for name, profile := range map[string]string{"without label": "", "with label": "unconfined"} {
@@ -95,17 +94,11 @@ func TestWalkThroughDescriptors(t *testing.T) {
 			if r := c.leaky(h, "create", "--bundle", c.Bundle, c.ID); r.Status != 0 {
 				t.Fatalf("%+v", r)
 			}
-			walker := *c.Spec.Process
-			walker.ApparmorProfile, walker.Args = "", []string{"/attacker", "descriptors", filepath.Join(h.Dir, h.Canary)}
-			content, err := json.Marshal(walker)
-			file := filepath.Join(c.Bundle, "walker.json")
-			if err == nil {
-				err = os.WriteFile(file, content, 0o600)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if r := c.leaky(h, "exec", "--process", file, c.ID); r.Status != 0 || r.Stdout != "0 found\n" {
+			walker := newContainer(t).capable()
+			walker.attacker("descriptors", filepath.Join(h.Dir, h.Canary))
+			walker.joins(c, specs.PIDNamespace)
+			walker.writeConfig()
+			if r := walker.leaky(h, "run", "--bundle", walker.Bundle, walker.ID); r.Status != 0 || r.Stdout != "0 found\n" {
 				t.Errorf("%+v", r)
 			}
 		})

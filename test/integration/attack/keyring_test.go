@@ -46,7 +46,7 @@ func TestKeysOfTheCaller(t *testing.T) {
 			t.Errorf("exec: %+v", r)
 		}
 		for _, file := range []string{"/session", "/session-of-hook"} {
-			if other := c.must("exec", c.ID, "cat", file).Stdout; other != r.Stdout {
+			if other := c.must("exec", c.ID, "sh", "-c", "until test -s "+file+"; do :; done; cat "+file).Stdout; other != r.Stdout {
 				t.Errorf("exec has %q, and %s has %q", r.Stdout, file, other)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -28,11 +29,7 @@ func TestProcOfTheNeighbour(t *testing.T) {
 	c := newContainer(t, "/bin/busybox", "cat", file)
 	c.without("/sys/fs/cgroup") // which is another there
 	c.Spec.Root.Path = "/inner" // in that namespace
-	for i, namespace := range c.Spec.Linux.Namespaces {
-		if namespace.Type == specs.MountNamespace {
-			c.Spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/mnt", neighbour.pid())
-		}
-	}
+	c.joins(neighbour, specs.MountNamespace)
 	c.Spec.Linux.Sysctl = map[string]string{"kernel.shmmax": "1234567"}
 	if r := c.run(); r.Stdout != "1234567\n" {
 		t.Errorf("%+v", r)
@@ -51,4 +48,18 @@ func (c *container) await(name string) {
 	if _, err := os.Stat(filepath.Join(c.Rootfs, name)); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// joins lets the container live in a namespace of another.
+func (c *container) joins(other *container, kind specs.LinuxNamespaceType) {
+	c.t.Helper()
+	file := map[specs.LinuxNamespaceType]string{specs.PIDNamespace: "pid", specs.MountNamespace: "mnt", specs.UserNamespace: "user"}[kind]
+	path := fmt.Sprintf("/proc/%d/ns/%s", other.pid(), file)
+	all := c.Spec.Linux.Namespaces
+	i := slices.IndexFunc(all, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+	if i < 0 {
+		all, i = append(all, specs.LinuxNamespace{Type: kind}), len(all)
+	}
+	all[i].Path = path
+	c.Spec.Linux.Namespaces = all
 }
