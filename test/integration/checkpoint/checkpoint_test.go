@@ -92,6 +92,9 @@ func TestLeaveRunning(t *testing.T) {
 func TestPreDump(t *testing.T) {
 	needCRIU(t)
 	c := newContainer(t, echo)
+	if !tracksMemory() {
+		t.Skip("criu can't see with this kernel which memory has changed")
+	}
 	talk := c.run()
 	talk.ask("a", "a 1")
 	c.must("checkpoint", "--pre-dump", "--image-path", c.path("first"), c.ID)
@@ -181,10 +184,20 @@ func TestLazyPages(t *testing.T) {
 		}
 	}
 	// With its images only: the container that is left has its ID.
+	here := c.ID
+	t.Cleanup(func() { c.verb("delete", "--force", here) })
 	c.ID += "-there"
 	c.Spec.Linux.CgroupsPath += "-there"
 	c.writeConfig()
-	talk := c.restore("--lazy-pages", "--work-path", c.path("work"))
+	command := c.command("restore", "--detach", "--bundle", c.Dir, "--image-path", c.path("images"), "--lazy-pages", "--work-path", c.path("work"), c.ID)
+	talk := connect(t, command)
+	if err := command.Run(); err != nil {
+		_ = dump.Wait()
+		if log, _ := os.ReadFile(c.path("dumping/dump.log")); strings.Contains(string(log), "page-pipe: splice: -1: Bad file descriptor") {
+			t.Skip("this criu can't send lazy pages with this kernel: its own splice fails")
+		}
+		t.Fatalf("restore: %v\n%s", err, c.logs())
+	}
 	talk.ask("b", "b 2")
 	if err := pages.Wait(); err != nil {
 		t.Errorf("criu lazy-pages: %v", err)
@@ -216,7 +229,7 @@ func TestRefusals(t *testing.T) {
 	c.refused("relative", "checkpoint", "--image-path", images, "--parent-path", "/tmp", c.ID)
 	c.refused("parent-path", "checkpoint", "--image-path", images, "--parent-path", "nowhere", c.ID)
 	c.refused("ADDRESS:PORT", "checkpoint", "--page-server", "nowhere", c.ID)
-	c.refused("exactly one argument", "checkpoint")
+	c.refused("exactly 1 argument", "checkpoint")
 	c.refused("nowhere", "restore", "--bundle", c.Dir, "--image-path", c.path("nowhere"), c.ID)
 	c.refused("descriptors", "restore", "--bundle", c.Dir, "--image-path", images, c.ID)
 	c.refused("config.json", "restore", "--bundle", c.path("nowhere"), c.ID)

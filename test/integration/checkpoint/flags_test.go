@@ -224,7 +224,7 @@ func TestAutoDedup(t *testing.T) {
 	talk := c.run()
 	talk.ask("a", "a 1")
 	var chain []string
-	if c.tracksMemory() {
+	if tracksMemory() {
 		c.must("checkpoint", "--pre-dump", "--image-path", c.path("first"), c.ID)
 		full := blocks(t, c.path("first"))
 		talk.ask("b", "b 2")
@@ -251,8 +251,7 @@ func TestAutoDedup(t *testing.T) {
 }
 
 // tracksMemory says whether a pre-dump is possible: not every kernel has what it takes.
-func (c *container) tracksMemory() bool {
-	c.t.Helper()
+func tracksMemory() bool {
 	return exec.Command("criu", "check", "--feature", "mem_dirty_track").Run() == nil
 }
 

@@ -148,7 +148,14 @@ func TestJoinedNamespaces(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.run().ask("a", "a 1")
+			pid := c.state().Pid
 			c.checkpoint()
+			testenv.Until(t, time.Minute, "the numbers of the processes are free", func() error {
+				if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("process %d is there: %w", pid, errors.Join(err))
+				}
+				return nil
+			})
 			c.restore().ask("b", "b 2")
 			if got, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.state().Pid, kind)); err != nil || got != want {
 				t.Errorf("namespace %s, %v, want %s", got, err, want)

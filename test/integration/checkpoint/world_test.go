@@ -42,7 +42,7 @@ func TestFileSystem(t *testing.T) {
 	talk.ask("a", "a 1")
 	const look = `ls /host/fs/cgroup; cat /run/file /run/bound/inner/file /link/deep/dir/inner/file /etc/one /proc/1/fd/7; touch /run/bound/x; readlink /proc/1/cwd;
 		ls -la /proc/kcore /proc/keys /sys/firmware /dev | sed 's/  */ /g' | cut -d' ' -f1,3- | sed 's/ [A-Z][a-z]* [0-9]* [0-9:]* / /';
-		cut -d' ' -f5,6 /proc/self/mountinfo | grep -v -E '^/proc/(kcore|keys|timer_list|sched_debug)' | sort; grep -E 'Cap|Seccomp:|Umask' /proc/1/status; cat /proc/1/limits; cat /proc/1/cgroup`
+		cut -d' ' -f5,6 /proc/self/mountinfo | grep -v -E '^/proc/(kcore|keys|timer_list|sched_debug)|/tracing ' | sort; grep -E 'Cap|Seccomp:|Umask' /proc/1/status; cat /proc/1/limits; cat /proc/1/cgroup`
 	before := c.must("exec", c.ID, "sh", "-c", look)
 	c.checkpoint()
 	// As a root file system that was made anew would have none of them.
