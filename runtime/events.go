@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/runtime/container"
+	"github.com/berthd/berth/runtime/resctrl"
 	"github.com/berthd/berth/runtime/stats"
 )
 
@@ -77,6 +78,15 @@ func printStats(c *container.Container) error {
 	now, err := stats.Read(c.Cgroups)
 	if err != nil {
 		return fmt.Errorf("cannot read the statistics of container %q: %w", c.ID, err)
+	}
+	if c.Class != nil {
+		root, err := resctrl.Mounted()
+		if err != nil {
+			return err
+		}
+		if now.IntelRdt, err = c.Class.Usage(root); err != nil {
+			return err
+		}
 	}
 	return printEvent(event{Type: "stats", ID: c.ID, Data: now})
 }

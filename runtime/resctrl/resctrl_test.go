@@ -1,6 +1,7 @@
 package resctrl
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,5 +119,39 @@ func TestRefusals(t *testing.T) {
 		if _, err := Create(root, "box", &wanted); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
 		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	root := tree(t, "gold")
+	for file, text := range map[string]string{
+		"info/L3/cbm_mask": "7ff\n", "info/L3/min_cbm_bits": "1\n", "info/L3/num_closids": "16\n", "info/MB/min_bandwidth": "10\n",
+		"gold/mon_groups/box/mon_data/mon_L3_00/llc_occupancy": "4096\n", "gold/mon_groups/box/mon_data/mon_L3_00/mbm_total_bytes": "7\n",
+		"gold/mon_groups/box/mon_data/mon_L3_01/llc_occupancy": "Unavailable\n",
+	} {
+		path := filepath.Join(root, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		put(t, path, text)
+	}
+	g := &Group{Class: filepath.Join(root, "gold"), Monitor: filepath.Join(root, "gold/mon_groups/box")}
+	usage, err := g.Usage(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := json.Marshal(usage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const line, bandwidth = `"L3:0=7ff;1=07f"`, `"MB:0= 100;1=100"`
+	want := `{"l3_cache_info":{"cbm_mask":"7ff","min_cbm_bits":1,"num_closids":16},"l3_cache_schema_root":` + line + `,"l3_cache_schema":` + line +
+		`,"mem_bw_info":{"min_bandwidth":10},"mem_bw_schema_root":` + bandwidth + `,"mem_bw_schema":` + bandwidth +
+		`,"schemata":[` + line + `,` + bandwidth + `],"mbm_stats":[{"mbm_total_bytes":7,"mbm_local_bytes":0}],"cmt_stats":[{"llc_occupancy":4096},{"llc_occupancy":0}]}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if usage, err := (*Group)(nil).Usage(root); err != nil || usage.Schemata != nil {
+		t.Errorf("without a group: %+v, %v", usage, err)
 	}
 }

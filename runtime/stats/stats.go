@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/runtime/resctrl"
 )
 
 // Stats is the data of an event of type stats.
@@ -21,7 +23,7 @@ type Stats struct {
 	Pids              Pids                `json:"pids"`
 	BlockIO           BlockIO             `json:"blkio"`
 	Hugetlb           map[string]Huge     `json:"hugetlb"`
-	IntelRdt          struct{}            `json:"intel_rdt"`
+	IntelRdt          resctrl.Usage       `json:"intel_rdt"`
 	NetworkInterfaces []map[string]uint64 `json:"network_interfaces"` // runc has it, and leaves it empty
 }
 
