@@ -19,6 +19,9 @@ import (
 // child finds as descriptors and may attach in its own mount namespace. Close closes them here.
 func (b *Builder) Prepare() error {
 	for i, m := range b.config.Spec.Mounts {
+		if err := b.refuseOverProc(m); err != nil {
+			return fmt.Errorf("cannot mount at %q: %w", m.Destination, err)
+		}
 		if len(m.UIDMappings) == 0 && !slices.ContainsFunc(m.Options, needsPreparation) {
 			continue
 		}

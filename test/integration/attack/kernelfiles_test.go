@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,6 +163,9 @@ func TestRedirectedWrites(t *testing.T) {
 					c.Spec.Process.ApparmorProfile = "attack"
 				}
 				r := c.run()
+				if slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Destination == "/proc" }) {
+					c.refused(r, `"/proc": it is not of type`)
+				}
 				if label && r.Status == 0 {
 					t.Errorf("a label that this kernel does not know: %+v", r)
 				}
@@ -169,6 +173,33 @@ func TestRedirectedWrites(t *testing.T) {
 				h.untouched(t)
 			})
 		}
+	}
+}
+
+// TestMountsOverProc: a volume of an attacker's would pass for the kernel's files. Those of lxcfs may.
+func TestMountsOverProc(t *testing.T) {
+	source := t.TempDir()
+	file := filepath.Join(source, "file")
+	if err := os.WriteFile(file, []byte("shown\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"/proc/self", "/proc/sys", "/proc/1/attr", "/proc/../proc/sys/kernel", "proc/self/attr/exec"} {
+		c := newContainer(t, "true")
+		c.mount(name, "bind", source, "bind")
+		c.refused(c.run(), "inside of /proc")
+		c.Spec.Mounts[len(c.Spec.Mounts)-1] = specs.Mount{Destination: name, Type: "tmpfs", Source: "tmpfs"}
+		c.refused(c.run(), "inside of /proc")
+	}
+	c := newContainer(t, "cat", "/proc/uptime")
+	c.mount("/proc/uptime", "bind", file, "bind", "ro")
+	if r := c.run(); r.Stdout != "shown\n" {
+		t.Errorf("%+v", r)
+	}
+	c.without("/proc")
+	c.mount("/proc", "bind", "/proc", "rbind")
+	c.shell("cat /proc/self/comm")
+	if r := c.run(); r.Stdout != "cat\n" {
+		t.Errorf("the host's /proc: %+v", r)
 	}
 }
 
