@@ -255,6 +255,11 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 	if err := adopt(c.process, group); err != nil {
 		return err
 	}
+	if plan.UserLater() {
+		if _, err := c.process.Expect(launch.Ready); err != nil {
+			return err
+		}
+	}
 	if plan.Mapped() {
 		if err := c.process.Unless(namespace.WriteMappings(c.process.Pid, c.Spec.Linux)); err != nil {
 			return err

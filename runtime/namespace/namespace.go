@@ -112,10 +112,6 @@ func (p *Plan) check() error {
 	switch {
 	case p.New&unix.CLONE_NEWUSER != 0 && p.Joined&unix.CLONE_NEWNS != 0:
 		return fmt.Errorf("linux.namespaces: the root of a new user namespace may not mount in the mount namespace %q of another", p.paths[unix.CLONE_NEWNS])
-	case p.New&unix.CLONE_NEWUSER != 0 && p.Joined&unix.CLONE_NEWCGROUP != 0:
-		return fmt.Errorf("linux.namespaces: the root of a new user namespace may not join the cgroup namespace %q of another", p.paths[unix.CLONE_NEWCGROUP])
-	case p.New&unix.CLONE_NEWUSER != 0 && p.Joined&unix.CLONE_NEWTIME != 0:
-		return fmt.Errorf("linux.namespaces: the root of a new user namespace may not join the time namespace %q of another", p.paths[unix.CLONE_NEWTIME])
 	case len(p.offsets) > 0 && p.New&unix.CLONE_NEWTIME == 0:
 		return fmt.Errorf("linux.timeOffsets: the container has no new time namespace")
 	}
@@ -189,7 +185,7 @@ func (p *Plan) Close() {
 // Birth returns how the child is to be born.
 func (p *Plan) Birth() launch.Birth {
 	birth := launch.Birth{CgroupFD: -1, Within: p.within}
-	if p.Joined&unix.CLONE_NEWUSER == 0 {
+	if !p.inherits() {
 		birth.Flags = uint64(p.New &^ late)
 	}
 	return birth
@@ -204,9 +200,15 @@ func (p *Plan) Simple() bool {
 }
 
 // ForksAgain tells whether the child replaces itself by a sibling.
-func (p *Plan) ForksAgain() bool {
-	return p.Joined&unix.CLONE_NEWUSER != 0 && p.New&unix.CLONE_NEWPID != 0
-}
+func (p *Plan) ForksAgain() bool { return p.inherits() && p.New&unix.CLONE_NEWPID != 0 }
+
+// UserLater tells whether the child makes the new user namespace itself, and reports that it is ready for its mappings:
+// it has to enter a namespace before which can't be entered from within, nor by this process for the moment of a fork.
+func (p *Plan) UserLater() bool { return p.New&unix.CLONE_NEWUSER != 0 && p.Joined&late != 0 }
+
+// inherits tells whether the child is born in the runtime's namespaces, as the user namespace that is to own its new ones
+// comes later.
+func (p *Plan) inherits() bool { return p.Joined&unix.CLONE_NEWUSER != 0 || p.UserLater() }
 
 // Path returns the path by which a namespace is joined.
 func (p *Plan) Path(flag int) string { return p.paths[flag] }
@@ -218,11 +220,15 @@ func (p *Plan) OwnUser() bool { return (p.New|p.Joined)&unix.CLONE_NEWUSER != 0 
 // and before it becomes the root of another user namespace, asHost is called to add what is best done just then.
 func (p *Plan) Add(program *launch.Program, asHost func() error) error {
 	p.addJoins(program)
+	if p.UserLater() {
+		program.Call("create", "the user namespace", unix.SYS_UNSHARE, launch.Int(unix.CLONE_NEWUSER))
+		program.Report(launch.Ready)
+	}
 	if p.Mapped() {
 		program.Wait()
 	}
-	if p.Joined&unix.CLONE_NEWUSER != 0 {
-		if more := p.New &^ (late | unix.CLONE_NEWPID); more != 0 {
+	if p.inherits() {
+		if more := p.New &^ (late | unix.CLONE_NEWPID | unix.CLONE_NEWUSER); more != 0 {
 			program.Call("create", "the container's namespaces", unix.SYS_UNSHARE, launch.Int(more))
 		}
 	}

@@ -126,6 +126,41 @@ func TestJoinedUserNamespace(t *testing.T) {
 	other.refused("linux.uidMappings: they are not those of the user namespace")
 }
 
+// TestJoinedBesideANewUserNamespace joins each kind that a new user namespace doesn't own, and has the rest new.
+func TestJoinedBesideANewUserNamespace(t *testing.T) {
+	first := newContainer(t, "sleep", "1000")
+	first.Spec.Linux.Namespaces = append(withoutNamespace(first.Spec, specs.CgroupNamespace), specs.LinuxNamespace{Type: specs.CgroupNamespace}, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	first.start()
+	pid := strconv.Itoa(first.state().Pid)
+	for _, joined := range kindsOfNamespaces {
+		if joined.kind == specs.UserNamespace || joined.kind == specs.MountNamespace {
+			continue
+		}
+		t.Run(joined.file, func(t *testing.T) {
+			c := newContainer(t, "sleep", "1000")
+			c.Spec.Linux.Namespaces = nil
+			for _, n := range kindsOfNamespaces[1:] {
+				c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: n.kind})
+			}
+			c.join(joined.kind, filepath.Join("/proc", pid, "ns", joined.file))
+			c.Spec.Mounts = slices.DeleteFunc(c.Spec.Mounts, func(m specs.Mount) bool { // of namespaces that the container doesn't own
+				return m.Destination == "/sys" && joined.file == "net" || m.Destination == "/dev/mqueue" && joined.file == "ipc" || m.Destination == "/proc" && joined.file == "pid" ||
+					m.Type == "cgroup" && joined.file == "cgroup"
+			})
+			c.Spec.Hostname = "" // nor may it name that
+			mapUsers(t, c)
+			c.start()
+			own := strconv.Itoa(c.state().Pid)
+			for _, n := range kindsOfNamespaces {
+				if shared := namespaceOf(t, own, n.file) == namespaceOf(t, pid, n.file); shared != (n.kind == joined.kind) {
+					t.Errorf("%s: shared with the first container: %v", n.file, shared)
+				}
+			}
+			wantEqual(t, c.must("exec", c.ID, "id", "-u"), "0\n")
+		})
+	}
+}
+
 func TestNamespaceErrors(t *testing.T) {
 	for _, n := range kindsOfNamespaces {
 		wrong := "/proc/self/ns/ipc"
@@ -149,12 +184,10 @@ func TestNamespaceErrors(t *testing.T) {
 		c.Spec.Linux.GIDMappings = c.Spec.Linux.UIDMappings
 		c.refused(string(n.kind) + " is given twice")
 	}
-	for kind, file := range map[specs.LinuxNamespaceType]string{specs.CgroupNamespace: "cgroup", specs.TimeNamespace: "time", specs.MountNamespace: "mnt"} {
-		c := newContainer(t, "true")
-		mapUsers(t, c)
-		c.join(kind, "/proc/self/ns/"+file)
-		c.refused("linux.namespaces: the root of a new user namespace may not ")
-	}
+	foreign := newContainer(t, "true")
+	mapUsers(t, foreign)
+	foreign.join(specs.MountNamespace, "/proc/self/ns/mnt")
+	foreign.refused("linux.namespaces: the root of a new user namespace may not ")
 	c := newContainer(t, "true")
 	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: "nonsense"})
 	c.refused(`"nonsense"`)
