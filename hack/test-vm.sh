@@ -75,6 +75,7 @@ grep -v '^bertrand' /etc/subuid >/data/subuid; cp /data/subuid /etc/subuid; cp /
 systemctl start user@1500.service user@1501.service
 RUN
 		tests runtime '^TestSystemd'
+		[ "$1" != systemd ] || tests dropin UnderSystemd
 		;;
 	demo) echo "cd $repo && hack/run-demo.sh" ;;
 	*) tests "$1" "$pattern" ;;
@@ -120,7 +121,8 @@ main() {
 	for part in "$@"; do
 		case $part in
 		demo) ;;
-		runtime-* | systemd*) compile runtime || exit 1 ;;
+		systemd) compile runtime && compile dropin || exit 1 ;;
+		runtime-* | systemd-*) compile runtime || exit 1 ;;
 		*) compile "$part" || exit 1 ;;
 		esac
 		echo "== $part: ${titles[$part]}"

@@ -55,7 +55,14 @@ rm -f "$out/.status"
 
 # The firmware clears the screen and the kernel says hello: what the command prints begins behind "vm: started".
 mkfifo "$work/console"
-sed -u 's/\x1b\[[0-9;?]*[a-zA-Z]//g; s/\x1bc//g; s/\r$//' <"$work/console" | tee "$work/log" | awk '/^vm: started$/ {on = 1} on {print; fflush()}' &
+show() {
+	local line started=''
+	while IFS= read -r line; do
+		[ "$line" != 'vm: started' ] || started=yes
+		[ -z "$started" ] || printf '%s\n' "$line"
+	done
+}
+sed -u 's/\x1b\[[0-9;?]*[a-zA-Z]//g; s/\x1bc//g; s/\r$//' <"$work/console" | tee "$work/log" | show &
 filter=$!
 timeout -k 10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -smp "${BERTH_VM_CPUS:-2}" -cpu max -m "$memory" -display none -serial stdio -monitor none -no-reboot \
 	-kernel "$cache/boot/vmlinuz-$version" -initrd "$work/initrd.gz" -append "console=ttyS0 quiet panic=-1 systemd.show_status=0 $arguments" \

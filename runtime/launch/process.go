@@ -144,6 +144,9 @@ func (p *Program) failure(value uint32) error {
 	if e.failure != nil {
 		return e.failure(errno)
 	}
+	if errno == unix.ENOSYS {
+		return fmt.Errorf("cannot %s %s: %w (it takes Linux 5.15, and no filter that hides its system calls)", e.verb, e.object, errno)
+	}
 	return fmt.Errorf("cannot %s %s: %w", e.verb, e.object, errno)
 }
 

@@ -27,8 +27,17 @@ func TestAnnotations(t *testing.T) {
 		}
 	}
 	for _, annotation := range [][2]string{
-		{"X", "1"}, {"Not-a-name", "1"}, {"Description", "'open"}, {"Description", "'a' 'b'"}, {"After", "['a'"}, {"After", "[1]"},
-		{"KillSignal", "nine"}, {"KillSignal", "double 9"}, {"KillSignal", ""}, {"TimeoutStopSec", "'1'"}, {"MemoryHigh", "uint64 -1"},
+		{"X", "1"},
+		{"Not-a-name", "1"},
+		{"Description", "'open"},
+		{"Description", "'a' 'b'"},
+		{"After", "['a'"},
+		{"After", "[1]"},
+		{"KillSignal", "nine"},
+		{"KillSignal", "double 9"},
+		{"KillSignal", ""},
+		{"TimeoutStopSec", "'1'"},
+		{"MemoryHigh", "uint64 -1"},
 	} {
 		if got, err := ParseAnnotations(map[string]string{prefix + annotation[0]: annotation[1]}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%q: %v, %v", annotation, got, err)
