@@ -2,7 +2,13 @@
 // hosts. It writes the kernel's files itself: to import github.com/containerd/cgroups would take a millisecond of every start.
 package cgroup
 
-import "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	"context"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/internal/cleanup"
+)
 
 // Config says which cgroup a container gets.
 type Config struct {
@@ -18,6 +24,10 @@ type Config struct {
 	// Planned is told Paths before anything of them is made, so that they are known even if this process is killed.
 	Planned func(paths map[string]string) error
 
+	// Founded, if set, is told a descriptor of the directory in which the first process may be born, or -1 where it has to
+	// join by itself, when that directory is there and the rest of the cgroup is still to be made. What it returns undoes it.
+	Founded func(fd int) (undo func(), err error)
+
 	held bool // there is a process in the cgroup already, which is ours
 }
 
@@ -26,6 +36,17 @@ func (c Config) planned(paths map[string]string) error {
 		return nil
 	}
 	return c.Planned(paths)
+}
+
+func (c Config) founded(fd int, undo *cleanup.Stack) error {
+	if c.Founded == nil {
+		return nil
+	}
+	end, err := c.Founded(fd)
+	if err == nil {
+		undo.Add(func(context.Context) error { end(); return nil })
+	}
+	return err
 }
 
 // Cgroup is a container's place in the hierarchy, or with v1 in all hierarchies.

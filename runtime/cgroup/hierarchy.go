@@ -57,6 +57,10 @@ func hierarchies() ([]hierarchy, error) {
 				continue
 			}
 		}
+		if h.controllers == nil { // first, as processes can be born there
+			mounted = slices.Insert(mounted, 0, h)
+			continue
+		}
 		mounted = append(mounted, h)
 	}
 	return mounted, nil

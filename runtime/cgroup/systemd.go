@@ -112,7 +112,7 @@ func createScope(config Config) (_ Cgroup, err error) {
 	}
 	s := &scope{unit: name.unit, holder: holder}
 	undo.Add(func(context.Context) error { s.release(); return nil })
-	config.Path, config.held = path.Join("/", root, below, name.unit), true
+	config.Path, config.held, config.Founded = path.Join("/", root, below, name.unit), true, nil
 	properties, err := s.properties(config, name, unified)
 	if err != nil {
 		return nil, err

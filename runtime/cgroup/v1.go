@@ -45,19 +45,17 @@ func createV1(config Config) (_ Cgroup, err error) {
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
 	undo.Add(func(context.Context) error { return c.Close() })
-	for _, h := range all {
-		dir := h.path(config)
-		made, err := makeDirs(h.mount, dir)
-		undo.Add(func(context.Context) error { return removeEmpty(made) })
-		if err != nil {
+	if all[0].controllers == nil {
+		if err := c.make(all[0], config, &undo); err != nil {
 			return nil, err
 		}
-		if len(made) == 0 && !config.held {
-			if err := refuseOccupied(dir); err != nil {
-				return nil, err
-			}
-		}
-		if err := c.adopt(h, dir, made); err != nil {
+		all = all[1:]
+	}
+	if err := config.founded(c.unified, &undo); err != nil {
+		return nil, err
+	}
+	for _, h := range all {
+		if err := c.make(h, config, &undo); err != nil {
 			return nil, err
 		}
 	}
@@ -65,6 +63,22 @@ func createV1(config Config) (_ Cgroup, err error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// make makes the cgroup's directory in h.
+func (c *v1) make(h hierarchy, config Config, undo *cleanup.Stack) error {
+	dir := h.path(config)
+	made, err := makeDirs(h.mount, dir)
+	undo.Add(func(context.Context) error { return removeEmpty(made) })
+	if err != nil {
+		return err
+	}
+	if len(made) == 0 && !config.held {
+		if err := refuseOccupied(dir); err != nil {
+			return err
+		}
+	}
+	return c.adopt(h, dir, made)
 }
 
 // note remembers where the cgroup is in h.

@@ -51,6 +51,8 @@ type Created struct {
 	filter  compilation
 	process *launch.Process
 	hooked  bool // the first hook has been called, which the last are to undo
+	plan    *namespace.Plan
+	early   *launch.Early // the process before it has a program, or nil
 }
 
 // Create makes the container. On failure nothing of it stays.
@@ -65,7 +67,12 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	filter := compile(b.spec)
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
-	created, group, err := register(o, b, &undo)
+	plan, err := namespace.New(b.spec.Linux)
+	if err != nil {
+		return nil, err
+	}
+	defer plan.Close()
+	created, group, err := register(o, b, plan, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +120,12 @@ func readBundle(o CreateOptions) (bundle, error) {
 }
 
 // register makes what there is of a container beside its process: its directory and its cgroup, which may be nil.
-func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.Cgroup, error) {
+func register(o CreateOptions, b bundle, plan *namespace.Plan, undo *cleanup.Stack) (*Created, cgroup.Cgroup, error) {
 	c, err := newContainer(o.Root, o.ID)
 	if err != nil {
 		return nil, nil, err
 	}
-	created := &Created{Container: c, Spec: b.spec}
+	created := &Created{Container: c, Spec: b.spec, plan: plan}
 	c.Warn = o.Warn
 	undo.Add(created.afterHooks)
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
@@ -130,15 +137,21 @@ func register(o CreateOptions, b bundle, undo *cleanup.Stack) (*Created, cgroup.
 			return nil, nil, err
 		}
 	}
-	group, err := createCgroup(b.spec, o, func(paths map[string]string) error {
+	wanted := cgroup.Config{ID: o.ID, Path: b.spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: b.spec.Linux.Resources, Annotations: b.spec.Annotations}
+	wanted.Planned = func(paths map[string]string) error {
 		c.Cgroups = paths
 		return c.save()
-	})
+	}
+	if created.mayBeginEarly() {
+		wanted.Founded = created.begin
+	}
+	group, err := createCgroup(b.spec, o, wanted)
 	if err != nil {
 		return nil, nil, err
 	}
 	if group != nil {
 		undo.Add(func(context.Context) error { return group.Delete() })
+		undo.Add(func(context.Context) error { created.abandon(); return nil })
 	} else {
 		c.Cgroups = nil
 	}
@@ -163,8 +176,7 @@ func (c *Created) createClass(undo *cleanup.Stack) error {
 
 // createCgroup returns nil for a tolerant user's container that has not asked for a cgroup: the user has no right to
 // make one unless it was delegated, and then it was asked for. Limits can't be had without one.
-func createCgroup(spec *specs.Spec, o CreateOptions, planned func(paths map[string]string) error) (cgroup.Cgroup, error) {
-	wanted := cgroup.Config{ID: o.ID, Path: spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: spec.Linux.Resources, Annotations: spec.Annotations, Planned: planned}
+func createCgroup(spec *specs.Spec, o CreateOptions, wanted cgroup.Config) (cgroup.Cgroup, error) {
 	if owned(spec) {
 		var err error
 		if wanted.Owner, err = namespace.HostUser(spec.Linux, spec.Process.User.UID); err != nil {
@@ -224,24 +236,14 @@ func (c *Container) describe(spec *specs.Spec, bundle string) {
 
 // launch forks the container's process and takes it to where it waits for its start.
 func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Stack) error {
-	plan, err := namespace.New(c.Spec.Linux)
-	if err != nil {
-		return err
-	}
-	defer plan.Close()
+	plan := c.plan
 	setup := &setup{options: o, container: c, group: group, plan: plan, listener: -1}
 	defer setup.close()
 	program, err := setup.program()
 	if err != nil {
 		return err
 	}
-	birth := plan.Birth()
-	if group != nil {
-		birth.CgroupFD = group.DirFD()
-	}
-	birth.Shared = plan.Simple() && !setup.pauses() && !cgroup.Distant(group)
-	hide()
-	if c.process, err = launch.Fork(program, birth); err != nil {
+	if c.process, err = c.fork(program, group); err != nil {
 		return err
 	}
 	undo.Add(func(context.Context) error {
@@ -276,14 +278,6 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 	return c.settle(setup)
 }
 
-// hide keeps the container's processes from looking at the child while it is still the runtime: they would need
-// CAP_SYS_PTRACE in the host's user namespace for it. Fork hands the setting on.
-func hide() {
-	if os.Geteuid() == 0 { // anybody else would lose access to the child's files in /proc
-		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	}
-}
-
 // settle does for the new process what is done from outside, and waits until it has done the rest.
 func (c *Created) settle(s *setup) error {
 	if score := c.Spec.Process.OOMScoreAdj; score != nil {
@@ -302,7 +296,7 @@ func (c *Created) settle(s *setup) error {
 	if err := c.save(); err != nil {
 		return err
 	}
-	if s.pauses() {
+	if pauses(c.Spec) {
 		if err := c.pause(); err != nil {
 			return err
 		}

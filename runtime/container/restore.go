@@ -42,7 +42,7 @@ func Restore(o CreateOptions, images CheckpointOptions) (_ *Created, err error) 
 	}
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
-	created, group, err := register(o, bundle, &undo)
+	created, group, err := register(o, bundle, nil, &undo)
 	if err != nil {
 		return nil, err
 	}

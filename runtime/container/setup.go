@@ -95,7 +95,7 @@ func (s *setup) program() (*launch.Program, error) {
 // addPause adds the wait for the host, whose hooks find all that is mounted and can reach it, and then what may be about
 // network devices that have come meanwhile.
 func (s *setup) addPause(p *launch.Program) {
-	if s.pauses() {
+	if pauses(s.container.Spec) {
 		p.Report(launch.Ready)
 		p.Wait()
 	}
@@ -263,9 +263,9 @@ func ownable(uid uint32) []int {
 
 // pauses tells whether something comes between the namespaces and the root: hooks, or network devices, which have to be
 // there before their settings are written.
-func (s *setup) pauses() bool {
-	h := s.container.Spec.Hooks
-	if len(s.container.Spec.Linux.NetDevices) > 0 {
+func pauses(spec *specs.Spec) bool {
+	h := spec.Hooks
+	if len(spec.Linux.NetDevices) > 0 {
 		return true
 	}
 	//nolint:staticcheck // prestart hooks are deprecated, and still what people have

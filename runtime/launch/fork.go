@@ -66,37 +66,18 @@ type Process struct {
 
 // Fork starts a child on the program. The channel's end in the child closes when the child executes.
 func Fork(program *Program, birth Birth) (*Process, error) {
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	ends, err := channel()
 	if err != nil {
-		return nil, fmt.Errorf("cannot create a channel to the container's process: %w", err)
+		return nil, err
 	}
-	image := -1
-	if program.last != nil {
-		if image, err = program.last.open(ends[1]); err != nil {
-			_, _ = unix.Close(ends[0]), unix.Close(ends[1])
-			return nil, err
-		}
-		program.operations[program.enterLast].args[0] = uintptr(image)
-		program.operations[program.keepChannel].args[0] = uintptr(ends[1])
+	m := &machine{channel: uintptr(ends[1])}
+	image, err := program.load(m)
+	if err != nil {
+		_, _ = unix.Close(ends[0]), unix.Close(ends[1])
+		return nil, err
 	}
-	m := program.seal()
-	m.channel = uintptr(ends[1])
-
 	pidfd := new(int32) // on the heap: the kernel writes to it by its address
-	args := &cloneArgs{
-		// CLEAR_SIGHAND does what Go's runtime would else do signal by signal.
-		flags:      birth.Flags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
-		pidfd:      uint64(uintptr(unsafe.Pointer(pidfd))),
-		exitSignal: uint64(unix.SIGCHLD),
-	}
-	if birth.Shared {
-		args.flags |= unix.CLONE_VM | unix.CLONE_VFORK
-	}
-	if birth.CgroupFD >= 0 {
-		args.flags |= unix.CLONE_INTO_CGROUP
-		args.cgroup = uint64(birth.CgroupFD)
-	}
-	outcome := forkWithin(m, args, birth.Within)
+	outcome := forkWithin(m, birth.arguments(pidfd), birth.Within)
 	program.keepAlive()
 	_ = unix.Close(ends[1])
 	if image >= 0 {
@@ -107,6 +88,24 @@ func Fork(program *Program, birth Birth) (*Process, error) {
 		return nil, outcome.explain(birth)
 	}
 	return &Process{Pid: int(outcome.pid), PidFD: int(*pidfd), program: program, channel: ends[0]}, nil
+}
+
+// arguments are what the kernel is told of a birth.
+func (b *Birth) arguments(pidfd *int32) *cloneArgs {
+	args := &cloneArgs{
+		// CLEAR_SIGHAND does what Go's runtime would else do signal by signal.
+		flags:      b.Flags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
+		pidfd:      uint64(uintptr(unsafe.Pointer(pidfd))),
+		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if b.Shared {
+		args.flags |= unix.CLONE_VM | unix.CLONE_VFORK
+	}
+	if b.CgroupFD >= 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(b.CgroupFD)
+	}
+	return args
 }
 
 // forked is what came of a fork: a pid, or an error of clone3 or of entering the namespace with the index failed.

@@ -28,11 +28,20 @@ type machine struct {
 	channel    uintptr
 	message    message
 	mask       uint64 // no signal
+	early      bool   // the program is yet to come
+	awaited    [2]pollFD
+}
+
+// pollFD is struct pollfd of poll(2).
+type pollFD struct {
+	fd               int32
+	wanted, happened int16
 }
 
 const (
 	exitSetupFailed = 1
 	setMask         = 2 // SIG_SETMASK
+	sigsetBytes     = 8
 	sendFlags       = syscall.MSG_NOSIGNAL
 )
 
@@ -52,7 +61,10 @@ var _ = child // only clone_*.s calls it, which linters don't read
 //go:noinline
 func (m *machine) interpret() {
 	// Go has blocked all signals for the fork, and a program inherits what is blocked.
-	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&m.mask)), 0, unsafe.Sizeof(m.mask), 0, 0)
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&m.mask)), 0, sigsetBytes, 0, 0)
+	if m.early {
+		m.awaitProgram()
+	}
 	for pc := int32(0); pc < int32(len(m.operations)); {
 		op := &m.operations[pc]
 		result, errno := m.perform(op)
@@ -141,6 +153,28 @@ func (m *machine) pretend(op *operation, first, second uintptr) (uintptr, syscal
 		exit()
 	}
 	return 0, 0
+}
+
+// awaitProgram waits until the parent has written the program. They share their descriptors meanwhile, so that the child
+// gets those that the parent opens for it. Therefore it would not see the other end of the channel close with the
+// parent's death, and looks at the parent itself.
+//
+//go:nosplit
+//go:norace
+func (m *machine) awaitProgram() {
+	for m.awaited[0].happened == 0 {
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&m.awaited)), uintptr(len(m.awaited)), 0, 0, 0, 0)
+		if m.awaited[1].happened != 0 || errno != 0 && errno != syscall.EINTR {
+			exit()
+		}
+	}
+	errno := m.wait()
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall(syscall.SYS_UNSHARE, syscall.CLONE_FILES, 0, 0)
+	}
+	if errno != 0 {
+		exit()
+	}
 }
 
 // pointer reads a word as a pointer. Written like this it is no conversion that vet has to suspect.

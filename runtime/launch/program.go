@@ -202,14 +202,28 @@ func (o Op) Explain(failure func(unix.Errno) error) Op {
 	return o
 }
 
-// seal turns labels into indices and returns what the child runs.
-func (p *Program) seal() *machine {
+// load makes the program that of the machine, and returns the image of its last leg, or -1.
+func (p *Program) load(m *machine) (image int, err error) {
+	image = -1
+	if p.last != nil {
+		if image, err = p.last.open(int(m.channel)); err != nil {
+			return -1, err
+		}
+		p.operations[p.enterLast].args[0] = uintptr(image)
+		p.operations[p.keepChannel].args[0] = m.channel
+	}
+	p.seal()
+	m.operations, m.slots = p.operations, make([]uintptr, p.slots+1)
+	return image, nil
+}
+
+// seal turns labels into indices.
+func (p *Program) seal() {
 	for i := range p.operations {
 		op := &p.operations[i]
 		op.success = p.target(op.success, i)
 		op.excused = p.target(op.excused, i)
 	}
-	return &machine{operations: p.operations, slots: make([]uintptr, p.slots+1)}
 }
 
 func (p *Program) target(label int32, from int) int32 {

@@ -1,0 +1,134 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Early is a child that was forked before its program was written: the kernel takes as long to make the namespaces as
+// the parent to write down what happens in them.
+//
+//	parent                      another thread of it            child
+//	──────                      ────────────────────            ─────
+//	Begin ────────────────────► clone3 ──────────────────────►  (namespaces are made)
+//	Program: Call, Call, …        │ waits, as with vfork        read
+//	Run ── one byte on the channel ─────────────────────────►   interpret: operation 0, 1, 2 …
+//	      ◄─────────────────────  ▼ ◄─────────────────────────  execve
+type Early struct {
+	machine *machine
+	birth   Birth
+	args    *cloneArgs
+	masks   [2]uint64 // all signals, and those that the thread had blocked
+	ends    [2]int
+	parent  int // a pidfd of this process, for the child
+	pidfd   int32
+	forked  chan forked
+}
+
+// The Go runtime lets others link to these two, which tell it that a thread is in a system call (gVisor does).
+
+//go:linkname entersyscall runtime.entersyscall
+func entersyscall()
+
+//go:linkname exitsyscall runtime.exitsyscall
+func exitsyscall()
+
+// Begin starts a child that is born so. It must be Shared, and not Within other namespaces.
+func Begin(birth Birth) (*Early, error) {
+	ends, err := channel()
+	if err != nil {
+		return nil, err
+	}
+	parent, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		_, _ = unix.Close(ends[0]), unix.Close(ends[1])
+		return nil, fmt.Errorf("cannot open the runtime's own process: %w", err)
+	}
+	e := &Early{
+		machine: &machine{channel: uintptr(ends[1]), early: true},
+		birth:   birth, masks: [2]uint64{^uint64(0)}, ends: ends, parent: parent, forked: make(chan forked, 1),
+	}
+	for i, fd := range []int{ends[1], parent} {
+		e.machine.awaited[i] = pollFD{fd: int32(fd), wanted: unix.POLLIN}
+	}
+	e.args = birth.arguments(&e.pidfd)
+	e.args.flags |= unix.CLONE_FILES
+	go func() { e.forked <- e.fork() }()
+	return e, nil
+}
+
+// fork waits in clone3 until the child executes something. Go takes it for any system call that lasts.
+//
+//go:nosplit
+//go:norace
+//go:noinline
+func (e *Early) fork() forked {
+	entersyscall()
+	e.setMask(0, 1)
+	pid, errno := clone(e.args, cloneArgsSize, e.machine)
+	e.setMask(1, 0)
+	exitsyscall()
+	return forked{pid: pid, errno: syscall.Errno(errno), failed: -1}
+}
+
+// setMask blocks the signals of one mask and keeps those that were blocked in the other.
+//
+//go:nosplit
+//go:norace
+func (e *Early) setMask(to, from int) {
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&e.masks[to])), uintptr(unsafe.Pointer(&e.masks[from])), sigsetBytes, 0, 0)
+}
+
+// Run gives the child its program, and waits until it has executed something.
+func (e *Early) Run(program *Program) (*Process, error) {
+	image, err := program.load(e.machine)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{program: program, channel: e.ends[0]}
+	if err := p.Release(); err != nil {
+		return nil, err
+	}
+	outcome := <-e.forked
+	e.forked = nil
+	program.keepAlive()
+	_, _ = unix.Close(e.ends[1]), unix.Close(e.parent)
+	if image >= 0 {
+		_ = unix.Close(image)
+	}
+	if outcome.errno != 0 {
+		_ = unix.Close(e.ends[0])
+		return nil, outcome.explain(e.birth)
+	}
+	p.Pid, p.PidFD = int(outcome.pid), int(e.pidfd)
+	return p, nil
+}
+
+// Abandon ends a child that was not Run.
+func (e *Early) Abandon() {
+	if e.forked == nil {
+		return
+	}
+	_ = unix.Close(e.ends[0]) // the only one, as long as the descriptors are shared
+	outcome := <-e.forked
+	e.forked = nil
+	_, _ = unix.Close(e.ends[1]), unix.Close(e.parent)
+	if outcome.errno == 0 {
+		p := Process{Pid: int(outcome.pid)}
+		_, _ = p.Reap()
+		_ = unix.Close(int(e.pidfd))
+	}
+}
+
+// channel returns the parent's end and the child's.
+func channel() ([2]int, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return ends, fmt.Errorf("cannot create a channel to the container's process: %w", err)
+	}
+	return ends, nil
+}
