@@ -247,18 +247,26 @@ func processConfig(wanted *specs.Process, filter compilation) (process.Config, e
 }
 
 // ownable returns which standard descriptors the user is given: not those that are the user's already, and not
-// /dev/null, which is the whole host's.
+// /dev/null, which is the whole host's, nor terminals, which are those of who sits there: users of the host with the same
+// number could read what is typed.
 func ownable(uid uint32) []int {
-	null := unix.Mkdev(1, 3)
 	var fds []int
 	for fd := range 3 {
 		var stat unix.Stat_t
-		if unix.Fstat(fd, &stat) != nil || stat.Uid == uid || stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == null {
+		if unix.Fstat(fd, &stat) != nil || stat.Uid == uid || stat.Mode&unix.S_IFMT == unix.S_IFCHR && others(fd, stat.Rdev) {
 			continue
 		}
 		fds = append(fds, fd)
 	}
 	return fds
+}
+
+func others(fd int, device uint64) bool {
+	if device == unix.Mkdev(1, 3) {
+		return true
+	}
+	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	return err == nil
 }
 
 // pauses tells whether something comes between the namespaces and the root: hooks, or network devices, which have to be

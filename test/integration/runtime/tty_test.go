@@ -241,3 +241,20 @@ func TestSittingAtATerminal(t *testing.T) {
 		})
 	}
 }
+
+// TestTheUsersTerminalStaysTheirs: it is not given to the container's user, whom the host has under the same number.
+func TestTheUsersTerminalStaysTheirs(t *testing.T) {
+	c := newContainer(t, "echo", "hello")
+	c.Spec.Process.User.UID = 1000
+	c.writeConfig()
+	user := newConsole(t)
+	command := c.command("run", "--bundle", c.Bundle, c.ID)
+	user.start(command)
+	user.wait("hello\r\n")
+	_ = command.Wait()
+	info, err := user.slave.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, info.Sys().(*syscall.Stat_t).Uid, 0)
+}
