@@ -206,10 +206,10 @@ func newContainer(root, id string) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(c.dir, 0o711); err != nil {
+	if err := os.Mkdir(c.dir, 0o700); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			if err = os.MkdirAll(root, 0o711); err == nil {
-				err = os.Mkdir(c.dir, 0o711)
+				err = os.Mkdir(c.dir, 0o700)
 			}
 		}
 		if errors.Is(err, fs.ErrExist) {

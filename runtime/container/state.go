@@ -1,7 +1,7 @@
 // Package container is the life of a container, told by what the runtime's commands do to it. Between two commands it
 // is a directory below the runtime's --root:
 //
-//	ROOT/ID/            locked by whoever changes the container
+//	ROOT/ID/            locked by whoever changes the container; closed to others, who could start it whatever the umask
 //	  state             State as a line of JSON, and behind it the bundle's config.json as it was at create: one
 //	                    file, because to make a file is what costs
 //	  start             the socket at which the container's process waits for start; gone when it has started

@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -28,6 +30,7 @@ type container struct {
 	Runtime                          string
 	ID, Bundle, Rootfs, Root, Cgroup string
 	Spec                             *specs.Spec
+	User                             int // who calls the runtime
 }
 
 var counter atomic.Int32
@@ -49,7 +52,7 @@ func newContainer(t testing.TB, args ...string) *container {
 	c.Spec.Root.Path, c.Spec.Root.Readonly = c.Rootfs, false
 	c.Spec.Linux.CgroupsPath = c.Cgroup
 	t.Cleanup(func() {
-		c.Runtime = testenv.Binary(t, "berth-runtime") // a test's own copy may be gone, or destroyed
+		c.Runtime, c.User = testenv.Binary(t, "berth-runtime"), 0 // a test's own copy may be gone, or destroyed
 		c.verb("delete", "--force", c.ID)
 	})
 	return c
@@ -202,7 +205,11 @@ func (c *container) execute(command *exec.Cmd) outcome {
 }
 
 func (c *container) command(args ...string) *exec.Cmd {
-	return exec.Command(c.Runtime, append([]string{"--root", c.Root}, args...)...)
+	command := exec.Command(c.Runtime, append([]string{"--root", c.Root}, args...)...)
+	if c.User != 0 {
+		command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(c.User), Gid: uint32(c.User)}}
+	}
+	return command
 }
 
 func (c *container) verb(args ...string) outcome {
@@ -223,7 +230,7 @@ func (c *container) writeConfig() {
 	c.t.Helper()
 	content, err := json.Marshal(c.Spec)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(c.Bundle, "config.json"), content, 0o600)
+		err = os.WriteFile(filepath.Join(c.Bundle, "config.json"), content, 0o644)
 	}
 	if err != nil {
 		c.t.Fatal(err)
@@ -298,6 +305,25 @@ func peers(t *testing.T, attack func(t testing.TB, runtime string) string) {
 func short(r outcome) string {
 	text, _, _ := bytes.Cut([]byte(strings.TrimSpace(r.Stderr)), []byte("\n"))
 	return fmt.Sprintf("status %d, stdout %q, stderr %q", r.Status, r.Stdout, text)
+}
+
+// rootless makes it the container of an ordinary user, who is its root.
+func (c *container) rootless() *container {
+	c.t.Helper()
+	c.User = 1000
+	c.giveAway(c.User)
+	if err := errors.Join(os.Chown(c.Bundle, c.User, c.User), os.Chmod(c.Bundle, 0o755)); err != nil {
+		c.t.Fatal(err)
+	}
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(c.User), Size: 1}}
+	c.Spec.Linux.UIDMappings, c.Spec.Linux.GIDMappings = ids, ids
+	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	c.Spec.Linux.CgroupsPath, c.Spec.Linux.Resources = "", nil
+	c.without("/sys/fs/cgroup")
+	for i := range c.Spec.Mounts { // none of the host's groups is there
+		c.Spec.Mounts[i].Options = slices.DeleteFunc(c.Spec.Mounts[i].Options, func(option string) bool { return strings.HasPrefix(option, "gid=") })
+	}
+	return c
 }
 
 // giveAway makes the image a user's, and lets him come to it.

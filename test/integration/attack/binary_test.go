@@ -2,6 +2,7 @@ package attack_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,4 +150,22 @@ func TestNeighbourInThePidNamespace(t *testing.T) {
 		c.must("exec", c.ID, "true")
 	}
 	unchanged()
+}
+
+// TestExecOfTheSameUser: the root of an ordinary user's container is the user, whose binary this is, and what comes to it
+// is a process of the same user.
+func TestExecOfTheSameUser(t *testing.T) {
+	c := newContainer(t).capable("SYS_PTRACE", "SYS_ADMIN", "DAC_READ_SEARCH")
+	unchanged := ownBinary(t, c)
+	for _, name := range []string{filepath.Dir(c.Runtime), c.Runtime} {
+		if err := errors.Join(os.Chown(name, 1000, 1000), os.Chmod(name, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.rootless().attacked("binary")
+	for range 5 * rounds {
+		c.must("exec", c.ID, "true")
+	}
+	unchanged()
+	t.Log(c.attackerLog())
 }
