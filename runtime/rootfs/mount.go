@@ -51,6 +51,7 @@ func (b *Builder) fileSystem(m specs.Mount, o options, mount launch.Arg) {
 		if m.Type == "tmpfs" && !o.has("mode") {
 			b.keepMode(m.Destination, mount)
 		}
+		b.copyByChild(m.Destination, mount, b.plans[m.Destination])
 	} else {
 		b.setAttributes(mount, m.Destination, attributeChange{set: o.set})
 	}

@@ -30,6 +30,11 @@ func (b *Builder) Prepare() error {
 		switch o := parseOptions(m.Options); {
 		case o.idmap || len(m.UIDMappings) > 0:
 			fd, err = b.mapped(m, o)
+		case o.copyUp && m.Type == "tmpfs" && os.Geteuid() != 0:
+			if err := b.planCopy(m.Destination); err != nil {
+				return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
+			}
+			continue
 		case o.copyUp && m.Type == "tmpfs":
 			fd, err = b.copied(m, o)
 		case o.copyUp:

@@ -45,10 +45,11 @@ type Builder struct {
 	dev      launch.Arg // descriptor of it, before anything could be mounted on it: the image may lead a volume there
 	inDev    bool       // what is below /dev is found from there
 	readOnly []finished
-	shared   uint64       // linux.rootfsPropagation
-	sources  []launch.Arg // by index of the mount: what is bound, detached from the host's tree
-	prepared []int        // descriptors of this process
-	placed   []string     // relative names of mount points so far
+	shared   uint64             // linux.rootfsPropagation
+	sources  []launch.Arg       // by index of the mount: what is bound, detached from the host's tree
+	plans    map[string][]entry // what the child copies, by the mount point
+	prepared []int              // descriptors of this process
+	placed   []string           // relative names of mount points so far
 }
 
 // New returns what writes the operations to p.

@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,6 +62,32 @@ func TestCopyUpRefuses(t *testing.T) {
 	c := newContainer(t, "true")
 	c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Destination: "/data", Type: "proc", Options: []string{"tmpcopyup"}})
 	c.refused(`cannot mount "/data": option "tmpcopyup" is for a tmpfs, not for type "proc"`)
+}
+
+// TestRootlessCopyUp: for an ordinary user the container's process makes the copy.
+func TestRootlessCopyUp(t *testing.T) {
+	c := newRootless(t)
+	dir := filepath.Join(c.Rootfs, "data")
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(dir, "dir/deeper"), 0o755), os.WriteFile(filepath.Join(dir, "dir/file"), []byte(strings.Repeat("content\n", 1000)), 0o640),
+		os.Symlink("dir/file", filepath.Join(dir, "link")), os.Chmod(filepath.Join(dir, "dir"), 0o750), unix.Mkfifo(filepath.Join(dir, "pipe"), 0o600), os.Chmod(dir, 0o751),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
+		return errors.Join(err, os.Lchown(path, 1000, 1000))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.spec.Process.Args = []string{"sh", "-c", "cd /data; wc -c < link; stat -c '%n %a %u:%g %F' . dir dir/deeper dir/file pipe; echo x > dir/file"}
+	c.spec.Mounts = append(c.spec.Mounts, mount("/data", "tmpfs", "tmpfs", "tmpcopyup"), mount("/empty", "tmpfs", "tmpfs", "tmpcopyup", "ro"))
+	c.spec.Root.Readonly = false
+	writeJSON(t, c.config, c.spec)
+	r := c.as("run", c.ID)
+	wantEqual(t, r.Stdout+r.Stderr, "8000\n. 751 0:0 directory\ndir 750 0:0 directory\ndir/deeper 755 0:0 directory\ndir/file 640 0:0 regular file\npipe 600 0:0 fifo\n")
+	wantEqual(t, len(readFile(t, filepath.Join(dir, "dir/file"))), 7999)
 }
 
 func mappings(container, host, size uint32) []specs.LinuxIDMapping {
