@@ -19,6 +19,7 @@ import (
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
 	"github.com/berthd/berth/runtime/netdevice"
+	"github.com/berthd/berth/runtime/process"
 	"github.com/berthd/berth/runtime/rootfs"
 	"github.com/berthd/berth/runtime/terminal"
 )
@@ -119,6 +120,9 @@ func (r *restoration) start() (*criu.Session, error) {
 		return nil, err
 	}
 	if err := r.findMounts(); err != nil { // now that all links in the root lead somewhere
+		return nil, err
+	}
+	if err := process.Bequeath(r.Spec); err != nil { // of what criu does not restore
 		return nil, err
 	}
 	if r.Spec.Process.Terminal {
@@ -291,11 +295,10 @@ func raiseLoopback() error {
 
 // adopt comes when the processes are there, and have not gone on yet.
 func (r *restoration) adopt(pid int) error {
-	process, err := launch.Adopt(pid)
-	if err != nil {
+	var err error
+	if r.process, err = launch.Adopt(pid); err != nil {
 		return err
 	}
-	r.process = process
 	if err := r.protectRoot(pid); err != nil {
 		return err
 	}

@@ -54,14 +54,24 @@ func setLimit(p *launch.Program, limit specs.POSIXRlimit, resource int) {
 }
 
 func addIOPriority(p *launch.Program, priority *specs.LinuxIOPriority) error {
-	const classShift, whoProcess = 13, 1
+	const whoProcess = 1
+	number, err := IOPriority(priority)
+	if err != nil {
+		return err
+	}
+	p.Call("set", "process.ioPriority", unix.SYS_IOPRIO_SET, launch.Int(whoProcess), launch.Int(0), launch.Int(number))
+	return nil
+}
+
+// IOPriority is what ioprio_set(2) calls a priority.
+func IOPriority(priority *specs.LinuxIOPriority) (int, error) {
+	const classShift = 13
 	classes := map[specs.IOPriorityClass]int{specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3}
 	class, ok := classes[priority.Class]
 	if !ok {
-		return fmt.Errorf("process.ioPriority.class: unknown class %q", priority.Class)
+		return 0, fmt.Errorf("process.ioPriority.class: unknown class %q", priority.Class)
 	}
-	p.Call("set", "process.ioPriority", unix.SYS_IOPRIO_SET, launch.Int(whoProcess), launch.Int(0), launch.Int(class<<classShift|priority.Priority))
-	return nil
+	return class<<classShift | priority.Priority, nil
 }
 
 func addScheduler(p *launch.Program, scheduler *specs.Scheduler) error {

@@ -13,6 +13,20 @@ import (
 
 // AddMemoryPolicy adds the choice of the memory nodes that the process allocates from.
 func AddMemoryPolicy(p *launch.Program, policy *specs.LinuxMemoryPolicy) error {
+	mode, mask, err := MemoryPolicy(policy)
+	if err != nil {
+		return err
+	}
+	at, length := launch.Int(0), 0
+	if mask != nil {
+		at, length = launch.Pin(p, mask), len(mask)*64+1 // the kernel takes one less
+	}
+	p.Call("set", "linux.memoryPolicy", unix.SYS_SET_MEMPOLICY, launch.Int(mode), at, launch.Int(length))
+	return nil
+}
+
+// MemoryPolicy is a policy as set_mempolicy(2) has it. The mask is nil if no nodes are named.
+func MemoryPolicy(policy *specs.LinuxMemoryPolicy) (mode int, mask *[maxNodes / 64]uint64, err error) {
 	modes := map[specs.MemoryPolicyModeType]int{
 		specs.MpolDefault: 0, specs.MpolPreferred: 1, specs.MpolBind: 2, specs.MpolInterleave: 3, specs.MpolLocal: 4,
 		specs.MpolPreferredMany: 5, specs.MpolWeightedInterleave: 6,
@@ -22,25 +36,22 @@ func AddMemoryPolicy(p *launch.Program, policy *specs.LinuxMemoryPolicy) error {
 	}
 	mode, ok := modes[policy.Mode]
 	if !ok {
-		return fmt.Errorf("linux.memoryPolicy.mode: unknown mode %q", policy.Mode)
+		return 0, nil, fmt.Errorf("linux.memoryPolicy.mode: unknown mode %q", policy.Mode)
 	}
 	for _, flag := range policy.Flags {
 		bit, ok := flags[flag]
 		if !ok {
-			return fmt.Errorf("linux.memoryPolicy.flags: unknown flag %q", flag)
+			return 0, nil, fmt.Errorf("linux.memoryPolicy.flags: unknown flag %q", flag)
 		}
 		mode |= bit
 	}
-	mask, err := nodeMask(policy.Nodes)
-	if err != nil {
-		return fmt.Errorf("linux.memoryPolicy.nodes: %w", err)
+	if policy.Nodes == "" {
+		return mode, nil, nil
 	}
-	at, length := launch.Int(0), 0
-	if policy.Nodes != "" {
-		at, length = launch.Pin(p, mask), maxNodes+1 // the kernel takes one less
+	if mask, err = nodeMask(policy.Nodes); err != nil {
+		return 0, nil, fmt.Errorf("linux.memoryPolicy.nodes: %w", err)
 	}
-	p.Call("set", "linux.memoryPolicy", unix.SYS_SET_MEMPOLICY, launch.Int(mode), at, launch.Int(length))
-	return nil
+	return mode, mask, nil
 }
 
 const maxNodes = 1024
