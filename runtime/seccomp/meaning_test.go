@@ -23,7 +23,14 @@ func evaluate(t testing.TB, profile *specs.LinuxSeccomp, abi abi, e event) outco
 			t.Fatal(err)
 		}
 		for _, name := range entry.Names {
-			n, ok := abi.number(find(name))
+			call := find(name)
+			if call == nil {
+				continue
+			}
+			if strict := result.severity() < fallback.severity(); abi == x86 && (len(entry.Args) == 0 || strict) {
+				highest = max(highest, int64(call.also.by)) // which makes the same call
+			}
+			n, ok := abi.number(call)
 			if !ok {
 				continue
 			}
@@ -34,11 +41,7 @@ func evaluate(t testing.TB, profile *specs.LinuxSeccomp, abi abi, e event) outco
 			if len(entry.Args) == 0 {
 				return result
 			}
-			matches := true
-			for _, arg := range entry.Args {
-				matches = matches && compare(e.args[arg.Index], arg, abi.is32())
-			}
-			if matches {
+			if fulfils(e, entry.Args, abi.is32()) {
 				conditional = append(conditional, result)
 			}
 		}
@@ -50,6 +53,18 @@ func evaluate(t testing.TB, profile *specs.LinuxSeccomp, abi abi, e event) outco
 		return fail | outcome(unix.ENOSYS)
 	}
 	return fallback
+}
+
+// fulfils tells whether a call is what the conditions say: all of them, or any if there are several on one argument.
+func fulfils(e event, args []specs.LinuxSeccompArg, is32 bool) bool {
+	matching, indexes := 0, map[uint]bool{}
+	for _, arg := range args {
+		indexes[arg.Index] = true
+		if compare(e.args[arg.Index], arg, is32) {
+			matching++
+		}
+	}
+	return matching == len(args) || matching > 0 && len(indexes) < len(args)
 }
 
 func compare(value uint64, arg specs.LinuxSeccompArg, is32 bool) bool {
