@@ -17,7 +17,7 @@ import (
 	"github.com/berthd/berth/runtime/config"
 )
 
-// example is what runc writes, to the letter.
+// example is what runc writes, and with what later versions of it mask.
 //
 //go:embed spec.json
 var example []byte

@@ -27,7 +27,8 @@ func specOf(t *testing.T, binary string, flags ...string) []string {
 	}
 	var lines []string
 	for line := range strings.Lines(string(content)) {
-		if !strings.Contains(line, `"ociVersion"`) { // Debian's runc has an older one
+		// Debian's runc is older, and its list of what is masked shorter.
+		if !strings.Contains(line, `"ociVersion"`) && !strings.Contains(line, "/sys/devices/virtual/tpm") {
 			lines = append(lines, line)
 		}
 	}
