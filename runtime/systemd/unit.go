@@ -90,12 +90,17 @@ func (m *Manager) job(c call) error {
 	}
 }
 
-// SetProperties changes properties of a running unit, until the next boot.
+// SetProperties changes properties of a running unit, until the next boot. That there is none is no error: a cgroup may
+// be where one would be and nonetheless not be systemd's.
 func (m *Manager) SetProperties(name string, properties []Property) error {
 	_, err := m.do(call{
 		path: managerPath, iface: managerIface, member: "SetUnitProperties", signature: "sba(sv)",
 		body: func(w *writer) { w.string(name); w.uint32(1); w.properties(properties) },
 	}, nil)
+	var refusal Error
+	if errors.As(err, &refusal) && refusal.Name == noSuchUnit {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("cannot change systemd unit %q: %w", name, err)
 	}
