@@ -8,8 +8,7 @@
 // and MOUNT_ATTR_NOSYMFOLLOW (5.14), mount_setattr with id-mapped mounts (5.12), close_range with CLOSE_RANGE_CLOEXEC (5.11),
 // setns of several namespaces by a pidfd and faccessat2 (5.8), CLONE_INTO_CGROUP (5.7) and openat2 (5.6). What a
 // configuration may ask for and only later kernels do is refused by them, with the field's name: id-mapped overlays and
-// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (5.19), id-mapped tmpfs (6.3), MPOL_WEIGHTED_INTERLEAVE (6.9), and mounts of a
-// container without a mount namespace (6.15).
+// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (5.19), id-mapped tmpfs (6.3) and MPOL_WEIGHTED_INTERLEAVE (6.9).
 package main
 
 import (

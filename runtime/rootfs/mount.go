@@ -207,9 +207,6 @@ func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
 func (b *Builder) attach(m specs.Mount, mount, target launch.Arg) {
 	b.moveTo(mount, target).Explain(func(errno unix.Errno) error {
 		err := fmt.Errorf("cannot mount %q at %q (type %q): %w", m.Source, m.Destination, m.Type, errno)
-		if errno == unix.EINVAL && b.config.Detached {
-			return fmt.Errorf("%w (without a mount namespace mounts need Linux 6.15)", err)
-		}
 		if errno == unix.ENOTDIR || errno == unix.EINVAL {
 			err = fmt.Errorf("%w (is one of them a directory and the other not?)", err)
 		}

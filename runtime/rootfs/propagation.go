@@ -19,7 +19,7 @@ const isolated = unix.MS_SLAVE | unix.MS_REC
 // over what they have, and in the end about the container's root.
 func (b *Builder) choosePropagation() error {
 	b.shared = isolated
-	if name := b.config.Spec.Linux.RootfsPropagation; name != "" {
+	if name := b.config.Spec.Linux.RootfsPropagation; name != "" && !b.config.Detached {
 		kind, ok := propagation(name)
 		if !ok {
 			return fmt.Errorf("linux.rootfsPropagation: %q is no propagation", name)

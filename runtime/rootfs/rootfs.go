@@ -24,7 +24,7 @@ type Config struct {
 	BindDevices bool // devices can't be made, as in a user namespace
 
 	// Detached keeps the root out of the tree of mounts, for a container without a mount namespace: else its mounts would be
-	// the host's. The kernel takes them away with the last process that has this root.
+	// the host's.
 	Detached bool
 
 	CgroupPaths     map[string]string // the container's cgroup by controller, "" for cgroup v2
@@ -39,6 +39,7 @@ type Builder struct {
 	config   Config
 	program  *launch.Program
 	root     launch.Arg // descriptor of the container's root
+	mounts   launch.Arg // descriptor of the host's mount namespace, for a container without one
 	empty    launch.Arg // ""
 	hows     map[unix.OpenHow]launch.Arg
 	ownDev   bool       // /dev is the container's own to fill
@@ -102,7 +103,9 @@ func (b *Builder) Fill(filled func()) error {
 		}
 	}
 	b.inDev = false
-	b.enter()
+	if !config.Detached {
+		b.enter()
+	}
 	b.reopenNull()
 	b.maskPaths()
 	b.readOnlyPaths()
@@ -117,6 +120,9 @@ func (b *Builder) Fill(filled func()) error {
 	if config.Spec.Root.Readonly {
 		b.setAttributes(b.root, "/", attributeChange{set: unix.MOUNT_ATTR_RDONLY})
 	}
+	if config.Detached {
+		b.enterDetached()
+	}
 	p.Close(b.root)
 	return nil
 }
@@ -124,18 +130,15 @@ func (b *Builder) Fill(filled func()) error {
 // openRoot adds the cutting of ties with the host's mounts, and the mount that will be the container's root.
 func (b *Builder) openRoot() {
 	p := b.program
-	if !b.config.Detached {
-		b.separate()
+	if b.config.Detached {
+		b.leaveMounts()
 	}
+	b.separate()
 	quoted := fmt.Sprintf("root file system %q", b.config.Root)
 	at := p.Call("open", quoted, unix.SYS_OPENAT, launch.Cwd, p.String(b.config.Root), launch.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), launch.Int(0)).Result()
 	b.root = p.Call("open", quoted, unix.SYS_OPEN_TREE, at, b.empty,
 		launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|emptyPath)).Result()
-	if b.config.Detached {
-		b.setAttributes(b.root, "/", attributeChange{propagation: unix.MS_PRIVATE, recursive: true}) // or mounts would reach the host
-	} else {
-		b.moveTo(b.root, at).Explain(func(errno unix.Errno) error { return fmt.Errorf("cannot mount %s: %w", quoted, errno) })
-	}
+	b.moveTo(b.root, at).Explain(func(errno unix.Errno) error { return fmt.Errorf("cannot mount %s: %w", quoted, errno) })
 	p.Close(at)
 }
 
@@ -145,13 +148,10 @@ func (b *Builder) enter() {
 	quoted := fmt.Sprintf("root file system %q", b.config.Root)
 	dot := p.String(".")
 	p.Call("enter", quoted, unix.SYS_FCHDIR, b.root)
-	switch {
-	case b.config.Detached:
-		p.Call("change the root to", quoted, unix.SYS_CHROOT, dot)
-	case b.config.NoPivot:
+	if b.config.NoPivot {
 		p.Call("move", quoted, unix.SYS_MOVE_MOUNT, b.root, b.empty, launch.Cwd, p.String("/"), launch.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
 		p.Call("change the root to", quoted, unix.SYS_CHROOT, dot)
-	default:
+	} else {
 		untie := b.holdOldRoot()
 		// The old root ends up on top of the new one, at the same place, and is taken away from there.
 		p.Call("pivot to", quoted, unix.SYS_PIVOT_ROOT, dot, dot)

@@ -24,11 +24,12 @@ func mountless(t *testing.T) *container {
 func TestWithoutMountNamespace(t *testing.T) {
 	c := mountless(t)
 	c.Spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/touch", Args: []string{"touch", "/dev/hooked"}}}}
-	before := readFile(t, "/proc/self/mountinfo")
-	c.writeConfig()
-	if r := c.verb("create", "--bundle", c.Bundle, "--pid-file", "/dev/null/x", c.ID); strings.Contains(r.Stderr, "mounts need Linux 6.15") {
-		t.Skip(r.Stderr)
+	dir := hostMount(t, 0)
+	c.Spec.Mounts = append(c.Spec.Mounts, mount("/data", "bind", dir, "rbind", "rslave"))
+	if err := os.Mkdir(filepath.Join(c.Rootfs, "data"), 0o755); err != nil {
+		t.Fatal(err)
 	}
+	before := readFile(t, "/proc/self/mountinfo")
 	c.start()
 	pid := strconv.Itoa(c.state().Pid)
 	wantEqual(t, namespaceOf(t, pid, "mnt"), namespaceOf(t, "self", "mnt"))
@@ -36,7 +37,7 @@ func TestWithoutMountNamespace(t *testing.T) {
 		t.Error("the host has mounts of the container")
 	}
 	wantEqual(t, c.must("exec", c.ID, "cat", "/proc/1/comm"), "sleep\n")
-	wantEqual(t, c.must("exec", c.ID, "sh", "-c", "ls / | grep -c ^work$; ls /dev/hooked; echo x >/dev/null && cat /proc/self/comm"), "0\n/dev/hooked\ncat\n")
+	wantEqual(t, c.must("exec", c.ID, "sh", "-c", "ls / | grep -c ^work$; ls /dev/hooked; echo x >/dev/null && cat /proc/self/comm; ls /data; touch /x 2>/dev/null || echo read-only"), "0\n/dev/hooked\ncat\nbelow\nread-only\n")
 	c.must("delete", "--force", c.ID)
 	c.gone()
 	for _, name := range []string{"proc", "dev", "sys"} {

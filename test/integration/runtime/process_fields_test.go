@@ -240,3 +240,19 @@ func TestCapabilitiesToGive(t *testing.T) {
 	mapUsers(t, c) // where there are all
 	wantEqual(t, c.output(), fmt.Sprintf("%016x\n", mask))
 }
+
+// TestExecConsoleSize: the size is that of the terminal that the process gets, and is nothing without one.
+func TestExecConsoleSize(t *testing.T) {
+	c := sleeping(t, nil)
+	process := specs.Process{Args: []string{"stty", "size"}, Cwd: "/", Env: c.Spec.Process.Env, Terminal: true, ConsoleSize: &specs.Box{Height: 21, Width: 99}}
+	path, receive := consoleSocket(t, c)
+	file := filepath.Join(c.Bundle, "process.json")
+	writeJSON(t, file, process)
+	c.leave("exec", "--detach", "--console-socket", path, "--process", file, c.ID)
+	terminal := receive()
+	defer terminal.Close()
+	wantEqual(t, readAll(t, terminal), "21 99\n")
+	process.Terminal = false
+	process.Args = []string{"sh", "-c", "test -t 1 || echo no terminal"}
+	wantEqual(t, c.execJSON(process).Stdout, "no terminal\n")
+}
