@@ -209,6 +209,9 @@ func (c *Container) dump(o CheckpointOptions) (err error) {
 
 // strangers lists the container's processes that do not descend from its first one: criu does not look at them.
 func (c *Container) strangers() ([]int, error) {
+	if len(c.Cgroups) == 0 {
+		return nil, nil // nobody knows
+	}
 	pids, err := c.Pids()
 	if err != nil {
 		return nil, err

@@ -24,6 +24,9 @@ func TestGoesOn(t *testing.T) {
 
 	talk = c.restore("--pid-file", c.path("pid"), "--work-path", c.path("work"))
 	talk.ask("b", "b 2")
+	if _, err := os.Stat(c.path("work/restore.log")); err != nil {
+		t.Errorf("criu's log: %v", err)
+	}
 	after := c.state()
 	if after.Status != "running" || !after.Created.After(before.Created) {
 		t.Errorf("state %+v, before %+v", after, before)
@@ -50,8 +53,16 @@ func TestSecondCheckpoint(t *testing.T) {
 	c.run().ask("a", "a 1")
 	c.checkpoint()
 	c.restore().ask("b", "b 2")
-	c.must("checkpoint", "--image-path", c.path("again"), c.ID)
-	talk := c.detached("restore", "--detach", "--bundle", c.Dir, "--image-path", c.path("again"), c.ID)
+	// With the directories that are taken if none are given.
+	checkpoint, restore := c.command("checkpoint", c.ID), c.command("restore", "--detach", "--no-subreaper", "--no-pivot", c.ID)
+	checkpoint.Dir, restore.Dir = c.Dir, c.Dir
+	if r := execute(t, checkpoint); r.Status != 0 {
+		t.Fatalf("%+v\n%s", r, c.logs())
+	}
+	talk := connect(t, restore)
+	if err := restore.Run(); err != nil {
+		t.Fatalf("restore: %v\n%s", err, c.logs())
+	}
 	talk.ask("c", "c 3")
 }
 
@@ -240,6 +251,9 @@ func TestRefusals(t *testing.T) {
 	c.refused("created", "checkpoint", "--image-path", images, c.ID)
 	c.refused("already exists", "restore", "--bundle", c.Dir, "--image-path", images, c.ID)
 	c.must("start", c.ID)
+	c.refused("not open for writing", "checkpoint", "--lazy-pages", "--status-fd", "77", "--image-path", images, c.ID)
+	c.refused("not open for writing", "checkpoint", "--lazy-pages", "--status-fd", "0", "--image-path", images, c.ID) // /dev/null, to read
+	c.refused("no port", "checkpoint", "--page-server", "127.0.0.1:port", "--image-path", images, c.ID)
 	command := c.command("checkpoint", "--image-path", images, c.ID)
 	command.Args = append([]string{command.Args[0], "--criu", c.path("no-criu")}, command.Args[1:]...)
 	if r := execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, "no-criu") {

@@ -74,6 +74,19 @@ func TestLinkRemap(t *testing.T) {
 	}
 }
 
+// What no flag says can be in a file of criu's own, which an annotation names.
+func TestConfigurationFile(t *testing.T) {
+	needCRIU(t)
+	c := newContainer(t, "echo content >/tmp/one; ln /tmp/one /tmp/other; exec 7</tmp/one; rm /tmp/one; "+echo)
+	c.Spec.Annotations = map[string]string{"org.criu.config": c.path("criu.conf")}
+	if err := os.WriteFile(c.path("criu.conf"), []byte("link-remap\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.run().ask("a", "a 1")
+	c.checkpoint()
+	c.restore().ask("b", "b 2")
+}
+
 // A socket of a server outside, as a logger's.
 func TestExternalSocket(t *testing.T) {
 	needCRIU(t)

@@ -46,6 +46,8 @@ type container struct {
 	Spec   *specs.Spec
 	// StateDir is the runtime's --root.
 	StateDir string
+
+	systemd bool // makes the cgroup
 }
 
 var counter atomic.Int32
@@ -108,7 +110,11 @@ func execute(t testing.TB, command *exec.Cmd) outcome {
 }
 
 func (c *container) command(args ...string) *exec.Cmd {
-	return exec.Command(runtimeBinary(c.t), append([]string{"--root", c.StateDir}, args...)...)
+	global := []string{"--root", c.StateDir}
+	if c.systemd {
+		global = append(global, "--systemd-cgroup")
+	}
+	return exec.Command(runtimeBinary(c.t), append(global, args...)...)
 }
 
 func (c *container) verb(args ...string) outcome {
