@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // What the configuration says of the process holds after a restore too.
@@ -15,6 +16,10 @@ func TestProcessSettings(t *testing.T) {
 	c.useHostPrograms()
 	umask, score := uint32(0o027), 321
 	c.Spec.Process.User = specs.User{AdditionalGids: []uint32{9, 10}, Umask: &umask}
+	// criu needs it to see the limits of other users' processes.
+	if ok, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0); err == nil && ok == 1 {
+		c.Spec.Process.User.UID, c.Spec.Process.User.GID = 7, 8
+	}
 	c.Spec.Process.OOMScoreAdj = &score
 	c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 99, Hard: 100}}
 	c.Spec.Process.Cwd = "/tmp"

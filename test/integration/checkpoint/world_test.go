@@ -2,6 +2,7 @@ package checkpoint_test
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -9,9 +10,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 func jsonNumber(n int) string { return strconv.Itoa(n) }
@@ -161,6 +165,35 @@ func (c *container) heard(kind string) (state specs.State) {
 		c.t.Fatalf("%s: %v", kind, err)
 	}
 	return state
+}
+
+// Network devices that the container was given are given to it again, and have the settings that the configuration has.
+func TestNetworkDevices(t *testing.T) {
+	needCRIU(t)
+	c := newContainer(t, echo)
+	one, other := "bt"+jsonNumber(os.Getpid()), "bu"+jsonNumber(os.Getpid())
+	add := func() {
+		t.Helper()
+		// It goes with the network that it is in, which takes the kernel a while.
+		testenv.Until(t, time.Minute, "the devices are made", func() error {
+			if r := execute(t, exec.Command("ip", "link", "add", one, "type", "veth", "peer", "name", other)); r.Status != 0 {
+				return errors.New(r.Stderr)
+			}
+			return nil
+		})
+	}
+	t.Cleanup(func() { execute(t, exec.Command("ip", "link", "delete", other)) })
+	c.Spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{one: {Name: "inside0"}}
+	c.Spec.Linux.Sysctl = map[string]string{"net.ipv4.conf.inside0.log_martians": "1"}
+	add()
+	c.run().ask("a", "a 1")
+	c.checkpoint()
+	add()
+	c.restore().ask("b", "b 2")
+	const look = "ip link show inside0 && cat /proc/sys/net/ipv4/conf/inside0/log_martians"
+	if got := c.must("exec", c.ID, "sh", "-c", look); !strings.Contains(got, "UP") || !strings.HasSuffix(got, "\n1\n") {
+		t.Errorf("the device: %s", got)
+	}
 }
 
 // A network namespace that is joined is the host's, and stays.
