@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -128,10 +130,16 @@ func background(inv invocation, listener *net.UnixListener, lock *os.File) (pid 
 	// One processor is enough for what a shim does, and each costs memory.
 	return syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   append(os.Environ(), "GOMAXPROCS=1"),
+		Env:   append(environment(), "GOMAXPROCS=1"),
 		Files: []uintptr{uintptr(null), uintptr(null), uintptr(log), listenerFd: socket.Fd(), lockFd: lock.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
+}
+
+// environment is that of the manager, without the socket for word that its service is ready: the runtime takes it for
+// the container's, and waits for the word.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "NOTIFY_SOCKET=") })
 }
 
 // openLog opens what will be the shim's stderr: the fifo that containerd reads, or a file in the bundle. The fifo is

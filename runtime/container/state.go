@@ -5,6 +5,7 @@
 //	  state             State as a line of JSON, and behind it the bundle's config.json as it was at create: one
 //	                    file, because to make a file is what costs
 //	  start             the socket at which the container's process waits for start; gone when it has started
+//	  notify/           the container's end of NOTIFY_SOCKET, if its service manager waits for word
 //	  tracer            there if exec has started a process with CAP_SYS_PTRACE
 //
 //	              create               start              the process ends

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,6 +200,21 @@ func (c *containerd) shims() (pids []int) {
 		pids = append(pids, pid)
 	}
 	return pids
+}
+
+// TestUnderAServiceManager: what it waits for is containerd's word, and no container's.
+func TestUnderAServiceManager(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	c := startContainerd(t)
+	if got := c.mustRun(append(c.flags("quiet", "--rm"), "sh", "-c", "echo socket: $NOTIFY_SOCKET")...); got != "socket:\n" {
+		t.Errorf("the container said %q", got)
+	}
 }
 
 func TestContainerdCleansUpBehindADeadShim(t *testing.T) {
