@@ -13,6 +13,9 @@ import (
 	"github.com/berthd/berth/runtime/terminal"
 )
 
+// notifySocket is the variable with a service manager's socket for word that the service is ready.
+const notifySocket = "NOTIFY_SOCKET"
+
 // creation holds the flags that create and run share.
 type creation struct {
 	options       container.CreateOptions
@@ -100,16 +103,16 @@ func (g *globals) start(args []string) (int, error) {
 	}
 	defer c.Close()
 	c.Warn = g.warn
-	ready, err := listenReady(c)
+	ready, err := c.ListenReady(os.Getenv(notifySocket))
 	if err != nil {
 		return 1, err
 	}
-	defer ready.close()
+	defer ready.Close()
 	if err := c.Start(ensureReadOnly); err != nil {
 		return 1, err
 	}
 	c.Close()
-	return 0, ready.wait(c.Pid)
+	return 0, ready.Wait(c.Pid)
 }
 
 func (g *globals) run(args []string) (_ int, err error) {
@@ -144,19 +147,21 @@ func (g *globals) run(args []string) (_ int, err error) {
 	if err := c.checkConsole(created, detach); err != nil {
 		return 1, err
 	}
-	ready, err := listenReady(created.Container)
+	ready, err := created.ListenReady(os.Getenv(notifySocket))
 	if err != nil {
 		return 1, errors.Join(err, created.Delete(true))
 	}
-	defer ready.close()
+	defer ready.Close()
 	if err := errors.Join(front.connect(created.Spec.Process.Terminal), created.Start()); err != nil {
 		return 1, errors.Join(err, created.Delete(true))
 	}
 	created.Close()
 	if detach {
-		return 0, ready.wait(created.Pid)
+		return 0, ready.Wait(created.Pid)
 	}
-	ready.relay()
+	if ready != nil {
+		go ready.Relay()
+	}
 	status, err := front.wait(g, created)
 	if !keep {
 		err = errors.Join(err, created.Remove())

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/internal/version"
+	"github.com/berthd/berth/runtime/monitor"
 )
 
 // command is one of the runtime's verbs. It returns the exit status, or an error and with it the status 1.
@@ -63,7 +64,7 @@ type globals struct {
 }
 
 func main() {
-	quietMonitor()
+	monitor.Quiet()
 	os.Exit(start(os.Args[1:]))
 }
 

@@ -1,11 +1,14 @@
 package container
 
 import (
+	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/launch"
 )
@@ -60,4 +63,39 @@ func hide() {
 	if os.Geteuid() == 0 { // anybody else would lose access to the child's files in /proc
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
+}
+
+// Announcement says whom to tell where the process is.
+type Announcement struct {
+	PidFile     string
+	PidfdSocket string // gets a descriptor of it
+}
+
+func (a Announcement) announce(process *launch.Process) error {
+	if a.PidfdSocket != "" {
+		if err := sendPidfd(process.PidFD, a.PidfdSocket); err != nil {
+			return err
+		}
+	}
+	if a.PidFile != "" {
+		if err := atomicfile.WriteVolatile(a.PidFile, []byte(strconv.Itoa(process.Pid)), 0o644); err != nil {
+			return fmt.Errorf("cannot write the pid file: %w", err)
+		}
+	}
+	return nil
+}
+
+func sendPidfd(pidfd int, path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot send the pidfd: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return fmt.Errorf("cannot connect to pidfd socket %q: %w", path, err)
+	}
+	if err := unix.Sendmsg(fd, []byte("pidfd"), unix.UnixRights(pidfd), nil, 0); err != nil {
+		return fmt.Errorf("cannot send the pidfd to %q: %w", path, err)
+	}
+	return nil
 }

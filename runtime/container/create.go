@@ -14,7 +14,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/cgroup"
@@ -29,19 +28,18 @@ import (
 // CreateOptions are what create and run are told.
 type CreateOptions struct {
 	Root, ID, Bundle string
-	PidFile          string
 	Console          int // a socket to send the terminal's master over, or -1
-	PidfdSocket      string
-	PreserveFDs      int
-	Env              []string // more than what the configuration has
-	Notify           bool     // give the container a socket for word that it is ready
-	NoPivot          bool
-	NoNewKeyring     bool
-	Systemd          bool
-	Protect          func() error // executes the runtime from a read-only handle, unless it runs from one
-	Attached         bool         // start comes from this process, not from another over the socket
-	Tolerant         func() bool  // tells whether the container may do without a cgroup that can't be made
-	Warn             func(text string)
+	Announcement
+	PreserveFDs  int
+	Env          []string // more than what the configuration has
+	Notify       bool     // give the container a socket for word that it is ready
+	NoPivot      bool
+	NoNewKeyring bool
+	Systemd      bool
+	Protect      func() error // executes the runtime from a read-only handle, unless it runs from one
+	Attached     bool         // start comes from this process, not from another over the socket
+	Tolerant     func() bool  // tells whether the container may do without a cgroup that can't be made
+	Warn         func(text string)
 }
 
 // Created is a container whose process waits for its start.
@@ -86,7 +84,7 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if err := created.launch(o, group, &undo); err != nil {
 		return nil, err
 	}
-	return created, created.publish(o)
+	return created, o.announce(created.process)
 }
 
 // bundle is what a container is made from.
@@ -345,40 +343,6 @@ func (c *Created) createHooks(list *specs.Hooks) error {
 func writeOOMScore(pid, score int) error {
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(score)), 0); err != nil {
 		return fmt.Errorf("cannot set process.oomScoreAdj to %d: %w", score, err)
-	}
-	return nil
-}
-
-// publish tells those who asked for it where the process is.
-func (c *Created) publish(o CreateOptions) error {
-	return publish(c.process, o.PidFile, o.PidfdSocket)
-}
-
-func publish(process *launch.Process, pidFile, pidfdSocket string) error {
-	if pidfdSocket != "" {
-		if err := sendPidfd(process.PidFD, pidfdSocket); err != nil {
-			return err
-		}
-	}
-	if pidFile != "" {
-		if err := atomicfile.WriteVolatile(pidFile, []byte(strconv.Itoa(process.Pid)), 0o644); err != nil {
-			return fmt.Errorf("cannot write the pid file: %w", err)
-		}
-	}
-	return nil
-}
-
-func sendPidfd(pidfd int, path string) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("cannot send the pidfd: %w", err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		return fmt.Errorf("cannot connect to pidfd socket %q: %w", path, err)
-	}
-	if err := unix.Sendmsg(fd, []byte("pidfd"), unix.UnixRights(pidfd), nil, 0); err != nil {
-		return fmt.Errorf("cannot send the pidfd to %q: %w", path, err)
 	}
 	return nil
 }

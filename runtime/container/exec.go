@@ -22,14 +22,14 @@ import (
 
 // ExecOptions are what exec is told.
 type ExecOptions struct {
-	Process              *specs.Process
-	Console              int // a socket to send the terminal's master over, or -1
-	PidFile, PidfdSocket string
-	PreserveFDs          int
-	IgnorePaused         bool
-	Warn                 func(text string)
-	Cgroups              []string     // below the container's: one PATH, or any number of CONTROLLERS:PATH
-	Protect              func() error // executes the runtime from a read-only handle, unless it runs from one
+	Process *specs.Process
+	Console int // a socket to send the terminal's master over, or -1
+	Announcement
+	PreserveFDs  int
+	IgnorePaused bool
+	Warn         func(text string)
+	Cgroups      []string     // below the container's: one PATH, or any number of CONTROLLERS:PATH
+	Protect      func() error // executes the runtime from a read-only handle, unless it runs from one
 }
 
 // Executed is a process that exec has started.
@@ -273,7 +273,7 @@ func (c *Container) execute(spec *specs.Spec, forked *launch.Process, o ExecOpti
 	if _, err := forked.Expect(launch.Ready); err != nil {
 		return nil, err
 	}
-	if err := publish(forked, o.PidFile, o.PidfdSocket); err != nil {
+	if err := o.announce(forked); err != nil {
 		return nil, err
 	}
 	if err := forked.Release(); err != nil {

@@ -47,9 +47,12 @@ func (c *Container) addReadySocket(spec *specs.Spec) error {
 // Readiness is the container's notify socket and the service manager's.
 type Readiness struct{ socket, manager, pidfd int }
 
-// ListenReady binds the container's notify socket, before the container starts. It is nil for a container that was
-// created without one.
+// ListenReady binds the container's notify socket, before the container starts. Without a service manager, or for a
+// container that was created without a socket, nobody is told anything, and there is nothing to wait for.
 func (c *Container) ListenReady(manager string) (_ *Readiness, err error) {
+	if manager == "" {
+		return nil, nil
+	}
 	name, done, err := shortName(filepath.Join(c.dir, readyDir, readySocket))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -88,6 +91,9 @@ func (c *Container) ListenReady(manager string) (_ *Readiness, err error) {
 
 // Close closes the sockets.
 func (r *Readiness) Close() {
+	if r == nil {
+		return
+	}
 	for _, fd := range []int{r.socket, r.manager, r.pidfd} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
@@ -98,6 +104,9 @@ func (r *Readiness) Close() {
 // Wait returns when the container has said that it is ready and the service manager knows it, and who its process
 // mainPid is; or when the container has ended.
 func (r *Readiness) Wait(mainPid int) error {
+	if r == nil {
+		return nil
+	}
 	for {
 		message, err := r.receive()
 		if message == nil || err != nil {
@@ -111,8 +120,11 @@ func (r *Readiness) Wait(mainPid int) error {
 	}
 }
 
-// Relay passes on what else the container has to say, until it ends.
+// Relay passes on what the container has to say until it ends, and calls this process the main one.
 func (r *Readiness) Relay() {
+	if r == nil || r.Wait(os.Getpid()) != nil {
+		return
+	}
 	// Not all: the main process, the watchdog's time and stored descriptors are the runtime's.
 	passed := []string{"READY", "RELOADING", "MONOTONIC_USEC", "STOPPING", "STATUS", "ERRNO", "WATCHDOG", "EXTEND_TIMEOUT_USEC"}
 	for {

@@ -59,7 +59,7 @@ func Restore(o CreateOptions, images CheckpointOptions) (_ *Created, err error) 
 	if err := r.restore(group); err != nil {
 		return nil, fmt.Errorf("cannot restore container %q: %w", o.ID, err)
 	}
-	return created, created.publish(o)
+	return created, o.announce(created.process)
 }
 
 func (r *restoration) restore(group cgroup.Cgroup) error {

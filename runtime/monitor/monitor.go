@@ -1,29 +1,30 @@
-package main
+// Package monitor makes the thread with which Go watches over the others rest.
+package monitor
 
 import "golang.org/x/sys/unix"
 
-// monitorSlack is by how many nanoseconds the monitor may oversleep.
-const monitorSlack = "10000000"
+// slack is by how many nanoseconds the monitor may oversleep.
+const slack = "10000000"
 
-// quietMonitor lets the thread with which Go watches over the others sleep for milliseconds. By default it wakes up every
+// Quiet lets the monitor sleep for milliseconds. By default it wakes up every
 // 20 microseconds at first, to find goroutines that have blocked or should be preempted. Here one goroutine does the work
 // of a start, and those hundred wake-ups took a tenth of the processor's time for it. Only that thread's timer slack is
 // raised: the others sleep for microseconds when they wait for each other.
-func quietMonitor() {
-	monitor, ok := monitorThread()
+func Quiet() {
+	id, ok := thread()
 	if !ok {
 		return // it only saves time
 	}
-	fd, err := unix.Open("/proc/"+monitor+"/timerslack_ns", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open("/proc/"+id+"/timerslack_ns", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
-	_, _ = unix.Write(fd, []byte(monitorSlack)) // takes CAP_SYS_NICE
+	_, _ = unix.Write(fd, []byte(slack)) // takes CAP_SYS_NICE
 	_ = unix.Close(fd)
 }
 
-// monitorThread returns the thread that Go's runtime starts first: threads are listed in the order of their births.
-func monitorThread() (id string, ok bool) {
+// thread returns the thread that Go's runtime starts first: threads are listed in the order of their births.
+func thread() (id string, ok bool) {
 	fd, err := unix.Open("/proc/self/task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", false
@@ -34,9 +35,9 @@ func monitorThread() (id string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	_, _, threads := unix.ParseDirent(entries[:n], 2, nil)
-	if len(threads) < 2 {
+	_, _, ids := unix.ParseDirent(entries[:n], 2, nil)
+	if len(ids) < 2 {
 		return "", false
 	}
-	return threads[1], true
+	return ids[1], true
 }
