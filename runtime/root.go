@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/berthd/berth/runtime/namespace"
 )
 
 // findRoot finds the directory of the containers' state: where --root says, or where users have what is theirs until
@@ -49,17 +51,7 @@ func isUsers() bool {
 		return true
 	}
 	name, known := os.LookupEnv("USER")
-	return (!known || name != "root") && inUserNamespace()
-}
-
-func inUserNamespace() bool {
-	content, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return false
-	}
-	everybody := []string{"0", "0", "4294967295"}
-	fields := strings.Fields(string(content))
-	return strings.Join(fields, " ") != strings.Join(everybody, " ")
+	return (!known || name != "root") && namespace.InUsers()
 }
 
 // setRootless reads the flag --rootless.
@@ -81,5 +73,5 @@ func (g *globals) tolerant() bool {
 	if g.rootless != nil {
 		return *g.rootless
 	}
-	return os.Geteuid() != 0 || inUserNamespace()
+	return os.Geteuid() != 0 || namespace.InUsers()
 }

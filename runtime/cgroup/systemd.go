@@ -15,6 +15,7 @@ import (
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/namespace"
 	"github.com/berthd/berth/runtime/systemd"
 )
 
@@ -236,7 +237,7 @@ func Distant(group Cgroup) bool {
 }
 
 // ordinary tells whether the runtime is somebody whom the kernel does not take for root.
-func ordinary() bool { return os.Geteuid() != 0 || inUserNamespace() }
+func ordinary() bool { return os.Geteuid() != 0 || namespace.InUsers() }
 
 // isDistant tells whether this process may not move others from its own cgroup to group.
 func isDistant(group Cgroup) bool {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/kernelfile"
+	"github.com/berthd/berth/runtime/namespace"
 )
 
 // limitDevices writes the device rules, all through two descriptors.
@@ -33,7 +34,7 @@ func (c *v1) limitDevices(rules []specs.LinuxDeviceCgroup, create bool) error {
 		err = changeRules(dir, state)
 	}
 	if errors.Is(err, unix.EPERM) {
-		c.barred = inUserNamespace()
+		c.barred = namespace.InUsers()
 	}
 	if errors.Is(err, unix.EPERM) && (state.allow || c.barred) {
 		return nil // a new cgroup has what its parent has, and more can't be had; a user namespace bars mknod anyway
@@ -97,10 +98,4 @@ func writeLines(path string, lines []string) error {
 		}
 	}
 	return nil
-}
-
-// inUserNamespace tells whether the runtime runs in a user namespace of its own: the first one maps all ids.
-func inUserNamespace() bool {
-	content, err := kernelfile.Read("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(content)), " ") != "0 0 4294967295"
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/runtime/kernelfile"
 	"github.com/berthd/berth/runtime/launch"
 )
 
@@ -98,4 +99,10 @@ func readMappings(file string) ([]specs.LinuxIDMapping, error) {
 		mappings = append(mappings, m)
 	}
 	return mappings, nil
+}
+
+// InUsers tells whether the runtime is in a user namespace other than the host's first one, which maps every ID to itself.
+func InUsers() bool {
+	content, err := kernelfile.Read("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(content)), " ") != "0 0 4294967295"
 }
