@@ -7,6 +7,7 @@ hack/install-deps.sh qemu-user-static
 export GOARCH=arm64 CGO_ENABLED=0
 excluded=(
 	runtime/launch        # clone3
+	runtime/nofile        # executes itself, which the host takes for a program of its own
 	manager/bundle        # openat2
 	manager/unpack        # openat2
 	manager/volumes       # openat2
