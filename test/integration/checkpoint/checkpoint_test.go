@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 func TestGoesOn(t *testing.T) {
@@ -178,22 +180,7 @@ func TestLazyPages(t *testing.T) {
 	if n, err := ready.Read(make([]byte, 1)); n != 1 {
 		t.Fatalf("no word that the pages are to be had: %v\n%s", err, c.logs())
 	}
-	if err := os.Mkdir(c.path("work"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	pages := exec.Command("criu", "lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", port,
-		"-D", c.path("images"), "-W", c.path("work"), "-o", "pages.log")
-	if err := pages.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(c.path("work/lazy-pages.socket")); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("criu lazy-pages makes no socket")
-		}
-	}
+	pages := c.lazyPages(port)
 	// With its images only: the container that is left has its ID.
 	here := c.ID
 	t.Cleanup(func() { c.verb("delete", "--force", here) })
@@ -217,6 +204,24 @@ func TestLazyPages(t *testing.T) {
 		t.Errorf("checkpoint: %v", err)
 	}
 	c.must("delete", "--force", c.ID)
+}
+
+// lazyPages starts criu's client of a page server, which hands memory to what is restored.
+func (c *container) lazyPages(port string) *exec.Cmd {
+	c.t.Helper()
+	if err := os.Mkdir(c.path("work"), 0o700); err != nil {
+		c.t.Fatal(err)
+	}
+	pages := exec.Command("criu", "lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", port,
+		"-D", c.path("images"), "-W", c.path("work"), "-o", "pages.log")
+	if err := pages.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	testenv.Until(c.t, time.Minute, "criu lazy-pages has made its socket", func() error {
+		_, err := os.Stat(c.path("work/lazy-pages.socket"))
+		return err
+	})
+	return pages
 }
 
 func freePort(t testing.TB) string {
