@@ -12,7 +12,7 @@ pattern=${BERTH_VM_TESTS:-.}
 # Each part: its limit in seconds, and what it is.
 declare -A limits=(
 	[runtime-1]=1200 [runtime-2]=1200 [attack]=1200 [checkpoint]=900 [systemd]=900 [systemd-v1]=900 [systemd-hybrid]=900
-	[shim]=1500 [daemon]=1500 [demo]=600 [dropin]=1500
+	[shim]=1500 [daemon]=1500 [demo]=600 [dropin]=2700
 )
 declare -A titles=(
 	[runtime-1]="the runtime on cgroup v2, first half" [runtime-2]="the runtime on cgroup v2, second half"

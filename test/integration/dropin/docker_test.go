@@ -1,6 +1,7 @@
 package dropin_test
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -79,6 +80,9 @@ func TestDockerWithUsersRemapped(t *testing.T) {
 		tell func(*engine)
 	}{{"run", run}, {"flags", flags}, {"life", life}, {"exec", execute}, {"pause", pause}, {"terminal", terminal}, {"copying", copying}, {"remapped", remapped}} {
 		t.Run(story.name, func(t *testing.T) {
+			if story.name == "flags" && os.Getenv("VMRUN") != "" {
+				t.Skip("takes long in emulation, where TestDocker has them all")
+			}
 			inner := *e
 			inner.t = t
 			story.tell(&inner)
