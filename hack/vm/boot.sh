@@ -5,10 +5,11 @@
 # and exits with COMMAND's status. See README.md beside this file.
 set -euo pipefail
 
-memory=2048 limit=900 out='' arguments='' kernel=${BERTH_VM_KERNEL:-6.1} start=start
+memory=2048 limit=900 out='' arguments='' kernel=${BERTH_VM_KERNEL:-6.1} start=start cpus=2
 while getopts m:t:o:K:sk: flag; do
 	case $flag in
-	m) memory=$OPTARG ;; t) limit=$OPTARG ;; o) out=$OPTARG ;; K) kernel=$OPTARG ;; s) start=systemd ;; k) arguments=$OPTARG ;;
+	m) memory=$OPTARG ;; t) limit=$OPTARG ;; o) out=$OPTARG ;; K) kernel=$OPTARG ;; k) arguments=$OPTARG ;;
+	s) start=systemd cpus=1 ;; # with two its start may hang on a busy host
 	*) exit 2 ;;
 	esac
 done
@@ -20,7 +21,11 @@ cache=${BERTH_VM_CACHE:-/var/cache/berth-vm}
 work=$(mktemp -d)
 qemu=''
 # shellcheck disable=SC2317 # called by trap
-finish() { [ -z "$qemu" ] || kill "$qemu" 2>/dev/null || true; rm -rf "$work"; }
+finish() {
+	[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || true
+	wait
+	rm -rf "$work"
+}
 trap finish EXIT
 trap 'exit 130' INT TERM
 [ -n "$out" ] || { out=$work/out; mkdir "$out"; }
@@ -64,7 +69,7 @@ show() {
 }
 sed -u 's/\x1b\[[0-9;?]*[a-zA-Z]//g; s/\x1bc//g; s/\r$//' <"$work/console" | tee "$work/log" | show &
 filter=$!
-timeout -k 10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -smp "${BERTH_VM_CPUS:-2}" -cpu max -m "$memory" -display none -serial stdio -monitor none -no-reboot \
+timeout -k 10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -smp "${BERTH_VM_CPUS:-$cpus}" -cpu max -m "$memory" -display none -serial stdio -monitor none -no-reboot \
 	-kernel "$cache/boot/vmlinuz-$version" -initrd "$work/initrd.gz" -append "console=ttyS0 quiet panic=-1 systemd.show_status=0 $arguments" \
 	-virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
 	-virtfs local,path="$work/vm",mount_tag=vm,security_model=none,readonly=on \
