@@ -55,7 +55,7 @@ func TestPodmanUnderSystemd(t *testing.T) {
 	e.must("update", "--memory", "128m", "one")
 	e.want("134217728", "exec", "one", "cat", "/sys/fs/cgroup/memory.max")
 	e.must("rm", "--force", "--time", "0", "one")
-	if output, err := exec.Command("find", "/sys/fs/cgroup/user.slice", "-name", "*"+id+"*").CombinedOutput(); err != nil || len(output) > 0 {
+	if output, err := exec.Command("find", "/sys/fs/cgroup/user.slice", "-name", "libpod-"+id+"*").CombinedOutput(); err != nil || len(output) > 0 {
 		t.Errorf("left: %s, %v", output, err)
 	}
 }
