@@ -125,7 +125,7 @@ func TestExecAfterAPrivilegedExec(t *testing.T) {
 	c.Spec.Process.Args = []string{"sleep", "1000"}
 	c.start()
 	c.must("exec", "--detach", "--cap", "CAP_SYS_PTRACE", c.ID, "/attacker", "binary")
-	for range rounds {
+	for range 5 * rounds {
 		c.must("exec", c.ID, "true")
 	}
 	unchanged()

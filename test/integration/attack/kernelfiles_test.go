@@ -1,6 +1,7 @@
 package attack_test
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -142,6 +143,14 @@ func TestRedirectedWrites(t *testing.T) {
 		"files of the image in place of proc": func(c *container) {
 			for _, name := range []string{"proc/sys/kernel/shmmax", "proc/self/attr/exec", "proc/self/oom_score_adj"} {
 				c.link(name, "/proc/1/root"+h.Dir+"/"+name)
+			}
+		},
+		"files in the image's proc": func(c *container) {
+			for _, name := range []string{"proc/self/attr/exec", "proc/self/attr/apparmor/exec", "proc/sys/kernel/shmmax"} {
+				path := filepath.Join(c.Rootfs, name)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o666)); err != nil {
+					c.t.Fatal(err)
+				}
 			}
 		},
 		"links in the image's proc": func(c *container) {
