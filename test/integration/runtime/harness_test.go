@@ -197,9 +197,10 @@ func (c *container) gone() {
 // waitFor waits until something that has no event of its own has become so.
 func waitFor(t testing.TB, what string, so func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !so(); time.Sleep(time.Millisecond) {
+	limit := testenv.Patience(10 * time.Second)
+	for deadline := time.Now().Add(limit); !so(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited 10 seconds for %s", what)
+			t.Fatalf("waited %v for %s", limit, what)
 		}
 	}
 }
