@@ -15,14 +15,16 @@ const podmanStory = `
 mount -t tmpfs none /run && mkdir -p /run/netns /run/lock && mkdir -p /var/lib/cni && mount -t tmpfs none /var/lib/cni
 export CONTAINERS_CONF=$1/containers.conf
 p="podman --root $1/root --runroot $1/run --tmpdir $1/tmp"
-$p run -d --name web -p 8080:80 -p 127.0.0.1:8081:80 --rootfs $2 httpd -f -p 80 -h /var/www >/dev/null
+group=berth-test-cni-$$ run="run --cgroup-parent $group"
+$p $run -d --name web -p 8080:80 -p 127.0.0.1:8081:80 --rootfs $2 httpd -f -p 80 -h /var/www >/dev/null
 fetch() { until timeout 5 busybox wget -qO- http://$1/; do [ $((tries += 1)) -lt 100 ] || return 1; sleep 0.1; done 2>/dev/null; } # the server may be starting
 for at in 127.0.0.1:8080 127.0.0.1:8081 10.88.0.1:8080; do fetch $at; done
-$p run --rm --rootfs $2 timeout 5 wget -qO- http://10.88.0.1:8080/
-$p run -d --name late -p 8080:80 --rootfs $2 sleep 10 || echo refused
-$p network create two >/dev/null && $p run --rm --network two --rootfs $2 ip -o -4 address show eth0
+$p $run --rm --rootfs $2 timeout 5 wget -qO- http://10.88.0.1:8080/
+$p $run -d --name late -p 8080:80 --rootfs $2 sleep 10 || echo refused
+$p network create two >/dev/null && $p $run --rm --network two --rootfs $2 ip -o -4 address show eth0
 $p restart -t 0 web >/dev/null && fetch 127.0.0.1:8080
 $p rm -f -t 0 web late >/dev/null
+find /sys/fs/cgroup/*/$group -depth -type d -exec rmdir {} \; # podman leaves them
 echo left: $(nft list table inet berth | grep comment) $(ip -o link | grep -o veth)
 `
 
@@ -31,7 +33,6 @@ func TestPodmanRunsOnThePlugins(t *testing.T) {
 	t.Parallel()
 	needReference(t) // podman's own network also has the plugin tuning
 	testenv.Peer(t, "podman")
-	crun := testenv.Peer(t, "crun")
 	h := newHost(t)
 	if output := h.run("podman", "--version"); !strings.HasPrefix(output, "podman version 4.") {
 		t.Skipf("needs podman 4, the last with CNI, not %s", output)
@@ -48,13 +49,12 @@ network_config_dir = %q
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
-runtime = "crun"
+runtime = "berth-runtime"
 [engine.runtimes]
-crun = [%q]
+berth-runtime = [%q]
 [containers]
-cgroups = "disabled"
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
-`, h.plugins, referencePlugins, filepath.Join(h.dir, "net.d"), crun)
+`, h.plugins, referencePlugins, filepath.Join(h.dir, "net.d"), testenv.Binary(t, "berth-runtime"))
 	if err := os.WriteFile(filepath.Join(h.dir, "containers.conf"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
