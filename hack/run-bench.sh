@@ -8,6 +8,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 hack/make-images.sh "$work/layout" >/dev/null 2>&1
 go build -o "$work/bench" ./test/bench
+# As an installation writes them, and Debian's have been written: the kernel maps what the linker wrote in smaller pieces.
+cp -r "${BERTH_BIN:-bin}" "$work/bin"
 inside() {
 	set -eu
 	ip link set lo up
@@ -22,4 +24,4 @@ inside() {
 	"$@"
 }
 export -f inside
-unshare --net --mount --propagation private bash -c 'inside "$@"' bash "$work/bench" -bin "${BERTH_BIN:-bin}" -layout "$work/layout" "$@"
+unshare --net --mount --propagation private bash -c 'inside "$@"' bash "$work/bench" -bin "$work/bin" -layout "$work/layout" "$@"
