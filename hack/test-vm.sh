@@ -11,7 +11,7 @@ pattern=${BERTH_VM_TESTS:-.}
 
 # Each part: its limit in seconds, and what it is.
 declare -A limits=(
-	[runtime-1]=1200 [runtime-2]=1200 [attack]=1200 [checkpoint]=900 [systemd]=900 [systemd-v1]=900 [systemd-hybrid]=900
+	[runtime-1]=1200 [runtime-2]=1200 [attack]=1200 [checkpoint]=1500 [systemd]=900 [systemd-v1]=900 [systemd-hybrid]=900
 	[shim]=1500 [daemon]=1500 [demo]=600 [dropin]=2700
 )
 declare -A titles=(
@@ -75,7 +75,7 @@ grep -v '^bertrand' /etc/subuid >/data/subuid; cp /data/subuid /etc/subuid; cp /
 systemctl start user@1500.service user@1501.service
 RUN
 		tests runtime '^TestSystemd'
-		[ "$1" != systemd ] || tests dropin UnderSystemd
+		[ "$1" != systemd ] || { tests dropin UnderSystemd; tests checkpoint '^TestSystemd'; }
 		;;
 	demo) echo "cd $repo && hack/run-demo.sh" ;;
 	*) tests "$1" "$pattern" ;;
@@ -121,7 +121,7 @@ main() {
 	for part in "$@"; do
 		case $part in
 		demo) ;;
-		systemd) compile runtime && compile dropin || exit 1 ;;
+		systemd) compile runtime && compile dropin && compile checkpoint || exit 1 ;;
 		runtime-* | systemd-*) compile runtime || exit 1 ;;
 		*) compile "$part" || exit 1 ;;
 		esac
