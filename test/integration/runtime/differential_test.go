@@ -180,7 +180,8 @@ func TestAnswersAreRuncs(t *testing.T) {
 		if differs && word != "usage" {
 			continue
 		}
-		if (got.Stderr == "") != (want.Stderr == "") || failed(ourLevels) != failed(theirLevels) {
+		// What succeeded may have been logged as an error all the same: runc's delete does it on cgroup v2.
+		if (got.Stderr == "") != (want.Stderr == "") || want.Status != 0 && failed(ourLevels) != failed(theirLevels) {
 			t.Errorf("%s: the errors are\n%q in the log %v, and runc's\n%q in the log %v", command, got.Stderr, ourLevels, want.Stderr, theirLevels)
 		}
 	}
