@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/kernelfile"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
 	"github.com/berthd/berth/runtime/systemd"
@@ -245,14 +246,12 @@ func isDistant(group Cgroup) bool {
 	if !ok || !ordinary() {
 		return false
 	}
-	content, err := os.ReadFile("/proc/self/cgroup")
+	content, err := kernelfile.Read("/proc/self/cgroup")
 	if err != nil {
 		return false
 	}
-	_, own, _ := strings.Cut(string(content), "0::")
-	own, _, _ = strings.Cut(own, "\n")
 	common := c.dir
-	for own = path.Join(mountRoot, path.Join("/", own)); own != common && !strings.HasPrefix(own, common+"/"); {
+	for own := path.Join(mountRoot, path.Join("/", ownV2(string(content)))); own != common && !strings.HasPrefix(own, common+"/"); {
 		common = path.Dir(common)
 	}
 	return unix.Access(path.Join(common, "cgroup.procs"), unix.W_OK) != nil

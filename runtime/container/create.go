@@ -192,8 +192,8 @@ func createCgroup(spec *specs.Spec, o CreateOptions, wanted cgroup.Config) (cgro
 // owned tells whether the container's user is to have its cgroup: if the cgroup is all that the container sees, and it
 // may write there.
 func owned(spec *specs.Spec) bool {
-	own := slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace && n.Path == "" })
-	return own && slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
+	own := namespaceOf(spec, specs.CgroupNamespace)
+	return own != nil && own.Path == "" && slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
 		return (m.Type == "cgroup" || m.Type == "cgroup2") && filepath.Clean(m.Destination) == "/sys/fs/cgroup" && !slices.Contains(m.Options, "ro")
 	})
 }

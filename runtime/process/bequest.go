@@ -33,13 +33,9 @@ func Bequeath(spec *specs.Spec) error {
 	if wanted == nil {
 		return nil
 	}
-	mode, mask, err := MemoryPolicy(wanted)
+	mode, mask, length, err := MemoryPolicy(wanted)
 	if err != nil {
 		return err
-	}
-	var length int
-	if mask != nil {
-		length = len(mask)*64 + 1 // the kernel takes one less
 	}
 	// The kernel reads the mask before the call returns: that is safe with the pointer converted in the call itself.
 	if _, _, errno := unix.RawSyscall(unix.SYS_SET_MEMPOLICY, uintptr(mode), uintptr(unsafe.Pointer(mask)), uintptr(length)); errno != 0 {

@@ -13,20 +13,20 @@ import (
 
 // AddMemoryPolicy adds the choice of the memory nodes that the process allocates from.
 func AddMemoryPolicy(p *launch.Program, policy *specs.LinuxMemoryPolicy) error {
-	mode, mask, err := MemoryPolicy(policy)
+	mode, mask, length, err := MemoryPolicy(policy)
 	if err != nil {
 		return err
 	}
-	at, length := launch.Int(0), 0
+	at := launch.Int(0)
 	if mask != nil {
-		at, length = launch.Pin(p, mask), len(mask)*64+1 // the kernel takes one less
+		at = launch.Pin(p, mask)
 	}
 	p.Call("set", "linux.memoryPolicy", unix.SYS_SET_MEMPOLICY, launch.Int(mode), at, launch.Int(length))
 	return nil
 }
 
-// MemoryPolicy is a policy as set_mempolicy(2) has it. The mask is nil if no nodes are named.
-func MemoryPolicy(policy *specs.LinuxMemoryPolicy) (mode int, mask *[maxNodes / 64]uint64, err error) {
+// MemoryPolicy is a policy as set_mempolicy(2) has it. The mask is nil, and its length in bits 0, if no nodes are named.
+func MemoryPolicy(policy *specs.LinuxMemoryPolicy) (mode int, mask *[maxNodes / 64]uint64, length int, err error) {
 	modes := map[specs.MemoryPolicyModeType]int{
 		specs.MpolDefault: 0, specs.MpolPreferred: 1, specs.MpolBind: 2, specs.MpolInterleave: 3, specs.MpolLocal: 4,
 		specs.MpolPreferredMany: 5, specs.MpolWeightedInterleave: 6,
@@ -36,22 +36,22 @@ func MemoryPolicy(policy *specs.LinuxMemoryPolicy) (mode int, mask *[maxNodes / 
 	}
 	mode, ok := modes[policy.Mode]
 	if !ok {
-		return 0, nil, fmt.Errorf("linux.memoryPolicy.mode: unknown mode %q", policy.Mode)
+		return 0, nil, 0, fmt.Errorf("linux.memoryPolicy.mode: unknown mode %q", policy.Mode)
 	}
 	for _, flag := range policy.Flags {
 		bit, ok := flags[flag]
 		if !ok {
-			return 0, nil, fmt.Errorf("linux.memoryPolicy.flags: unknown flag %q", flag)
+			return 0, nil, 0, fmt.Errorf("linux.memoryPolicy.flags: unknown flag %q", flag)
 		}
 		mode |= bit
 	}
 	if policy.Nodes == "" {
-		return mode, nil, nil
+		return mode, nil, 0, nil
 	}
 	if mask, err = nodeMask(policy.Nodes); err != nil {
-		return 0, nil, fmt.Errorf("linux.memoryPolicy.nodes: %w", err)
+		return 0, nil, 0, fmt.Errorf("linux.memoryPolicy.nodes: %w", err)
 	}
-	return mode, mask, nil
+	return mode, mask, maxNodes + 1, nil // the kernel takes one less
 }
 
 const maxNodes = 1024
