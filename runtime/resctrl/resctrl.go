@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -29,16 +30,12 @@ type Group struct {
 
 // Mounted returns where the file system is.
 func Mounted() (string, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("resctrl"))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("cannot list the host's mounts: %w", err)
 	}
-	for line := range strings.Lines(string(mounts)) {
-		before, after, _ := strings.Cut(line, " - ")
-		const mountPoint = 4
-		if fields := strings.Fields(before); strings.HasPrefix(after, "resctrl ") && len(fields) > mountPoint {
-			return fields[mountPoint], nil
-		}
+	if len(mounts) > 0 {
+		return mounts[0].Mountpoint, nil
 	}
 	return "", errors.New("field linux.intelRdt: the file system resctrl is not mounted, at /sys/fs/resctrl or elsewhere")
 }

@@ -2,9 +2,8 @@ package rootfs
 
 import (
 	"fmt"
-	"os"
-	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -14,17 +13,12 @@ import (
 // hideBelow adds the taking away of the host's /proc and /sys, where its tree stays below the container's root. The kernel
 // lets everybody with a user namespace of his own mount what is visible in full already, and there nothing is masked.
 func (b *Builder) hideBelow() error {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("proc", "sysfs"))
 	if err != nil {
 		return fmt.Errorf("cannot list the host's mounts: %w", err)
 	}
-	for line := range strings.Lines(string(table)) {
-		const mountPoint, kind = 4, 0 // the latter behind the separator
-		before, after, _ := strings.Cut(line, " - ")
-		place, what := strings.Fields(before), strings.Fields(after)
-		if len(place) > mountPoint && len(what) > kind && (what[kind] == "proc" || what[kind] == "sysfs") {
-			b.hideMount(what[kind], unescape(place[mountPoint]))
-		}
+	for _, mount := range mounts {
+		b.hideMount(mount.FSType, mount.Mountpoint)
 	}
 	return nil
 }

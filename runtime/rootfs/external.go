@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -76,27 +77,17 @@ func mountsBelow(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the host's mounts: %w", err)
 	}
 	var below []string
-	for line := range strings.Lines(string(table)) {
-		const mountPoint = 4
-		fields := strings.Fields(line)
-		if len(fields) <= mountPoint {
-			continue
-		}
-		if inner, ok := strings.CutPrefix(unescape(fields[mountPoint]), strings.TrimSuffix(real, "/")+"/"); ok && inner != "" {
+	for _, mount := range mounts {
+		if inner, ok := strings.CutPrefix(mount.Mountpoint, strings.TrimSuffix(real, "/")+"/"); ok && inner != "" {
 			below = append(below, inner)
 		}
 	}
 	return below, nil
-}
-
-// unescape returns a path as it was before it came into the table of mounts.
-func unescape(path string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }
 
 func isCgroup(m specs.Mount) bool { return m.Type == "cgroup" || m.Type == "cgroup2" }
