@@ -69,20 +69,15 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if group != nil {
 		defer func() { _ = group.Close() }()
 	}
-	pidfd, err := unix.PidfdOpen(c.Pid, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the container's process: %w", err)
-	}
-	defer func() { _ = unix.Close(pidfd) }()
-	birth, flags, err := namespace.BirthIn(c.Pid, spec.Linux.Namespaces)
+	way, err := namespace.WayInto(c.Pid, spec.Linux.Namespaces)
 	if err != nil {
 		return nil, err
 	}
-	defer birth.Close()
-	if !c.alive() { // and so was the process of all these descriptors
+	defer way.Close()
+	if !c.alive() { // and so was the process that the way leads to
 		return nil, c.require("exec in", states...)
 	}
-	into := entry{birth, pidfd, flags, filter, spec.Linux.Personality}
+	into := entry{way, filter, spec.Linux.Personality}
 	forked, err := c.fork(o, group, into)
 	if errors.Is(err, unix.EBUSY) && group != nil && len(o.Cgroups) == 0 {
 		forked, err = c.forkBeside(o, into)
@@ -98,26 +93,27 @@ func (c *Container) fork(o ExecOptions, group cgroup.Cgroup, into entry) (*launc
 	if err != nil {
 		return nil, err
 	}
+	return forkInto(into.Way, program, group)
+}
+
+// forkInto forks a process of the container, whose program begins with joinCgroup.
+func forkInto(way *namespace.Way, program *launch.Program, group cgroup.Cgroup) (*launch.Process, error) {
+	birth := launch.Birth{CgroupFD: -1, Shared: !cgroup.Distant(group)}
 	if group != nil {
-		into.CgroupFD = group.DirFD()
+		birth.CgroupFD = group.DirFD()
 	}
-	// A time namespace is entered by processes with memory of their own.
-	into.Shared = into.flags&unix.CLONE_NEWTIME == 0 && !cgroup.Distant(group) && !into.ForksAgain
 	hide()
-	forked, err := launch.Fork(program, into.Birth)
-	if err != nil {
-		return nil, err
+	return way.Fork(program, birth, func(process *launch.Process) error { return adopt(process, group) })
+}
+
+// addEntry adds the way into the container to the program of a process that is not yet in it.
+func (c *Container) addEntry(p *launch.Program, way *namespace.Way, conf process.Config) {
+	way.AddPid(p)
+	conf.HoldAttributes(p)
+	way.AddSetns(p)
+	if !c.SharedKeyring {
+		addKeyring(p, c.ID, way.OwnUser())
 	}
-	err = adopt(forked, group)
-	if err == nil && into.ForksAgain {
-		err = forked.Follow()
-	}
-	if err != nil {
-		forked.Kill()
-		forked.Close()
-		return nil, err
-	}
-	return forked, nil
 }
 
 // forkBeside makes the process a neighbour of the container's first one: no process may be in a cgroup of v2 that hands
@@ -211,10 +207,9 @@ func inherit(process, first *specs.Process) {
 
 // entry is the way into a container's namespaces, and the filter that applies there.
 type entry struct {
-	*namespace.Inside
-	pidfd, flags int
-	filter       compilation
-	personality  *specs.LinuxPersonality
+	*namespace.Way
+	filter      compilation
+	personality *specs.LinuxPersonality
 }
 
 func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Program, error) {
@@ -227,20 +222,15 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 	process.AddAffinity(p, "initial", affinity.Initial)
 	joinCgroup(p, group)
 	process.AddAffinity(p, "final", affinity.Final)
-	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
+	setDumpable(p, 0)
 	conf, err := processConfig(o.Process, into.filter)
 	if err != nil {
 		return nil, err
 	}
-	if err := grant(&conf, into.flags&unix.CLONE_NEWUSER != 0, o.Warn); err != nil {
+	if err := grant(&conf, into.OwnUser(), o.Warn); err != nil {
 		return nil, err
 	}
-	into.AddPid(p, into.pidfd)
-	conf.HoldAttributes(p)
-	into.AddSetns(p, into.pidfd, into.flags)
-	if !c.SharedKeyring {
-		addKeyring(p, c.ID, into.flags&unix.CLONE_NEWUSER != 0)
-	}
+	c.addEntry(p, into.Way, conf)
 	if err := addPersonality(p, into.personality); err != nil {
 		return nil, err
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/hooks"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
@@ -36,49 +35,38 @@ func (c *Container) startHooks(spec *specs.Spec) error {
 }
 
 func (c *Container) startHook(spec *specs.Spec, filter compilation, hook specs.Hook, files [2]*os.File) (*launch.Process, error) {
-	pidfd, err := unix.PidfdOpen(c.Pid, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the container's process: %w", err)
-	}
-	defer func() { _ = unix.Close(pidfd) }()
-	birth, flags, err := namespace.BirthIn(c.Pid, spec.Linux.Namespaces)
+	group, err := c.cgroupBelow(nil)
 	if err != nil {
 		return nil, err
 	}
-	defer birth.Close()
-	if !c.alive() { // and so was the process of all these descriptors
+	if group != nil {
+		defer func() { _ = group.Close() }()
+	}
+	way, err := namespace.WayInto(c.Pid, spec.Linux.Namespaces)
+	if err != nil {
+		return nil, err
+	}
+	defer way.Close()
+	if !c.alive() { // and so was the process that the way leads to
 		return nil, c.require("start", specs.StateCreated)
 	}
 	p := launch.New()
 	p.Call("create", "a session", unix.SYS_SETSID)
-	if len(c.Cgroups) > 0 {
-		group, err := cgroup.Load(c.Cgroups)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = group.Close() }()
-		joinCgroup(p, group)
-		birth.CgroupFD = group.DirFD()
-	}
-	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
+	joinCgroup(p, group)
+	setDumpable(p, 0)
 	conf, err := hookConfig(spec.Process, filter, hook)
 	if err != nil {
 		return nil, err
 	}
-	if err := grant(&conf, flags&unix.CLONE_NEWUSER != 0, func(string) {}); err != nil { // create has warned
+	if err := grant(&conf, way.OwnUser(), func(string) {}); err != nil { // create has warned
 		return nil, err
 	}
-	conf.HoldAttributes(p)
 	hooks.Redirect(p, files[0], files[1])
-	birth.AddSetns(p, pidfd, flags)
-	if !c.SharedKeyring {
-		addKeyring(p, c.ID, flags&unix.CLONE_NEWUSER != 0)
-	}
+	c.addEntry(p, way, conf)
 	if err := process.Add(p, conf); err != nil {
 		return nil, err
 	}
-	hide()
-	forked, err := launch.Fork(p, birth.Birth)
+	forked, err := forkInto(way, p, group)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
@@ -62,7 +63,11 @@ func (s *setup) program() (*launch.Program, error) {
 	if !s.container.SharedKeyring {
 		addKeyring(p, s.container.ID, s.plan.OwnUser())
 	}
-	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(0), launch.Int(0), launch.Int(0), launch.Int(0))
+	dumpable, err := s.opensForHooks()
+	if err != nil {
+		return nil, err
+	}
+	setDumpable(p, dumpable)
 	s.addNames(p)
 	s.addLoopback(p)
 	c, err := processConfig(spec.Process, s.container.filter)
@@ -73,7 +78,7 @@ func (s *setup) program() (*launch.Program, error) {
 		return nil, err
 	}
 	c.HoldAttributes(p)
-	if err := root.Fill(func() { s.addPause(p) }); err != nil {
+	if err := root.Fill(func() { s.addPause(p, dumpable) }); err != nil {
 		return nil, err
 	}
 	if err := addPersonality(p, spec.Linux.Personality); err != nil {
@@ -94,12 +99,42 @@ func (s *setup) program() (*launch.Program, error) {
 
 // addPause adds the wait for the host, whose hooks find all that is mounted and can reach it, and then what may be about
 // network devices that have come meanwhile.
-func (s *setup) addPause(p *launch.Program) {
+func (s *setup) addPause(p *launch.Program, dumpable int) {
 	if pauses(s.container.Spec) {
 		p.Report(launch.Ready)
 		p.Wait()
 	}
+	if dumpable != 0 {
+		setDumpable(p, 0)
+	}
 	addSysctls(p, s.sysctls, s.container.Spec.Linux.Sysctl)
+}
+
+// opensForHooks returns 1 if the process stays dumpable up to the pause, or else 0: hooks of an ordinary user don't come
+// into the namespaces of a process that they may not look at. Those of root do.
+//
+// Who looks at a process can take it over, with the host still around this one, and needs rights in its user namespace
+// for it. In a new one there is nobody yet but hooks; and who has rights to it from outside is the user, who may do the
+// same to the runtime. One that was there before is full of the user's containers, and a pid namespace of its own hides
+// the process only from those that are not in the host's.
+func (s *setup) opensForHooks() (int, error) {
+	list := s.container.Spec.Hooks
+	switch {
+	case list == nil || !pauses(s.container.Spec) || os.Geteuid() == 0:
+		return 0, nil
+	case s.plan.New&unix.CLONE_NEWUSER != 0:
+		return 1, nil
+	case len(list.CreateContainer) > 0:
+		return 0, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot run hooks.createContainer: "+
+			"an ordinary user's container has them only with a new user namespace"))
+	}
+	return 0, nil
+}
+
+// setDumpable sets whether others may look at the process, and trace it. The kernel closes it as well when the user
+// changes.
+func setDumpable(p *launch.Program, dumpable int) {
+	p.Call("protect", "the process", unix.SYS_PRCTL, launch.Int(unix.PR_SET_DUMPABLE), launch.Int(dumpable), launch.Int(0), launch.Int(0), launch.Int(0))
 }
 
 // joinCgroup makes the child enter its cgroup where it was not born in it.

@@ -69,23 +69,41 @@ func runBy(start Start, hook specs.Hook, state specs.State) error {
 }
 
 func (i Inside) start(hook specs.Hook, state, output *os.File) (*launch.Process, error) {
-	pidfd, err := unix.PidfdOpen(i.Pid, 0)
+	way, err := namespace.WayInto(i.Pid, i.Namespaces)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = unix.Close(pidfd) }()
-	birth, flags, err := namespace.BirthIn(i.Pid, i.Namespaces)
+	defer way.Close()
+	dir, err := i.openDir()
 	if err != nil {
 		return nil, err
 	}
-	defer birth.Close()
+	defer func() { _ = unix.Close(dir) }()
 	p := launch.New()
-	birth.AddSetns(p, pidfd, flags)
-	p.Call("enter", fmt.Sprintf("%q", i.Dir), unix.SYS_CHDIR, p.String(i.Dir))
+	way.AddPid(p)
+	way.AddSetns(p)
+	p.Call("enter", fmt.Sprintf("%q", i.Dir), unix.SYS_FCHDIR, launch.Int(dir))
 	Redirect(p, state, output)
 	p.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
 	p.Call("execute", fmt.Sprintf("%q", hook.Path), unix.SYS_EXECVE, p.String(hook.Path), p.Strings(Args(hook)), p.Strings(env(hook)))
-	return launch.Fork(p, birth.Birth)
+	return way.Fork(p, launch.Birth{CgroupFD: -1}, nil)
+}
+
+// openDir opens the directory as the container has it, in which other mounts may be on the way. The container's root may
+// not have the right to walk there.
+func (i Inside) openDir() (int, error) {
+	path := fmt.Sprintf("/proc/%d/root", i.Pid)
+	root, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot open the container's root %q: %w", path, err)
+	}
+	defer func() { _ = unix.Close(root) }()
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
+	dir, err := unix.Openat2(root, i.Dir, &how)
+	if err != nil {
+		return -1, fmt.Errorf("cannot open %q: %w", i.Dir, err)
+	}
+	return dir, nil
 }
 
 // Redirect adds the redirection of a hook's standard descriptors.

@@ -144,7 +144,7 @@ func (p *Plan) chooseWithin() error {
 			continue
 		}
 		// A process can't change its own pid namespace, and a child in a new user namespace has no right to enter those of the host.
-		if k.flag != unix.CLONE_NEWPID && p.New&unix.CLONE_NEWUSER == 0 {
+		if k.flag != unix.CLONE_NEWPID && p.New&unix.CLONE_NEWUSER == 0 || k.flag == unix.CLONE_NEWPID && p.pidLater() {
 			continue
 		}
 		within, err := Enter(k.flag, p.fds[k.flag], p.paths[k.flag])
@@ -200,7 +200,16 @@ func (p *Plan) Simple() bool {
 }
 
 // ForksAgain tells whether the child replaces itself by a sibling.
-func (p *Plan) ForksAgain() bool { return p.inherits() && p.New&unix.CLONE_NEWPID != 0 }
+func (p *Plan) ForksAgain() bool {
+	return p.inherits() && (p.New&unix.CLONE_NEWPID != 0 || p.pidLater())
+}
+
+// pidLater tells whether only in the user namespace that is joined the child has the right to the pid namespace, which
+// its sibling is born in.
+func (p *Plan) pidLater() bool {
+	const both = unix.CLONE_NEWUSER | unix.CLONE_NEWPID
+	return p.Joined&both == both && os.Geteuid() != 0
+}
 
 // UserLater tells whether the child makes the new user namespace itself, and reports that it is ready for its mappings:
 // it has to enter a namespace before which can't be entered from within, nor by this process for the moment of a fork.
@@ -233,7 +242,7 @@ func (p *Plan) Add(program *launch.Program, asHost func() error) error {
 		}
 	}
 	if p.ForksAgain() {
-		program.SecondFork(unix.CLONE_NEWPID)
+		program.SecondFork(uint64(p.New & unix.CLONE_NEWPID))
 	}
 	if err := asHost(); err != nil {
 		return err

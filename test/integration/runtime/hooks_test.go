@@ -197,3 +197,14 @@ func TestFailingPoststop(t *testing.T) {
 	}
 	c.gone()
 }
+
+// TestHooksOfUsers: those of a container with users of its own are its root and its user, who may less than the host's.
+func TestHooksOfUsers(t *testing.T) {
+	c := newContainer(t, "cut", "-d", " ", "-f", "-3,5", "/dev/shm/hooks")
+	mapUsers(t, c)
+	c.Spec.Process.User = specs.User{UID: 5, GID: 6}
+	c.Spec.Hooks = &specs.Hooks{
+		CreateContainer: whereHook("create", "dev/shm/hooks; chmod 666 dev/shm/hooks"), StartContainer: whereHook("start", "/dev/shm/hooks"),
+	}
+	wantEqual(t, c.output(), "create 0 "+c.Rootfs+" 1\nstart 5 / 1\n")
+}

@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,7 +203,8 @@ func TestRootlessRanges(t *testing.T) {
 	c.spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 500000, Size: 1000}}
 	c.spec.Linux.GIDMappings = c.spec.Linux.UIDMappings
 	c.spec.Process.User = specs.User{UID: 5, GID: 6, AdditionalGids: []uint32{7}}
-	c.spec.Process.Args = []string{"sh", "-c", "id -u; id -G; tr -s ' ' < /proc/self/uid_map"}
+	c.spec.Process.Args = []string{"sh", "-c", "id -u; id -G; tr -s ' ' < /proc/self/uid_map; cut -d ' ' -f -3 /dev/shm/hooks"}
+	c.spec.Hooks = &specs.Hooks{CreateContainer: whereHook("create", "dev/shm/hooks; chmod 666 dev/shm/hooks"), StartContainer: whereHook("start", "/dev/shm/hooks")}
 	writeJSON(t, c.config, c.spec)
 	file := func(name, content string) string {
 		path := filepath.Join(c.Bundle, name)
@@ -212,7 +214,7 @@ func TestRootlessRanges(t *testing.T) {
 		return path
 	}
 	passwd := file("passwd", "bertha:x:1000:1000::/:/bin/sh\n"+readFile(t, "/etc/passwd"))
-	for allowed, want := range map[string]string{"bertha:500000:65536\n": "5\n6 7\n 0 1000 1\n 1 500000 1000\n", "bertha:700000:65536\n": ""} {
+	for allowed, want := range map[string]string{"bertha:500000:65536\n": "5\n6 7\n 0 1000 1\n 1 500000 1000\ncreate 0 " + c.Rootfs + "\nstart 5 /\n", "bertha:700000:65536\n": ""} {
 		ranges := file("ranges", allowed)
 		script := "mount --bind " + passwd + " /etc/passwd && mount --bind " + ranges + " /etc/subuid && mount --bind " + ranges + " /etc/subgid && " +
 			"exec setpriv --reuid 1000 --regid 1000 --clear-groups " + c.binary + " run " + c.ID
@@ -228,5 +230,87 @@ func TestRootlessRanges(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(c.Bundle, "berth-runtime")); len(left) > 0 {
 		t.Errorf("%v is left", left)
+	}
+}
+
+// whereHook returns a hook that adds to the file whose process it is, in which namespace, and what it is told the first
+// process's pid is.
+func whereHook(name, file string) []specs.Hook {
+	script := fmt.Sprintf(`echo "%s $(id -u) $(pwd) $(readlink /proc/self/ns/pid) $(sed 's/.*"pid":\([0-9]*\).*/\1/')" >> %s`, name, file)
+	return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}}}
+}
+
+// TestRootlessHooks: an ordinary user's hooks come into the container's namespaces too, whose pid namespace only the
+// container's root may enter.
+func TestRootlessHooks(t *testing.T) {
+	c := newRootless(t)
+	c.spec.Process.Args = []string{"sh", "-c", `cat /tmp/hooks; readlink /proc/self/ns/pid`}
+	c.spec.Root.Readonly = false
+	c.spec.Hooks = &specs.Hooks{CreateContainer: whereHook("create", c.Rootfs+"/tmp/hooks"), StartContainer: whereHook("start", "/tmp/hooks")}
+	writeJSON(t, c.config, c.spec)
+	r := c.as("run", c.ID)
+	lines := strings.Split(r.Stdout, "\n")
+	if r.Status != 0 || len(lines) != 4 {
+		t.Fatalf("run: %+v", r)
+	}
+	wantEqual(t, r.Stdout, fmt.Sprintf("create 0 %[1]s %[2]s 1\nstart 0 / %[2]s 1\n%[2]s\n", c.Rootfs, lines[2]))
+	failing := []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo reason >&2; exit 3"}}}
+	slow := []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "100"}, Timeout: pointer(1)}}
+	missing := []specs.Hook{{Path: "/no/such"}}
+	for want, hooks := range map[string]specs.Hooks{
+		`hook createContainer[0] "/bin/sh": exit status 3: reason`:                       {CreateContainer: failing},
+		`hook createContainer[0] "/bin/sleep": it took longer than its timeout of 1 s`:   {CreateContainer: slow},
+		`hook createContainer[0] "/no/such": cannot execute "/no/such": no such file or`: {CreateContainer: missing},
+		`hook startContainer[0] "/bin/sh": exit status 3: reason`:                        {StartContainer: failing},
+		`hook startContainer[0] "/bin/sleep": it took longer than its timeout of 1 s`:    {StartContainer: slow},
+		`hook startContainer[0] "/no/such": `:                                            {StartContainer: missing},
+	} {
+		c.spec.Hooks = &hooks
+		writeJSON(t, c.config, c.spec)
+		if r := c.as("run", c.ID); r.Status == 0 || r.Stdout != "" || !strings.Contains(r.Stderr, want) {
+			t.Errorf("%+v, want %q", r, want)
+		}
+		if left, _ := os.ReadDir(filepath.Join(c.Bundle, "berth-runtime")); len(left) > 0 {
+			t.Errorf("%s: %v is left", want, left)
+		}
+	}
+}
+
+// TestRootlessJoinedHooks: beside the processes of another container hooks of the host would be a way out of that.
+func TestRootlessJoinedHooks(t *testing.T) {
+	first := newRootless(t)
+	first.spec.Process.Args = []string{"sleep", "1000"}
+	writeJSON(t, first.config, first.spec)
+	if err := asUser(exec.Command(first.binary, "run", "--detach", first.ID), first.Bundle).Run(); err != nil {
+		t.Fatalf("%v: %+v", err, first.as("run", first.ID))
+	}
+	t.Cleanup(func() { first.as("delete", "--force", first.ID) })
+	pid := fmt.Sprint(stateIn(first.as("state", first.ID).Stdout).Pid)
+	c := newRootless(t)
+	c.spec.Process.Args = []string{"cat", "/tmp/hooks"}
+	c.spec.Root.Readonly = false
+	for i, n := range c.spec.Linux.Namespaces {
+		if n.Type == specs.UserNamespace || n.Type == specs.PIDNamespace {
+			c.spec.Linux.Namespaces[i].Path = "/proc/" + pid + "/ns/" + string(n.Type)
+		}
+	}
+	c.spec.Hooks = &specs.Hooks{CreateRuntime: whereHook("runtime", "/dev/null"), StartContainer: whereHook("start", "/tmp/hooks")}
+	writeJSON(t, c.config, c.spec)
+	r := c.as("run", c.ID)
+	if want := "start 0 / " + namespaceOf(t, pid, "pid") + " "; r.Status != 0 || !strings.HasPrefix(r.Stdout, want) {
+		t.Errorf("%+v, want %q", r, want)
+	}
+	c.spec.Process.Args, c.spec.Hooks.StartContainer = []string{"sleep", "1000"}, nil
+	writeJSON(t, c.config, c.spec)
+	if err := asUser(exec.Command(c.binary, "run", "--detach", c.ID), c.Bundle).Run(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.as("delete", "--force", c.ID) })
+	wantEqual(t, c.as("exec", c.ID, "sh", "-c", "ps -o comm | grep -c sleep; readlink /proc/self/ns/pid").Stdout, "2\n"+namespaceOf(t, pid, "pid")+"\n")
+	c.as("delete", "--force", c.ID)
+	c.spec.Process.Args, c.spec.Hooks.CreateContainer = []string{"true"}, whereHook("create", c.Rootfs+"/tmp/hooks")
+	writeJSON(t, c.config, c.spec)
+	if r := c.as("run", c.ID); r.Status == 0 || !strings.Contains(r.Stderr, "cannot run hooks.createContainer: an ordinary user's container has them only with a new user namespace") {
+		t.Errorf("%+v", r)
 	}
 }

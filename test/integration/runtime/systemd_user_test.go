@@ -115,6 +115,9 @@ func TestSystemdOfUser(t *testing.T) {
 			s := newSession(t, test.user, test.within...)
 			s.configure(func(spec *specs.Spec) {
 				spec.Process.Args = []string{"sleep", "1000"}
+				spec.Hooks = &specs.Hooks{ // which fail unless they are in the container's cgroup
+					StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `grep -x 0::/ /proc/self/cgroup`}, Timeout: pointer(60)}},
+				}
 				if test.mappings != nil {
 					spec.Linux.UIDMappings, spec.Linux.GIDMappings = subordinate(t, test.mappings)
 					spec.Process.User = specs.User{UID: 5, GID: 5}
