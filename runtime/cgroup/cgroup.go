@@ -24,9 +24,9 @@ type Config struct {
 	// Planned is told Paths before anything of them is made, so that they are known even if this process is killed.
 	Planned func(paths map[string]string) error
 
-	// Founded, if set, is told a descriptor of the directory in which the first process may be born, or -1 where it has to
-	// join by itself, when that directory is there and the rest of the cgroup is still to be made. What it returns undoes it.
-	Founded func(fd int) (undo func(), err error)
+	// Founded, if set, is told the cgroup when the directory is there in which the first process may be born, of which
+	// DirFD is known then. JoinFiles are known too, while they and the limits are still to be made. What it returns undoes it.
+	Founded func(unfinished Cgroup) (undo func(), err error)
 
 	held bool // there is a process in the cgroup already, which is ours
 }
@@ -38,11 +38,11 @@ func (c Config) planned(paths map[string]string) error {
 	return c.Planned(paths)
 }
 
-func (c Config) founded(fd int, undo *cleanup.Stack) error {
+func (c Config) founded(unfinished Cgroup, undo *cleanup.Stack) error {
 	if c.Founded == nil {
 		return nil
 	}
-	end, err := c.Founded(fd)
+	end, err := c.Founded(unfinished)
 	if err == nil {
 		undo.Add(func(context.Context) error { end(); return nil })
 	}

@@ -51,7 +51,7 @@ func createV1(config Config) (_ Cgroup, err error) {
 		}
 		all = all[1:]
 	}
-	if err := config.founded(c.unified, &undo); err != nil {
+	if err := config.founded(c, &undo); err != nil {
 		return nil, err
 	}
 	for _, h := range all {
@@ -85,7 +85,9 @@ func (c *v1) make(h hierarchy, config Config, undo *cleanup.Stack) error {
 func (c *v1) note(h hierarchy, dir string) {
 	if h.controllers == nil {
 		c.paths[""] = dir
+		return
 	}
+	c.dirs = append(c.dirs, dir)
 	for _, controller := range h.controllers {
 		c.paths[controller] = dir
 	}
@@ -101,7 +103,6 @@ func (c *v1) adopt(h hierarchy, dir string, made []string) error {
 		c.unified = fd
 		return nil
 	}
-	c.dirs = append(c.dirs, dir)
 	if slices.Contains(h.controllers, "cpuset") {
 		return inheritCpuset(made)
 	}

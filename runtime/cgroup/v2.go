@@ -62,7 +62,7 @@ func createV2(config Config) (_ Cgroup, err error) {
 		return nil, err
 	}
 	undo.Add(func(context.Context) error { return c.Close() })
-	if err := config.founded(c.fd, &undo); err != nil {
+	if err := config.founded(c, &undo); err != nil {
 		return nil, err
 	}
 	if err := c.limit(config.Resources, true); err != nil {

@@ -17,37 +17,66 @@ import (
 // something.
 func (c *Created) shared() bool { return c.plan.Simple() && !pauses(c.Spec) }
 
-// mayBeginEarly tells whether it can be born before its program is written, and whether that pays. What criu restores
-// has no plan.
+// mayBeginEarly tells whether it can be born while its cgroup is being made, and whether that pays. What criu restores
+// has no plan. Who enters somebody's mount namespace may not find the host's cgroups there.
 func (c *Created) mayBeginEarly() bool {
-	return c.plan != nil && c.shared() && len(c.plan.Birth().Within) == 0 && runtime.NumCPU() > 1
+	return c.plan != nil && c.shared() && len(c.plan.Birth().Within) == 0 && runtime.NumCPU() > 1 &&
+		c.plan.Joined&(unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP) == 0
 }
 
-// begin forks the process early, in the cgroup of the descriptor.
-func (c *Created) begin(cgroupFD int) (undo func(), err error) {
+// early is a process that mounts what the container has while its cgroup is being made.
+type early struct {
+	*launch.Early
+	*setup
+}
+
+// begin forks the process and lets it work off its program up to where it needs the rest of its cgroup.
+func (c *Created) begin(o CreateOptions, unfinished cgroup.Cgroup) (undo func(), err error) {
 	birth := c.plan.Birth()
-	birth.CgroupFD, birth.Shared = cgroupFD, true
+	birth.CgroupFD, birth.Shared = unfinished.DirFD(), true
 	hide()
-	c.early, err = launch.Begin(birth)
+	begun, err := launch.Begin(birth)
+	if err != nil {
+		return nil, err
+	}
+	c.early = &early{begun, &setup{options: o, container: c, group: unfinished, later: true, plan: c.plan, listener: -1}}
+	program, err := c.early.program()
+	if err == nil {
+		err = begun.Start(program)
+	}
+	if err != nil {
+		c.abandon()
+	}
 	return c.abandon, err
 }
 
 func (c *Created) abandon() {
 	if c.early != nil {
 		c.early.Abandon()
+		c.early.close()
 		c.early = nil
 	}
 }
 
-// fork makes the process work off its program.
-func (c *Created) fork(program *launch.Program, group cgroup.Cgroup) (*launch.Process, error) {
-	if c.early != nil {
-		process, err := c.early.Run(program)
-		if err == nil {
-			c.early = nil
-		}
-		return process, err
+// finish lets the process that was begun early join its cgroup, and waits until it has done its work.
+func (c *Created) finish() error {
+	if err := c.early.Release(); err != nil {
+		return err
 	}
+	if pid := c.early.Pid(); pid != 0 {
+		_ = c.identify(pid) // or else settle does, and knows what to say
+	}
+	var err error
+	if c.process, err = c.early.Finish(); err != nil {
+		return err
+	}
+	c.early.close()
+	c.early = nil
+	return nil
+}
+
+// fork makes the process, which has not begun early, work off its program.
+func (c *Created) fork(program *launch.Program, group cgroup.Cgroup) (*launch.Process, error) {
 	birth := c.plan.Birth()
 	if group != nil {
 		birth.CgroupFD = group.DirFD()

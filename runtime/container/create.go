@@ -50,7 +50,7 @@ type Created struct {
 	process *launch.Process
 	hooked  bool // the first hook has been called, which the last are to undo
 	plan    *namespace.Plan
-	early   *launch.Early // the process before it has a program, or nil
+	early   *early // the process while its cgroup is being made, or nil
 }
 
 // Create makes the container. On failure nothing of it stays.
@@ -62,7 +62,7 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if err := protect(b.spec, o.Protect); err != nil {
 		return nil, err
 	}
-	filter := compile(b.spec)
+	b.filter = compile(b.spec)
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
 	plan, err := namespace.New(b.spec.Linux)
@@ -74,7 +74,6 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	if err != nil {
 		return nil, err
 	}
-	created.filter = filter
 	if group != nil {
 		defer func() { _ = group.Close() }()
 	}
@@ -92,6 +91,7 @@ type bundle struct {
 	path    string
 	content []byte
 	spec    *specs.Spec
+	filter  compilation // once it was begun
 }
 
 func readBundle(o CreateOptions) (bundle, error) {
@@ -114,7 +114,7 @@ func readBundle(o CreateOptions) (bundle, error) {
 	if spec.Process.Terminal && o.Console < 0 {
 		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
 	}
-	return bundle{path, document.Content, spec}, nil
+	return bundle{path: path, content: document.Content, spec: spec}, nil
 }
 
 // register makes what there is of a container beside its process: its directory and its cgroup, which may be nil.
@@ -123,7 +123,7 @@ func register(o CreateOptions, b bundle, plan *namespace.Plan, undo *cleanup.Sta
 	if err != nil {
 		return nil, nil, err
 	}
-	created := &Created{Container: c, Spec: b.spec, plan: plan}
+	created := &Created{Container: c, Spec: b.spec, filter: b.filter, plan: plan}
 	c.Warn = o.Warn
 	undo.Add(created.afterHooks)
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
@@ -141,7 +141,7 @@ func register(o CreateOptions, b bundle, plan *namespace.Plan, undo *cleanup.Sta
 		return c.save()
 	}
 	if created.mayBeginEarly() {
-		wanted.Founded = created.begin
+		wanted.Founded = func(unfinished cgroup.Cgroup) (func(), error) { return created.begin(o, unfinished) }
 	}
 	group, err := createCgroup(b.spec, o, wanted)
 	if err != nil {
@@ -234,6 +234,24 @@ func (c *Container) describe(spec *specs.Spec, bundle string) {
 
 // launch forks the container's process and takes it to where it waits for its start.
 func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Stack) error {
+	if group != nil && group.Barred() {
+		c.abandon() // its program makes devices
+	}
+	kill := func(context.Context) error {
+		c.process.Kill()
+		c.process.Close()
+		if group == nil {
+			return nil
+		}
+		return group.Kill()
+	}
+	if c.early != nil {
+		if err := c.finish(); err != nil {
+			return err
+		}
+		undo.Add(kill)
+		return c.settle()
+	}
 	plan := c.plan
 	setup := &setup{options: o, container: c, group: group, plan: plan, listener: -1}
 	defer setup.close()
@@ -244,14 +262,7 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 	if c.process, err = c.fork(program, group); err != nil {
 		return err
 	}
-	undo.Add(func(context.Context) error {
-		c.process.Kill()
-		c.process.Close()
-		if group == nil {
-			return nil
-		}
-		return group.Kill()
-	})
+	undo.Add(kill)
 	if err := adopt(c.process, group); err != nil {
 		return err
 	}
@@ -273,21 +284,21 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 			return err
 		}
 	}
-	return c.settle(setup)
+	return c.settle()
 }
 
 // settle does for the new process what is done from outside, and waits until it has done the rest.
-func (c *Created) settle(s *setup) error {
+func (c *Created) settle() error {
 	if score := c.Spec.Process.OOMScoreAdj; score != nil {
 		if err := c.process.Unless(writeOOMScore(c.process.Pid, *score)); err != nil {
 			return err
 		}
 	}
-	start, _, err := processTimes(c.process.Pid)
-	if err := c.process.Unless(err); err != nil {
-		return fmt.Errorf("cannot find the container's process: %w", err)
+	if c.Pid == 0 {
+		if err := c.process.Unless(c.identify(c.process.Pid)); err != nil {
+			return err
+		}
 	}
-	c.Pid, c.StartTime = c.process.Pid, start
 	if err := c.process.Unless(c.Class.Add(c.Pid)); err != nil {
 		return err
 	}
@@ -299,8 +310,18 @@ func (c *Created) settle(s *setup) error {
 			return err
 		}
 	}
-	_, err = c.process.Expect(launch.Ready)
+	_, err := c.process.Expect(launch.Ready)
 	return err
+}
+
+// identify finds out what tells the container's process from a later one with its pid.
+func (c *Created) identify(pid int) error {
+	start, _, err := processTimes(pid)
+	if err != nil {
+		return fmt.Errorf("cannot find the container's process: %w", err)
+	}
+	c.Pid, c.StartTime = pid, start
+	return nil
 }
 
 // pause does what comes when the namespaces are there and the root is not yet entered.

@@ -25,6 +25,7 @@ type setup struct {
 	options   CreateOptions
 	container *Created
 	group     cgroup.Cgroup
+	later     bool // the process joins the cgroup when it is released: it is still being made
 	plan      *namespace.Plan
 	listener  int // of the socket at which the process waits, or -1
 	sysctls   int // descriptor of /proc/sys, if there are any to set
@@ -51,14 +52,26 @@ func (s *setup) program() (*launch.Program, error) {
 	p.Close(launch.Int(int(s.container.lock.Fd()))) // or the lock would last as long as the child
 	p.Call("create", "a session", unix.SYS_SETSID)
 	p.Call("clear", "the umask", unix.SYS_UMASK, launch.Int(0)) // modes of devices and directories are as asked for
-	joinCgroup(p, s.group)
-	root := rootfs.New(p, s.rootfs())
+	config := s.rootfs()
+	if s.later {
+		config.Join = func() {
+			p.Wait()
+			joinCgroup(p, s.group)
+			s.plan.AddCgroup(p)
+		}
+	} else {
+		joinCgroup(p, s.group)
+	}
+	root := rootfs.New(p, config)
 	s.root = root
 	if err := errors.Join(root.Prepare(), s.openSysctls()); err != nil {
 		return nil, err
 	}
 	if err := s.plan.Add(p, root.Open); err != nil {
 		return nil, err
+	}
+	if !s.later {
+		s.plan.AddCgroup(p)
 	}
 	if !s.container.SharedKeyring {
 		addKeyring(p, s.container.ID, s.plan.OwnUser())
@@ -238,7 +251,7 @@ func attributes(c *process.Config) error {
 func (s *setup) rootfs() rootfs.Config {
 	c := rootfs.Config{
 		Spec: s.container.Spec, Bundle: s.container.Bundle, Root: s.container.Rootfs,
-		NoPivot: s.options.NoPivot, OwnUser: s.plan.OwnUser(), BindDevices: s.plan.OwnUser() || s.group == nil || s.group.Barred(),
+		NoPivot: s.options.NoPivot, OwnUser: s.plan.OwnUser(), BindDevices: s.plan.OwnUser() || s.group == nil || !s.later && s.group.Barred(),
 		CgroupPaths:     s.container.Cgroups,
 		CgroupNamespace: (s.plan.New|s.plan.Joined)&unix.CLONE_NEWCGROUP != 0,
 		Detached:        (s.plan.New|s.plan.Joined)&unix.CLONE_NEWNS == 0,

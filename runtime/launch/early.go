@@ -3,6 +3,7 @@ package launch
 import (
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -16,8 +17,9 @@ import (
 //	──────                      ────────────────────            ─────
 //	Begin ────────────────────► clone3 ──────────────────────►  (namespaces are made)
 //	Program: Call, Call, …        │ waits, as with vfork        read
-//	Run ── one byte on the channel ─────────────────────────►   interpret: operation 0, 1, 2 …
-//	      ◄─────────────────────  ▼ ◄─────────────────────────  execve
+//	Start ── one byte on the channel ───────────────────────►   interpret: operation 0, 1, 2 …
+//	Release ── one byte, if the program waits for it ───────►   Wait continues
+//	Finish ◄────────────────────  ▼ ◄─────────────────────────  execve
 type Early struct {
 	machine *machine
 	birth   Birth
@@ -26,6 +28,9 @@ type Early struct {
 	ends    [2]int
 	parent  int // a pidfd of this process, for the child
 	pidfd   int32
+	pid     int32 // 0 until the child is born
+	image   int
+	program *Program
 	forked  chan forked
 }
 
@@ -49,14 +54,15 @@ func Begin(birth Birth) (*Early, error) {
 		return nil, fmt.Errorf("cannot open the runtime's own process: %w", err)
 	}
 	e := &Early{
-		machine: &machine{channel: uintptr(ends[1]), early: true},
-		birth:   birth, masks: [2]uint64{^uint64(0)}, ends: ends, parent: parent, forked: make(chan forked, 1),
+		machine: &machine{channel: uintptr(ends[1]), parents: uintptr(ends[0]), early: true},
+		birth:   birth, masks: [2]uint64{^uint64(0)}, ends: ends, parent: parent, forked: make(chan forked, 1), image: -1,
 	}
 	for i, fd := range []int{ends[1], parent} {
 		e.machine.awaited[i] = pollFD{fd: int32(fd), wanted: unix.POLLIN}
 	}
 	e.args = birth.arguments(&e.pidfd)
-	e.args.flags |= unix.CLONE_FILES
+	e.args.flags |= unix.CLONE_FILES | unix.CLONE_PARENT_SETTID
+	e.args.parentTID = uint64(uintptr(unsafe.Pointer(&e.pid)))
 	go func() { e.forked <- e.fork() }()
 	return e, nil
 }
@@ -83,44 +89,55 @@ func (e *Early) setMask(to, from int) {
 	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&e.masks[to])), uintptr(unsafe.Pointer(&e.masks[from])), sigsetBytes, 0, 0)
 }
 
-// Run gives the child its program, and waits until it has executed something.
-func (e *Early) Run(program *Program) (*Process, error) {
-	image, err := program.load(e.machine)
-	if err != nil {
-		return nil, err
+// Start gives the child its program. Descriptors that it uses stay open until Finish, as it takes them when it gets there.
+func (e *Early) Start(program *Program) (err error) {
+	if e.image, err = program.load(e.machine); err != nil {
+		return err
 	}
-	p := &Process{program: program, channel: e.ends[0]}
-	if err := p.Release(); err != nil {
-		return nil, err
-	}
-	outcome := <-e.forked
-	e.forked = nil
-	program.keepAlive()
-	_, _ = unix.Close(e.ends[1]), unix.Close(e.parent)
-	if image >= 0 {
-		_ = unix.Close(image)
-	}
+	e.program = program
+	return e.Release()
+}
+
+// Release lets the child go on behind its Wait.
+func (e *Early) Release() error { return release(e.ends[0]) }
+
+// Pid returns the child's pid, or 0 if it may not be born yet.
+func (e *Early) Pid() int { return int(atomic.LoadInt32(&e.pid)) }
+
+// Finish waits until the child has executed something.
+func (e *Early) Finish() (*Process, error) {
+	outcome := e.end()
 	if outcome.errno != 0 {
 		_ = unix.Close(e.ends[0])
 		return nil, outcome.explain(e.birth)
 	}
-	p.Pid, p.PidFD = int(outcome.pid), int(e.pidfd)
-	return p, nil
+	return &Process{Pid: int(outcome.pid), PidFD: int(e.pidfd), program: e.program, channel: e.ends[0]}, nil
 }
 
-// Abandon ends a child that was not Run.
+// end waits until the forking thread is back, and closes what only the child has used.
+func (e *Early) end() forked {
+	outcome := <-e.forked
+	e.forked = nil
+	if e.program != nil {
+		e.program.keepAlive()
+	}
+	_, _ = unix.Close(e.ends[1]), unix.Close(e.parent)
+	if e.image >= 0 {
+		_ = unix.Close(e.image)
+	}
+	return outcome
+}
+
+// Abandon ends a child that has not Finished. If it is at work, it ends where it waits for something.
 func (e *Early) Abandon() {
 	if e.forked == nil {
 		return
 	}
-	_ = unix.Close(e.ends[0]) // the only one, as long as the descriptors are shared
-	outcome := <-e.forked
-	e.forked = nil
-	_, _ = unix.Close(e.ends[1]), unix.Close(e.parent)
-	if outcome.errno == 0 {
-		p := Process{Pid: int(outcome.pid)}
-		_, _ = p.Reap()
-		_ = unix.Close(int(e.pidfd))
+	_ = unix.Close(e.ends[0]) // the only one: the child shares the descriptors, or has closed its own
+	if outcome := e.end(); outcome.errno == 0 {
+		p := Process{Pid: int(outcome.pid), PidFD: int(e.pidfd), channel: -1}
+		p.Kill()
+		p.Close()
 	}
 }
 

@@ -18,6 +18,13 @@ func begin(t *testing.T) *Early {
 	return early
 }
 
+func finish(early *Early, p *Program) (*Process, error) {
+	if err := early.Start(p); err != nil {
+		return nil, err
+	}
+	return early.Finish()
+}
+
 // The child gets descriptors that were opened after its birth, while Go goes on with all that it does.
 func TestEarly(t *testing.T) {
 	for range 50 {
@@ -30,7 +37,7 @@ func TestEarly(t *testing.T) {
 		p.Call("redirect", "output", unix.SYS_DUP3, Int(int(writer.Fd())), Int(1), Int(0))
 		p.Call("execute", "sh", unix.SYS_EXECVE, p.String("/bin/sh"), p.Strings([]string{"sh", "-c", "echo $WORD; exit 7"}), p.Strings([]string{"WORD=hello"}))
 		runtime.GC()
-		process, err := early.Run(p)
+		process, err := finish(early, p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +60,7 @@ func TestEarly(t *testing.T) {
 func TestEarlyFailure(t *testing.T) {
 	p := New()
 	p.Call("open", `"/nowhere"`, unix.SYS_OPENAT, Cwd, p.String("/nowhere"), Int(unix.O_RDONLY), Int(0))
-	process, err := begin(t).Run(p)
+	process, err := finish(begin(t), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,6 +94,25 @@ func TestAbandonedEarly(t *testing.T) {
 	}
 }
 
+// A child that waits for its release ends when it is abandoned.
+func TestAbandonedEarlyAtWork(t *testing.T) {
+	early := begin(t)
+	p := New()
+	p.Wait()
+	exitWith(p, 0)
+	if err := early.Start(p); err != nil {
+		t.Fatal(err)
+	}
+	for early.Pid() == 0 {
+		runtime.Gosched()
+	}
+	pid := early.Pid()
+	early.Abandon()
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("process %d is left: %v", pid, err)
+	}
+}
+
 func TestEarlyThatCannotBeBorn(t *testing.T) {
 	early, err := Begin(Birth{Shared: true, CgroupFD: -1, Flags: unix.CLONE_NEWNS | unix.CLONE_FS})
 	if err != nil {
@@ -94,7 +120,7 @@ func TestEarlyThatCannotBeBorn(t *testing.T) {
 	}
 	p := New()
 	exitWith(p, 0)
-	if _, err := early.Run(p); !errors.Is(err, unix.EINVAL) {
+	if _, err := finish(early, p); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("error %v, want EINVAL", err)
 	}
 }

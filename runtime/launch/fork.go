@@ -25,7 +25,7 @@ const (
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
 	flags, pidfd uint64
-	_, _         uint64 // where to store thread IDs
+	_, parentTID uint64 // where to store the child's pid
 	exitSignal   uint64
 	_, _, _      uint64 // stack, its size, thread-local storage
 	_, _         uint64 // thread IDs to take
@@ -70,7 +70,7 @@ func Fork(program *Program, birth Birth) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{channel: uintptr(ends[1])}
+	m := &machine{channel: uintptr(ends[1]), parents: uintptr(ends[0])}
 	image, err := program.load(m)
 	if err != nil {
 		_, _ = unix.Close(ends[0]), unix.Close(ends[1])

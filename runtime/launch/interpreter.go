@@ -26,6 +26,7 @@ type machine struct {
 	operations []operation
 	slots      []uintptr
 	channel    uintptr
+	parents    uintptr // the parent's end of it
 	message    message
 	mask       uint64 // no signal
 	early      bool   // the program is yet to come
@@ -65,6 +66,8 @@ func (m *machine) interpret() {
 	if m.early {
 		m.awaitProgram()
 	}
+	// As long as this process has the parent's end too, it would not notice when the parent dies.
+	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOSE, m.parents, 0, 0)
 	for pc := int32(0); pc < int32(len(m.operations)); {
 		op := &m.operations[pc]
 		result, errno := m.perform(op)

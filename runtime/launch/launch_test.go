@@ -139,9 +139,10 @@ func TestChildEndsWithItsParent(t *testing.T) {
 	p.Wait()
 	exitWith(p, 9)
 	process := fork(t, p, Birth{})
-	if err := unix.Shutdown(process.channel, unix.SHUT_WR); err != nil {
+	if err := unix.Close(process.channel); err != nil { // which is all that death does
 		t.Fatal(err)
 	}
+	process.channel = -1
 	wantStatus(t, process, exitSetupFailed)
 }
 

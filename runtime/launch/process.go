@@ -11,8 +11,10 @@ import (
 )
 
 // Release lets the child go on behind its Wait.
-func (p *Process) Release() error {
-	if _, err := unix.Write(p.channel, []byte{1}); err != nil {
+func (p *Process) Release() error { return release(p.channel) }
+
+func release(channel int) error {
+	if _, err := unix.Write(channel, []byte{1}); err != nil {
 		return fmt.Errorf("cannot release the container's process: %w", err)
 	}
 	return nil
@@ -168,8 +170,8 @@ func (p *Process) Unless(err error) error {
 // Await is Release and Executed for a process that has switched its channel to this one, whose program another call of
 // the runtime wrote: of a failure only the number is known, and explain makes an error of it.
 func Await(channel int, explain func(unix.Errno) error) error {
-	if _, err := unix.Write(channel, []byte{1}); err != nil {
-		return fmt.Errorf("cannot release the container's process: %w", err)
+	if err := release(channel); err != nil {
+		return err
 	}
 	return Outcome(channel, explain)
 }

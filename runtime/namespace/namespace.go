@@ -225,8 +225,8 @@ func (p *Plan) Path(flag int) string { return p.paths[flag] }
 // OwnUser tells whether the container is in another user namespace than the runtime.
 func (p *Plan) OwnUser() bool { return (p.New|p.Joined)&unix.CLONE_NEWUSER != 0 }
 
-// Add adds the entering of all namespaces. The child is in its cgroup before. As soon as it is in its mount namespace,
-// and before it becomes the root of another user namespace, asHost is called to add what is best done just then.
+// Add adds the entering of all namespaces but a new cgroup namespace. As soon as the child is in its mount namespace, and
+// before it becomes the root of another user namespace, asHost is called to add what is best done just then.
 func (p *Plan) Add(program *launch.Program, asHost func() error) error {
 	p.addJoins(program)
 	if p.UserLater() {
@@ -253,10 +253,14 @@ func (p *Plan) Add(program *launch.Program, asHost func() error) error {
 	if p.New&unix.CLONE_NEWTIME != 0 {
 		p.addTime(program)
 	}
+	return nil
+}
+
+// AddCgroup adds the making of a new cgroup namespace. The child is in its cgroup before.
+func (p *Plan) AddCgroup(program *launch.Program) {
 	if p.New&unix.CLONE_NEWCGROUP != 0 {
 		program.Call("create", "the cgroup namespace", unix.SYS_UNSHARE, launch.Int(unix.CLONE_NEWCGROUP))
 	}
-	return nil
 }
 
 // addJoins enters what the host may enter before the user namespace, and the rest after it.

@@ -26,15 +26,29 @@ func (b *Builder) mount(i int, m specs.Mount) {
 	case o.remount:
 		b.remount(m, o)
 	case o.copyUp:
+		b.join()
 		b.fileSystem(m, o, b.sources[i])
 	case b.isTaken(i):
 		b.bindMount(m, o, b.sources[i])
 	case isCgroup(m):
+		b.join()
 		b.cgroupMount(m, o)
 	case o.tooLong():
+		b.join()
 		b.mountByPath(m, o)
 	default:
+		if !slices.Contains([]string{"proc", "sysfs", "devpts", "mqueue", "tmpfs"}, m.Type) || len(b.plans[m.Destination]) > 0 {
+			b.join()
+		}
 		b.fileSystem(m, o, launch.Arg{})
+	}
+}
+
+// join adds the joining of the cgroup, once.
+func (b *Builder) join() {
+	if join := b.config.Join; join != nil {
+		b.config.Join = nil
+		join()
 	}
 }
 

@@ -30,6 +30,10 @@ type Config struct {
 	CgroupPaths     map[string]string // the container's cgroup by controller, "" for cgroup v2
 	CgroupNamespace bool
 
+	// Join, if set, adds the joining of the cgroup. It is called before the first operation that shows the cgroup to the
+	// container or that the cgroup has to pay for.
+	Join func()
+
 	// Console adds the operations that open a terminal in the container's devpts and returns its end; nil without.
 	Console func(p *launch.Program, openPtmx func(flags int) launch.Op) launch.Arg
 }
@@ -88,6 +92,7 @@ func (b *Builder) Fill(filled func()) error {
 	for i, m := range config.Spec.Mounts {
 		b.mount(i, m)
 	}
+	b.join()
 	if b.ownDev {
 		if err := b.devices(); err != nil {
 			return err
