@@ -64,6 +64,7 @@ func Begin(birth Birth) (*Early, error) {
 	e.args.flags |= unix.CLONE_FILES | unix.CLONE_PARENT_SETTID
 	e.args.parentTID = uint64(uintptr(unsafe.Pointer(&e.pid)))
 	go func() { e.forked <- e.fork() }()
+	go func() {}() // or another thread would leave the last goroutine to this one for a while, in case it stops soon
 	return e, nil
 }
 

@@ -81,10 +81,11 @@ type Program struct {
 
 // New returns an empty program.
 func New() *Program {
+	const usual = 768 // operations of a container with runc's default configuration, and some more
 	return &Program{
-		operations:   make([]operation, 0, 384),
-		explanations: make([]explanation, 0, 384),
-		labels:       make([]int32, 1, 64), // label 0 is nextLabel
+		operations:   make([]operation, 0, usual),
+		explanations: make([]explanation, 0, usual),
+		labels:       make([]int32, 1, 192), // label 0 is nextLabel
 		text:         make([]byte, 0, 16<<10),
 	}
 }

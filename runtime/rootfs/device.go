@@ -141,18 +141,22 @@ type deviceID struct {
 
 // verifyDevice adds a check that a descriptor is of the device and of nothing else.
 func (b *Builder) verifyDevice(fd launch.Arg, quoted string, want deviceID) {
-	p := b.program
-	stat := &unix.Statx_t{}
+	stat, _ := b.checkKind(fd, quoted, want.kind, unix.EEXIST)
+	if want.kind != unix.S_IFIFO { // major and minor follow each other
+		number := launch.Int(uintptr(unsafe.Pointer(stat)) + unsafe.Offsetof(stat.Rdev_major))
+		b.program.Expect("use", quoted, number, launch.Masked{Mask: ^uint64(0), Value: uint64(want.major) | uint64(want.minor)<<32, Errno: unix.EEXIST})
+	}
+}
+
+// checkKind adds a check that a descriptor is of a file of the kind, which fails with errno, and returns where the child
+// finds what else is known of the file.
+func (b *Builder) checkKind(fd launch.Arg, quoted string, kind uint32, errno unix.Errno) (*unix.Statx_t, launch.Op) {
+	p, stat := b.program, &unix.Statx_t{}
 	buffer := launch.Pin(p, stat)
 	p.Call("check", quoted, unix.SYS_STATX, fd, b.empty, launch.Int(emptyPath), launch.Int(unix.STATX_TYPE), buffer)
-	base := uintptr(unsafe.Pointer(stat))
-	// 64 bits from the gid on hold the mode in their upper half; major and minor follow each other.
-	mode := launch.Int(base + unsafe.Offsetof(stat.Gid))
-	p.Expect("use", quoted, mode, launch.Masked{Mask: unix.S_IFMT << 32, Value: uint64(want.kind) << 32, Errno: unix.EEXIST})
-	if want.kind != unix.S_IFIFO {
-		number := launch.Int(base + unsafe.Offsetof(stat.Rdev_major))
-		p.Expect("use", quoted, number, launch.Masked{Mask: ^uint64(0), Value: uint64(want.major) | uint64(want.minor)<<32, Errno: unix.EEXIST})
-	}
+	// 64 bits from the gid on hold the mode in their upper half.
+	mode := launch.Int(uintptr(unsafe.Pointer(stat)) + unsafe.Offsetof(stat.Gid))
+	return stat, p.Expect("use", quoted, mode, launch.Masked{Mask: unix.S_IFMT << 32, Value: uint64(kind) << 32, Errno: errno})
 }
 
 // reopenNull replaces the host's /dev/null, where a standard descriptor leads there, by the container's own: a
