@@ -13,7 +13,8 @@ import (
 type bare struct {
 	clone                     cloneArgs
 	root, dot, slash, program *byte
-	argv, env                 [2]*byte
+	argv                      [3]*byte
+	env                       [1]*byte
 }
 
 // cloneArgs is struct clone_args of clone3(2).
@@ -21,32 +22,44 @@ type cloneArgs struct {
 	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls uint64
 }
 
-// floor returns a job that runs /bin/true of the root file system in the namespaces of runc's default configuration.
-func floor(rootfs string) func() error {
+// newBare returns a container that runs a program of the root file system in the namespaces of runc's default configuration.
+func newBare(rootfs, program, argument string) *bare {
 	c := &bare{
 		clone: cloneArgs{
 			flags:      unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP | unix.CLONE_CLEAR_SIGHAND,
 			exitSignal: uint64(unix.SIGCHLD),
 		},
-		root: cString(filepath.Clean(rootfs)), dot: cString("."), slash: cString("/"), program: cString("/bin/true"),
+		root: cString(filepath.Clean(rootfs)), dot: cString("."), slash: cString("/"), program: cString(program),
 	}
-	c.argv[0] = c.program
-	return func() error {
-		syscall.ForkLock.Lock()
-		pid, errno := c.start()
-		syscall.ForkLock.Unlock()
-		if errno != 0 {
-			return fmt.Errorf("cannot clone: %w", errno)
-		}
-		var status unix.WaitStatus
-		if _, err := unix.Wait4(int(pid), &status, 0, nil); err != nil {
-			return err
-		}
-		if code := status.ExitStatus(); code != 0 {
-			return fmt.Errorf("cannot start /bin/true without a runtime: %w", syscall.Errno(code))
-		}
-		return nil
+	c.argv[0], c.argv[1] = c.program, cString(argument)
+	return c
+}
+
+// begin starts the program.
+func (c *bare) begin() (pid int, err error) {
+	syscall.ForkLock.Lock()
+	child, errno := c.start()
+	syscall.ForkLock.Unlock()
+	if errno != 0 {
+		return 0, fmt.Errorf("cannot clone: %w", errno)
 	}
+	return int(child), nil
+}
+
+// run starts the program and waits for its end.
+func (c *bare) run() error {
+	pid, err := c.begin()
+	if err != nil {
+		return err
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
+		return err
+	}
+	if code := status.ExitStatus(); code != 0 {
+		return fmt.Errorf("cannot start a program without a runtime: %w", syscall.Errno(code))
+	}
+	return nil
 }
 
 func cString(s string) *byte { return &append([]byte(s), 0)[0] }

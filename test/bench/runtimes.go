@@ -14,6 +14,7 @@ import (
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // ociRuntime is a program with runc's command line.
@@ -44,6 +45,12 @@ func (r ociRuntime) command(args ...string) func() error {
 	return command(r.path, append([]string{"--root", r.root}, args...)...)
 }
 
+// The floor of what a runtime written in Go can reach has two parts.
+const (
+	noRuntime = "no runtime: clone3, pivot_root, execve"
+	nothing   = "`berth-runtime --version`: a process that does nothing"
+)
+
 // runtimes pairs the OCI runtimes on bundles with runc's default configuration.
 func (b *bench) runtimes() error {
 	bundle, err := b.makeBundle("bundle", args("/bin/true"))
@@ -56,8 +63,8 @@ func (b *bench) runtimes() error {
 	}
 	run := b.sides(func(r ociRuntime) func() error { return r.command("run", "--bundle", bundle, r.id()) })
 	run = append(run,
-		side{name: "no runtime: clone3, pivot_root, execve", job: floor(filepath.Join(bundle, "rootfs"))},
-		side{name: "`berth-runtime --version`: a process that does nothing", job: command(b.berth("berth-runtime"), "--version")})
+		side{name: noRuntime, job: newBare(filepath.Join(bundle, "rootfs"), "/bin/true", "").run},
+		side{name: nothing, job: command(b.berth("berth-runtime"), "--version")})
 	if err := b.compare("`run` of /bin/true, runc's default configuration", run, aim{"crun", 0.6}, aim{"runc", 0.2}); err != nil {
 		return err
 	}
@@ -102,21 +109,45 @@ func (b *bench) crowd() error {
 	if err != nil {
 		return err
 	}
-	each := func(r ociRuntime, verb ...string) func() error {
+	each := func(job func(i int) error) func() error {
 		return func() error {
 			var group errgroup.Group
 			group.SetLimit(atOnce)
 			for i := range containers {
-				group.Go(r.command(append(slices.Clone(verb), fmt.Sprint(r.id(), "-", i))...))
+				group.Go(func() error { return job(i) })
 			}
 			return group.Wait()
 		}
 	}
-	sides := b.sides(func(r ociRuntime) func() error { return each(r, "run", "--detach", "--bundle", bundle) })
-	for i, r := range b.ociRuntimes() {
-		sides[i].after = each(r, "delete", "--force")
-		b.later(func() { _ = each(r, "delete", "--force")() }) // of a round that failed
+	verb := func(r ociRuntime, args ...string) func() error {
+		return each(func(i int) error { return r.command(append(slices.Clone(args), fmt.Sprint(r.id(), "-", i))...)() })
 	}
+	sides := b.sides(func(r ociRuntime) func() error { return verb(r, "run", "--detach", "--bundle", bundle) })
+	for i, r := range b.ociRuntimes() {
+		sides[i].after = verb(r, "delete", "--force")
+		b.later(func() { _ = sides[i].after() }) // of a round that failed
+	}
+	var pids [containers]int
+	sides = append(sides, side{
+		name: noRuntime,
+		job: each(func(i int) (err error) {
+			pids[i], err = newBare(filepath.Join(bundle, "rootfs"), "/bin/sleep", "3600").begin()
+			return err
+		}),
+		after: each(func(i int) error {
+			if err := unix.Kill(pids[i], unix.SIGKILL); err != nil {
+				return err
+			}
+			var status unix.WaitStatus
+			if _, err := unix.Wait4(pids[i], &status, 0, nil); err != nil {
+				return err
+			}
+			if !status.Signaled() {
+				return fmt.Errorf("a program without a runtime has ended with status %d", status.ExitStatus())
+			}
+			return nil
+		}),
+	}, side{name: nothing, job: each(func(int) error { return command(b.berth("berth-runtime"), "--version")() })})
 	few := *b
 	few.runs = max(1, b.runs/10)
 	return few.compare(fmt.Sprintf("%d containers started, %d at a time", containers, atOnce), sides, aim{"crun", 0.5})
