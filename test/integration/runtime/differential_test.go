@@ -23,6 +23,7 @@ type peer struct {
 	binary, dir, log string
 	containers       map[string]*container
 	volatile         *strings.Replacer // what can't be the same twice
+	pids             *regexp.Regexp    // the same, where they are numbers of their own and no part of a time
 }
 
 func newPeer(t *testing.T, binary string) *peer {
@@ -30,14 +31,14 @@ func newPeer(t *testing.T, binary string) *peer {
 	t.Setenv("BERTH_TEST_RUNTIME", binary)
 	p := &peer{t: t, binary: binary, dir: testenv.ShortDir(t), containers: map[string]*container{}}
 	p.log = filepath.Join(p.dir, "log")
-	same := []string{p.dir, "DIR"}
+	same, pids := []string{p.dir, "DIR"}, []string{}
 	for _, life := range []string{"created", "running", "paused", "stopped", "shared"} {
 		c := p.begin(life)
 		t.Cleanup(func() { // by then the environment names another runtime
 			execute(t, exec.Command(binary, "--root", c.State, "delete", "--force", c.ID))
 		})
 		p.containers[life] = c
-		same = append(same, c.Rootfs, "ROOTFS", strconv.Itoa(c.state().Pid), "PID")
+		same, pids = append(same, c.Rootfs, "ROOTFS"), append(pids, strconv.Itoa(c.state().Pid))
 	}
 	p.containers["paused"].must("pause", "paused")
 	p.containers["stopped"].must("kill", "stopped", "KILL")
@@ -48,7 +49,7 @@ func newPeer(t *testing.T, binary string) *peer {
 	} {
 		same = append(same, p.bundle(name, args).Rootfs, "ROOTFS")
 	}
-	p.volatile = strings.NewReplacer(same...)
+	p.volatile, p.pids = strings.NewReplacer(same...), regexp.MustCompile(`\b(`+strings.Join(pids, "|")+`)\b`)
 	for _, name := range []string{"garbage", "empty"} {
 		if err := os.MkdirAll(filepath.Join(p.dir, "state", name), 0o711); err != nil {
 			t.Fatal(err)
@@ -120,7 +121,7 @@ func (p *peer) normal(text string) string {
 	} {
 		text = regexp.MustCompile(pattern).ReplaceAllString(text, name)
 	}
-	return text
+	return p.pids.ReplaceAllString(text, "PID")
 }
 
 // levels lists the levels of the log's entries, which are as programs expect them.

@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"bufio"
 	"net"
 	"os"
 	"os/exec"
@@ -109,10 +110,15 @@ func TestNotifySocketOfRun(t *testing.T) {
 	m := newServiceManager(t, c.Bundle)
 	run := c.command("run", "--bundle", c.Bundle, c.ID)
 	run.Env = append(os.Environ(), "NOTIFY_SOCKET="+m.path)
-	var output strings.Builder
-	run.Stdout = &output
+	output, err := run.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := run.Start(); err != nil {
 		t.Fatal(err)
+	}
+	for lines, want := bufio.NewScanner(output), []string{"/run/notify/notify.sock", "srwxrwxrwx"}; len(want) > 0 && lines.Scan(); want = want[1:] {
+		wantEqual(t, lines.Text(), want[0])
 	}
 	pid := run.Process.Pid
 	m.say(c, "STATUS=warm\nREADY=1\nMAINPID=1")
@@ -123,7 +129,6 @@ func TestNotifySocketOfRun(t *testing.T) {
 	m.want("STATUS=busy\nSTOPPING=1", pid)
 	c.must("kill", c.ID, "KILL")
 	_ = run.Wait()
-	wantEqual(t, output.String(), "/run/notify/notify.sock\nsrwxrwxrwx\n")
 	c.gone()
 }
 
