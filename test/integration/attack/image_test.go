@@ -204,9 +204,12 @@ func TestPasswordDevice(t *testing.T) {
 	t.Run("log", func(t *testing.T) {
 		c.link("etc/passwd", "/proc/kmsg")
 		before := unread(t)
+		if before == 0 {
+			t.Skip("somebody has read the kernel's log")
+		}
 		c.start()
 		c.must("exec", c.ID, "true")
-		if after := unread(t); after < before {
+		if after := unread(t); after < before/2 { // some always go, to make room for new ones
 			t.Errorf("%d of %d bytes of the kernel's log are left", after, before)
 		}
 	})
