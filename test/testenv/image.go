@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -148,4 +149,15 @@ func put(t testing.TB, url, contentType string, content []byte) {
 	if response.StatusCode != http.StatusCreated {
 		t.Fatalf("cannot push to %s: %s", url, response.Status)
 	}
+}
+
+// Tar returns a layer with what a directory has.
+func Tar(t testing.TB, root string) []byte {
+	t.Helper()
+	var buffer bytes.Buffer
+	w := tar.NewWriter(&buffer)
+	if err := errors.Join(w.AddFS(os.DirFS(root)), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return buffer.Bytes()
 }

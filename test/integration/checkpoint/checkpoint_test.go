@@ -13,7 +13,7 @@ import (
 )
 
 func TestGoesOn(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	talk := c.run()
 	talk.ask("a", "a 1")
@@ -50,7 +50,7 @@ func TestGoesOn(t *testing.T) {
 }
 
 func TestSecondCheckpoint(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.run().ask("a", "a 1")
 	c.checkpoint()
@@ -58,7 +58,7 @@ func TestSecondCheckpoint(t *testing.T) {
 	// With the directories that are taken if none are given.
 	checkpoint, restore := c.command("checkpoint", c.ID), c.command("restore", "--detach", "--no-subreaper", "--no-pivot", c.ID)
 	checkpoint.Dir, restore.Dir = c.Dir, c.Dir
-	if r := execute(t, checkpoint); r.Status != 0 {
+	if r := testenv.Execute(t, checkpoint); r.Status != 0 {
 		t.Fatalf("%+v\n%s", r, c.logs())
 	}
 	talk := connect(t, restore)
@@ -69,7 +69,7 @@ func TestSecondCheckpoint(t *testing.T) {
 }
 
 func TestForegroundRestore(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.run().ask("a", "a 1")
 	c.checkpoint()
@@ -89,7 +89,7 @@ func TestForegroundRestore(t *testing.T) {
 }
 
 func TestLeaveRunning(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	talk := c.run()
 	talk.ask("a", "a 1")
@@ -103,7 +103,7 @@ func TestLeaveRunning(t *testing.T) {
 }
 
 func TestPreDump(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	if !tracksMemory() {
 		t.Skip("criu can't see with this kernel which memory has changed")
@@ -120,7 +120,7 @@ func TestPreDump(t *testing.T) {
 }
 
 func TestPaused(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.run().ask("a", "a 1")
 	c.must("pause", c.ID)
@@ -133,7 +133,7 @@ func TestPaused(t *testing.T) {
 }
 
 func TestFileLocks(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "exec 9>/tmp/lock; /usr/bin/flock -n 9 && "+echo)
 	c.useHostPrograms()
 	talk := c.run()
@@ -148,7 +148,7 @@ func TestFileLocks(t *testing.T) {
 }
 
 func TestTCPEstablished(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "mkfifo /tmp/p; nc -l -p 99 </tmp/p & exec 8>/tmp/p; until grep -q :0063 /proc/net/tcp /proc/net/tcp6; do :; done; "+
 		"sleep 10000 | nc 127.0.0.1 99 & while read line; do echo $line >&8; done")
 	talk := c.run()
@@ -160,7 +160,7 @@ func TestTCPEstablished(t *testing.T) {
 }
 
 func TestLazyPages(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.run().ask("a", "a 1")
 	ready, theirs, err := os.Pipe()
@@ -261,14 +261,14 @@ func TestRefusals(t *testing.T) {
 	c.refused("no port", "checkpoint", "--page-server", "127.0.0.1:port", "--image-path", images, c.ID)
 	command := c.command("checkpoint", "--image-path", images, c.ID)
 	command.Args = append([]string{command.Args[0], "--criu", c.path("no-criu")}, command.Args[1:]...)
-	if r := execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, "no-criu") {
+	if r := testenv.Execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, "no-criu") {
 		t.Errorf("--criu: %+v", r)
 	}
 }
 
 // A restore that fails leaves nothing of its container.
 func TestBrokenImages(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.run().ask("a", "a 1")
 	c.checkpoint()

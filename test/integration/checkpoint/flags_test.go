@@ -12,11 +12,13 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // A connection that is closed at the restore instead of going on.
 func TestTCPClose(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "mkfifo /tmp/p; nc -l -p 99 </tmp/p & exec 8>/tmp/p; until grep -q :0063 /proc/net/tcp /proc/net/tcp6; do :; done; "+
 		"sleep 10000 | nc 127.0.0.1 99 & until grep -q ' 01 ' /proc/net/tcp; do :; done; "+echo)
 	c.run().ask("a", "a 1")
@@ -31,7 +33,7 @@ func TestTCPClose(t *testing.T) {
 
 // A listener with a connection that it has not accepted yet: the connection is left out.
 func TestTCPSkipInFlight(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, `exec perl -MSocket -e '$| = 1; socket(S, PF_INET, SOCK_STREAM, 0); bind(S, pack_sockaddr_in(99, INADDR_LOOPBACK)); listen(S, 5) or die;
 		while (<STDIN>) { if (/accept/) { accept(C, S) or die; } print; }'`)
 	c.useHostPrograms()
@@ -61,7 +63,7 @@ func (c *container) connectTo(port string) {
 
 // A file that is open under a name that is gone, while another name of it is left.
 func TestLinkRemap(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "echo content >/tmp/one; ln /tmp/one /tmp/other; exec 7</tmp/one; rm /tmp/one; "+echo)
 	talk := c.run()
 	talk.ask("a", "a 1")
@@ -76,7 +78,7 @@ func TestLinkRemap(t *testing.T) {
 
 // What no flag says can be in a file of criu's own, which an annotation names.
 func TestConfigurationFile(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "echo content >/tmp/one; ln /tmp/one /tmp/other; exec 7</tmp/one; rm /tmp/one; "+echo)
 	c.Spec.Annotations = map[string]string{"org.criu.config": c.path("criu.conf")}
 	if err := os.WriteFile(c.path("criu.conf"), []byte("link-remap\n"), 0o600); err != nil {
@@ -89,7 +91,7 @@ func TestConfigurationFile(t *testing.T) {
 
 // A socket of a server outside, as a logger's.
 func TestExternalSocket(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, `exec perl -MSocket -e '$| = 1; socket(S, PF_UNIX, SOCK_DGRAM, 0); connect(S, pack_sockaddr_un($ENV{LOG})) or die "$!";
 		while (<STDIN>) { defined(send(S, $_, 0)) or die; print; }'`)
 	c.useHostPrograms()
@@ -124,7 +126,7 @@ func TestExternalSocket(t *testing.T) {
 
 // A terminal that is not the container's own: another one takes its place.
 func TestShellJob(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "stty -echo; "+echo)
 	c.writeConfig()
 	talk := c.overTerminal("run", "--detach", "--bundle", c.Dir, c.ID)
@@ -181,7 +183,7 @@ func openTerminal(t testing.TB) (master int, slave *os.File) {
 
 // The memory goes to a page server, everything else to the images.
 func TestPageServer(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.run().ask("a", "a 1")
 	if err := os.Mkdir(c.path("pages"), 0o700); err != nil {
@@ -232,7 +234,7 @@ func (c *container) awaitListener(port string) {
 // What a pre-dump has and the dump after it has too is taken out of the pre-dump's files, and what is restored out of
 // all of them.
 func TestAutoDedup(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, `i=0; while read line; do i=$((i+1)); v=$(head -c 4000000 /dev/zero | tr '\0' $line); echo "$line $i"; done`)
 	talk := c.run()
 	talk.ask("a", "a 1")
@@ -287,7 +289,7 @@ func blocks(t testing.TB, dir string) (sum int64) {
 
 // How much of the cgroups comes back: limits, and groups that the container has made itself.
 func TestCgroupModes(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	for mode, want := range map[string]struct {
 		refusal string
 		limit   string
@@ -299,7 +301,7 @@ func TestCgroupModes(t *testing.T) {
 		"strict": {refusal: "criu failed"},
 	} {
 		t.Run(mode, func(t *testing.T) {
-			needCRIU(t)
+			testenv.NeedCRIU(t)
 			c := newContainer(t, "sleep 1000 & mkdir /sys/fs/cgroup$PIDS/made; echo $! >/sys/fs/cgroup$PIDS/made/cgroup.procs; [ -z $PIDS ] || echo 50 >/sys/fs/cgroup$PIDS/made/pids.max; "+echo)
 			pids := "/pids"
 			if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
@@ -341,12 +343,12 @@ func TestCgroupModes(t *testing.T) {
 
 // The network's content is left out in any case: what an engine's hooks make comes in its place.
 func TestEmptyNetwork(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.Spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1"}
 	c.run().ask("a", "a 1")
 	add := exec.Command("nsenter", "--net", "--target", jsonNumber(c.state().Pid), "ip", "address", "add", "127.77.7.7/32", "dev", "lo")
-	if r := execute(t, add); r.Status != 0 {
+	if r := testenv.Execute(t, add); r.Status != 0 {
 		t.Fatalf("%+v", r)
 	}
 	c.checkpoint("--empty-ns", "network")

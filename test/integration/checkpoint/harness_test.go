@@ -4,9 +4,7 @@ package checkpoint_test
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,21 +19,6 @@ import (
 
 	"github.com/berthd/berth/test/testenv"
 )
-
-// runtimeBinary is the runtime under test: ours, or what BERTH_TEST_RUNTIME names, to see what a peer does.
-func runtimeBinary(t testing.TB) string {
-	t.Helper()
-	if name := os.Getenv("BERTH_TEST_RUNTIME"); name != "" {
-		return testenv.Peer(t, name)
-	}
-	return testenv.Binary(t, "berth-runtime")
-}
-
-// needCRIU skips the test where criu can't work.
-func needCRIU(t testing.TB) {
-	t.Helper()
-	testenv.NeedCRIU(t)
-}
 
 // container is a bundle and what lives of it.
 type container struct {
@@ -59,17 +42,7 @@ func newContainer(t testing.TB, script string) *container {
 	dir := testenv.ShortDir(t)
 	c := &container{
 		t: t, ID: fmt.Sprintf("bc%d-%d", os.Getpid(), counter.Add(1)), Dir: dir,
-		Rootfs: testenv.BusyboxRootfs(t), Spec: &specs.Spec{}, StateDir: filepath.Join(dir, "state"),
-	}
-	if r := execute(t, exec.Command(runtimeBinary(t), "spec", "--bundle", dir)); r.Status != 0 {
-		t.Fatalf("spec: %+v", r)
-	}
-	content, err := os.ReadFile(filepath.Join(dir, "config.json"))
-	if err == nil {
-		err = json.Unmarshal(content, c.Spec)
-	}
-	if err != nil {
-		t.Fatal(err)
+		Rootfs: testenv.BusyboxRootfs(t), Spec: testenv.ExampleSpec(t), StateDir: filepath.Join(dir, "state"),
 	}
 	c.Spec.Process.Terminal = false
 	c.Spec.Process.NoNewPrivileges = false // which criu knows since 3.18 only
@@ -91,35 +64,17 @@ func (c *container) useHostPrograms() {
 	}
 }
 
-// outcome is what a command came to.
-type outcome struct {
-	Stdout, Stderr string
-	Status         int
-}
-
-func execute(t testing.TB, command *exec.Cmd) outcome {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	command.Stdout, command.Stderr = &stdout, &stderr
-	err := command.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("%v: %v", command.Args, err)
-	}
-	return outcome{stdout.String(), stderr.String(), command.ProcessState.ExitCode()}
-}
-
 func (c *container) command(args ...string) *exec.Cmd {
 	global := []string{"--root", c.StateDir}
 	if c.systemd {
 		global = append(global, "--systemd-cgroup")
 	}
-	return exec.Command(runtimeBinary(c.t), append(global, args...)...)
+	return exec.Command(testenv.Runtime(c.t), append(global, args...)...)
 }
 
-func (c *container) verb(args ...string) outcome {
+func (c *container) verb(args ...string) testenv.Outcome {
 	c.t.Helper()
-	return execute(c.t, c.command(args...))
+	return testenv.Execute(c.t, c.command(args...))
 }
 
 // must is verb for what has to succeed. It returns the output.

@@ -20,7 +20,7 @@ import (
 
 // The files of a checkpoint make a container of another name, in another state directory, cgroup and place.
 func TestElsewhere(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.Spec.Root.Readonly = true
 	c.Spec.Annotations = map[string]string{"org.example.kept": "here"}
@@ -51,7 +51,7 @@ func TestElsewhere(t *testing.T) {
 
 // All that can be done with a running container can be done with a restored one.
 func TestLifeAfterwards(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "trap 'exit 3' TERM; sleep 1000 & "+echo)
 	c.run().ask("a", "a 1")
 	c.checkpoint()
@@ -86,7 +86,7 @@ func TestLifeAfterwards(t *testing.T) {
 
 // Processes that were executed later are not part of it, as they are no children of the first one, and that is said.
 func TestExecuted(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "sleep 1001 & "+echo)
 	c.run().ask("a", "a 1")
 	if err := c.command("exec", "--detach", c.ID, "sleep", "1002").Run(); err != nil { // with no pipe that it would keep open
@@ -94,7 +94,7 @@ func TestExecuted(t *testing.T) {
 	}
 	command := c.command("checkpoint", "--image-path", c.path("images"), c.ID)
 	command.Args = append([]string{command.Args[0], "--log", c.path("log")}, command.Args[1:]...)
-	if r := execute(t, command); r.Status != 0 {
+	if r := testenv.Execute(t, command); r.Status != 0 {
 		t.Fatalf("%+v\n%s", r, c.logs())
 	}
 	if log, err := os.ReadFile(c.path("log")); err != nil || !strings.Contains(string(log), "without processes") {
@@ -108,7 +108,7 @@ func TestExecuted(t *testing.T) {
 
 // A filter of system calls holds for what goes on, and namespaces that are joined are joined again.
 func TestSeccomp(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, `while read line; do mkdir "/tmp/$line" 2>&1; done`)
 	c.Spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
 		{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno, ErrnoRet: new(uint)},
@@ -120,10 +120,10 @@ func TestSeccomp(t *testing.T) {
 }
 
 func TestJoinedNamespaces(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	for _, kind := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace} {
 		t.Run(string(kind), func(t *testing.T) {
-			needCRIU(t)
+			testenv.NeedCRIU(t)
 			c := newContainer(t, echo)
 			sleeper := exec.Command("unshare", "--"+string(kind), "--fork", "sh", "-c", "echo; exec sleep 1000")
 			talk := connect(t, sleeper)
@@ -166,7 +166,7 @@ func TestJoinedNamespaces(t *testing.T) {
 
 // In the foreground the runtime copies the terminal that it is given back.
 func TestForegroundTerminal(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "stty -echo; echo ready; "+echo)
 	c.Spec.Process.Terminal = true
 	c.writeConfig()
@@ -193,7 +193,7 @@ func TestForegroundTerminal(t *testing.T) {
 // Another profile takes the place of the one that a container had, and what is not to be had is no reason to go on
 // without.
 func TestProfile(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	confined := testenv.LoadAppArmor(t, "berth-test-first", "/first") && testenv.LoadAppArmor(t, "berth-test-second", "/second")
 	if confined {
@@ -216,7 +216,7 @@ func TestProfile(t *testing.T) {
 
 // A container without a profile does not get one silently not.
 func TestProfileOfUnconfined(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	if !testenv.LoadAppArmor(t, "berth-test-second", "/second") {
 		t.Skip("needs a kernel with AppArmor, as make test-vm has")
 	}
@@ -229,7 +229,7 @@ func TestProfileOfUnconfined(t *testing.T) {
 
 // The files outside that the container writes to are the caller's at the restore, and what is no pipe needs no reader.
 func TestDescriptors(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, `i=0; trap 'i=$((i+1)); echo out $i; echo err $i >&2' USR1; echo out $i; while :; do sleep 1000 & wait; done`)
 	c.writeConfig()
 	fifo := c.path("fifo")

@@ -7,11 +7,13 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // What the configuration says of the process holds after a restore too.
 func TestProcessSettings(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "sleep 1000 & "+echo)
 	c.useHostPrograms()
 	umask, score := uint32(0o027), 321

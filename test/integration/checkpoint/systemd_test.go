@@ -6,11 +6,13 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // systemd makes the scope anew, with the limits of the configuration, and has the processes in it.
 func TestSystemd(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		t.Skip("needs systemd, as make test-vm PART=systemd has")
 	}

@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -22,7 +23,7 @@ func jsonNumber(n int) string { return strconv.Itoa(n) }
 
 // What the container sees around it is the same after the restore.
 func TestFileSystem(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, `echo kept >/run/file; cd /tmp; exec 7</etc/one; `+echo)
 	for name, content := range map[string]string{"dir/inner/file": "of the host\n", "one": "a file\n"} {
 		if err := os.MkdirAll(c.path("dir/inner"), 0o755); err != nil {
@@ -62,7 +63,7 @@ func TestFileSystem(t *testing.T) {
 }
 
 func TestTerminal(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "tty; stty size; while read line; do echo got $line; done")
 	c.Spec.Process.Terminal = true
 	c.Spec.Process.ConsoleSize = &specs.Box{Height: 33, Width: 77}
@@ -116,7 +117,7 @@ func consoleSocket(t testing.TB, c *container) (string, func() *conversation) {
 
 // The network is not in the checkpoint: hooks make it, and loopback is there.
 func TestHooks(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	note := func(kind string) []specs.Hook {
 		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat >" + c.path(kind)}}}
@@ -169,20 +170,20 @@ func (c *container) heard(kind string) (state specs.State) {
 
 // Network devices that the container was given are given to it again, and have the settings that the configuration has.
 func TestNetworkDevices(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	one, other := "bt"+jsonNumber(os.Getpid()), "bu"+jsonNumber(os.Getpid())
 	add := func() {
 		t.Helper()
 		// It goes with the network that it is in, which takes the kernel a while.
 		testenv.Until(t, time.Minute, "the devices are made", func() error {
-			if r := execute(t, exec.Command("ip", "link", "add", one, "type", "veth", "peer", "name", other)); r.Status != 0 {
+			if r := testenv.Execute(t, exec.Command("ip", "link", "add", one, "type", "veth", "peer", "name", other)); r.Status != 0 {
 				return errors.New(r.Stderr)
 			}
 			return nil
 		})
 	}
-	t.Cleanup(func() { execute(t, exec.Command("ip", "link", "delete", other)) })
+	t.Cleanup(func() { testenv.Execute(t, exec.Command("ip", "link", "delete", other)) })
 	c.Spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{one: {Name: "inside0"}}
 	c.Spec.Linux.Sysctl = map[string]string{"net.ipv4.conf.inside0.log_martians": "1"}
 	add()
@@ -198,7 +199,7 @@ func TestNetworkDevices(t *testing.T) {
 
 // A network namespace that is joined is the host's, and stays.
 func TestJoinedNetwork(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	sleeper := exec.Command("unshare", "--net", "sh", "-c", "echo; exec sleep 1000")
 	talk := connect(t, sleeper)
@@ -226,7 +227,7 @@ func TestJoinedNetwork(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	limit := int64(123)
 	c.Spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: &limit}
@@ -247,11 +248,15 @@ func TestLimits(t *testing.T) {
 
 // Without a cgroup namespace the container sees its part of the host's cgroups, which is another one after the restore.
 func TestHostCgroups(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.Spec.Linux.Namespaces = slices.DeleteFunc(c.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
 	c.run().ask("a", "a 1")
-	const look = "find /sys/fs/cgroup -name cgroup.procs | sort; grep -c . $(find /sys/fs/cgroup -name cgroup.procs | sort); cat /proc/1/cgroup"
+	part := "/sys/fs/cgroup" // cgroup v1 shows nothing else
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err == nil {
+		part += "/berth-test/" + c.ID
+	}
+	look := fmt.Sprintf("find %[1]s -name cgroup.procs | sort; grep -c . $(find %[1]s -name cgroup.procs | sort); cut -d: -f2- /proc/1/cgroup | grep berth-test", part)
 	before := c.must("exec", c.ID, "sh", "-c", look)
 	c.checkpoint()
 	c.restore().ask("b", "b 2")
@@ -261,13 +266,13 @@ func TestHostCgroups(t *testing.T) {
 }
 
 func TestUserNamespace(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, "id -u; "+echo)
 	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	mappings := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	c.Spec.Linux.UIDMappings, c.Spec.Linux.GIDMappings = mappings, mappings
 	chown := exec.Command("chown", "-R", "-h", "100000:100000", c.Rootfs)
-	if r := execute(t, chown); r.Status != 0 {
+	if r := testenv.Execute(t, chown); r.Status != 0 {
 		t.Fatalf("chown: %+v", r)
 	}
 	if err := os.Chmod(c.Dir, 0o755); err != nil {
@@ -285,7 +290,7 @@ func TestUserNamespace(t *testing.T) {
 
 // A container that comes back with more rights than it had does not do so silently.
 func TestNoNewPrivileges(t *testing.T) {
-	needCRIU(t)
+	testenv.NeedCRIU(t)
 	c := newContainer(t, echo)
 	c.Spec.Process.NoNewPrivileges = true
 	c.run().ask("a", "a 1")

@@ -9,10 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -27,7 +24,7 @@ import (
 // It returns the image's name.
 func pushBusybox(t testing.TB, registry string, more ...int) string {
 	t.Helper()
-	layers := [][]byte{tarTree(t, testenv.BusyboxRootfs(t))}
+	layers := [][]byte{testenv.Tar(t, testenv.BusyboxRootfs(t))}
 	for i, size := range more {
 		layers = append(layers, tarFile(t, fmt.Sprintf("random-%d", i), size))
 	}
@@ -146,49 +143,4 @@ func tarFile(t testing.TB, name string, size int) []byte {
 		t.Fatal(err)
 	}
 	return buffer.Bytes()
-}
-
-func tarTree(t testing.TB, root string) []byte {
-	t.Helper()
-	var buffer bytes.Buffer
-	w := tar.NewWriter(&buffer)
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || path == root {
-			return err
-		}
-		return addToTar(w, root, path, entry)
-	})
-	if err := errors.Join(err, w.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return buffer.Bytes()
-}
-
-func addToTar(w *tar.Writer, root, path string, entry fs.DirEntry) error {
-	info, err := entry.Info()
-	if err != nil {
-		return err
-	}
-	target := ""
-	if entry.Type() == fs.ModeSymlink {
-		if target, err = os.Readlink(path); err != nil {
-			return err
-		}
-	}
-	header, err := tar.FileInfoHeader(info, target)
-	if err != nil {
-		return err
-	}
-	if header.Name, err = filepath.Rel(root, path); err != nil {
-		return err
-	}
-	if err := w.WriteHeader(header); err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(content)
-	return err
 }

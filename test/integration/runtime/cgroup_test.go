@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 func pointer[T any](value T) *T { return &value }
@@ -157,7 +159,7 @@ func TestDevicesAreKept(t *testing.T) {
 		}
 		command := c.command("update", "-r", "-", c.ID)
 		command.Stdin = strings.NewReader(string(content))
-		if r := execute(t, command); r.Status != 0 {
+		if r := testenv.Execute(t, command); r.Status != 0 {
 			t.Fatalf("%+v", r)
 		}
 	}
@@ -218,7 +220,7 @@ func TestCgroupNamespace(t *testing.T) {
 	c := newContainer(t).shell("cut -d: -f3 /proc/self/cgroup | sort -u")
 	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	if onV2(t) {
-		c.Spec.Linux.Namespaces = exampleSpec(t).Linux.Namespaces
+		c.Spec.Linux.Namespaces = testenv.ExampleSpec(t).Linux.Namespaces
 	}
 	if out := c.output(); out != "/\n" {
 		t.Errorf("the container sees itself in %q", out)
@@ -284,7 +286,7 @@ func TestKilledWithItsCgroup(t *testing.T) {
 	}
 	c.start()
 	var pids []int
-	waitFor(t, "three processes", func() bool {
+	testenv.WaitFor(t, "three processes", func() bool {
 		if err := json.Unmarshal([]byte(c.must("ps", "--format", "json", c.ID)), &pids); err != nil {
 			t.Fatal(err)
 		}
@@ -314,7 +316,7 @@ func TestUnified(t *testing.T) {
 	c.checkLimits(files)
 	command := c.command("update", "-r", "-", c.ID)
 	command.Stdin = strings.NewReader(`{"unified": {"memory.high": "max"}}`)
-	if r := execute(t, command); r.Status != 0 {
+	if r := testenv.Execute(t, command); r.Status != 0 {
 		t.Errorf("%+v", r)
 	}
 	files[1].wantV2 = "max"

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // inVM skips the test outside of the virtual machine, which may be changed as one likes, and executes a script there.
@@ -36,8 +38,8 @@ func (c *container) limitsOf(controllers string, files ...string) string {
 		files[i] = filepath.Join(controller, c.Spec.Linux.CgroupsPath, name)
 	}
 	script := fmt.Sprintf(legacy, controllers, strings.Join(files, " "))
-	inside := func(script string, verb ...string) outcome {
-		return execute(c.t, exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, c.command(verb...).Args...)...))
+	inside := func(script string, verb ...string) testenv.Outcome {
+		return testenv.Execute(c.t, exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, c.command(verb...).Args...)...))
 	}
 	r := inside(script, "run", "--detach", "--bundle", c.Bundle, c.ID)
 	if left := inside(fmt.Sprintf(legacy, controllers, ""), "delete", "--force", c.ID); r.Status != 0 || left.Status != 0 {
@@ -80,7 +82,7 @@ func TestRdma(t *testing.T) {
 	c.checkLimits([]limited{{v2: "rdma.max", wantV2: "rxe0 hca_handle=3 hca_object=max"}})
 	command := c.command("update", "-r", "-", c.ID)
 	command.Stdin = strings.NewReader(`{"rdma": {"rxe0": {"hcaHandles": 4, "hcaObjects": 5}}}`)
-	if r := execute(t, command); r.Status != 0 {
+	if r := testenv.Execute(t, command); r.Status != 0 {
 		t.Errorf("%+v", r)
 	}
 	c.checkLimits([]limited{{v2: "rdma.max", wantV2: "rxe0 hca_handle=4 hca_object=5"}})

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // seesItsCgroup gives the container a cgroup namespace and a mount of its cgroup that it may write to.
@@ -43,7 +45,7 @@ func TestDelegatedCgroup(t *testing.T) {
 		"joined user namespace": {func(c *container) { mapUsers(t, c); c.join(specs.UserNamespace, users) }, mapped},
 		"another user":          {func(c *container) { c.Spec.Process.User.UID = 1000 }, 1000},
 		"root":                  {func(*container) {}, 0},
-		"read-only":             {func(c *container) { mapUsers(t, c); c.Spec.Mounts = exampleSpec(t).Mounts }, 0},
+		"read-only":             {func(c *container) { mapUsers(t, c); c.Spec.Mounts = testenv.ExampleSpec(t).Mounts }, 0},
 		"cgroups of the host": {func(c *container) {
 			mapUsers(t, c)
 			c.Spec.Linux.Namespaces = withoutNamespace(c.Spec, specs.CgroupNamespace)
@@ -99,7 +101,7 @@ func TestNestedCgroups(t *testing.T) {
 			seesItsCgroup(t, c)
 			c.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: pointer(int64(64 << 20))}
 			c.start()
-			waitFor(t, "the cgroup below", func() bool { return c.cgroupFile("", "cgroup.subtree_control") != "" })
+			testenv.WaitFor(t, "the cgroup below", func() bool { return c.cgroupFile("", "cgroup.subtree_control") != "" })
 			wantEqual(t, c.must("exec", c.ID, "grep", "^0:", "/proc/self/cgroup"), "0::/nest\n")
 			wantEqual(t, c.must("exec", c.ID, "cat", "/sys/fs/cgroup/nest/memory.high"), "1048576\n")
 			if own {

@@ -47,7 +47,7 @@ func TestRuntimeInAUserNamespace(t *testing.T) {
 	}
 	c.writeConfig()
 	command := c.command("run", "--bundle", c.Bundle, c.ID)
-	r := execute(t, exec.Command(testenv.Peer(t, "unshare"), append([]string{"--user", "--map-root-user", "--mount"}, command.Args...)...))
+	r := testenv.Execute(t, exec.Command(testenv.Peer(t, "unshare"), append([]string{"--user", "--map-root-user", "--mount"}, command.Args...)...))
 	if want := "/dev/null character special file 1:3\n/dev/tty character special file 5:0\n0\n"; r.Status != 0 || r.Stdout != want {
 		t.Errorf("%+v, want %q", r, want)
 	}

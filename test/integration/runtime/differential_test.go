@@ -35,14 +35,14 @@ func newPeer(t *testing.T, binary string) *peer {
 	for _, life := range []string{"created", "running", "paused", "stopped", "shared"} {
 		c := p.begin(life)
 		t.Cleanup(func() { // by then the environment names another runtime
-			execute(t, exec.Command(binary, "--root", c.State, "delete", "--force", c.ID))
+			testenv.Execute(t, exec.Command(binary, "--root", c.State, "delete", "--force", c.ID))
 		})
 		p.containers[life] = c
 		same, pids = append(same, c.Rootfs, "ROOTFS"), append(pids, strconv.Itoa(c.state().Pid))
 	}
 	p.containers["paused"].must("pause", "paused")
 	p.containers["stopped"].must("kill", "stopped", "KILL")
-	waitFor(t, "the container to stop", func() bool { return p.containers["stopped"].state().Status == "stopped" })
+	testenv.WaitFor(t, "the container to stop", func() bool { return p.containers["stopped"].state().Status == "stopped" })
 	for name, args := range map[string][]string{
 		"prints": {"echo", "hello"}, "fails": {"sh", "-c", "exit 7"}, "dies": {"sh", "-c", "kill -9 $$"}, "lacks": {"nothing-there"}, "lacks-path": {"/nothing/there"},
 		"directory": {"/etc"}, "data": {"/etc/passwd"}, "terminal": {"tty"},
@@ -104,12 +104,12 @@ func (p *peer) begin(life string) *container {
 }
 
 // perform executes a command line and returns what came of it, without what can't be the same twice.
-func (p *peer) perform(line []string) (outcome, []string) {
+func (p *peer) perform(line []string) (testenv.Outcome, []string) {
 	p.t.Helper()
 	_ = os.Remove(p.log)
 	command := exec.Command(p.binary, append([]string{"--root", filepath.Join(p.dir, "state"), "--log", p.log, "--log-format", "json"}, line...)...)
 	command.Dir = p.dir
-	r := execute(p.t, command)
+	r := testenv.Execute(p.t, command)
 	r.Stdout, r.Stderr = p.normal(r.Stdout), p.normal(r.Stderr)
 	return r, p.levels()
 }

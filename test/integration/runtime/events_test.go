@@ -69,7 +69,7 @@ func TestStatsAreTheContainers(t *testing.T) {
 			Pids   struct{ Current, Limit uint64 }
 		}
 	}
-	waitFor(t, "two processes", func() bool {
+	testenv.WaitFor(t, "two processes", func() bool {
 		if err := json.Unmarshal([]byte(c.must("events", "--stats", c.ID)), &e); err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestEventsTellOfLackOfMemory(t *testing.T) {
 func TestEventsRefuse(t *testing.T) {
 	c := newContainer(t, "true")
 	c.start()
-	waitFor(t, "the program to end", func() bool { return strings.Contains(c.must("state", c.ID), `"stopped"`) })
+	testenv.WaitFor(t, "the program to end", func() bool { return strings.Contains(c.must("state", c.ID), `"stopped"`) })
 	for want, args := range map[string][]string{
 		"it is not running":      {"events", "--stats", c.ID},
 		"does not exist":         {"events", "--stats", "no-such-container"},

@@ -16,7 +16,7 @@ import (
 
 func featuresOf(t *testing.T, binary string) features.Features {
 	t.Helper()
-	r := execute(t, exec.Command(binary, "features"))
+	r := testenv.Execute(t, exec.Command(binary, "features"))
 	var f features.Features
 	if err := json.Unmarshal([]byte(r.Stdout), &f); err != nil || r.Status != 0 {
 		t.Fatalf("%+v: %v", r, err)

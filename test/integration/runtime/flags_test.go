@@ -63,13 +63,13 @@ func TestRoot(t *testing.T) {
 		command := exec.Command("unshare", "--user", "--map-root-user", c.binary, "--debug", "list")
 		command.Env = []string{"PATH=/usr/bin", "XDG_RUNTIME_DIR=" + c.Bundle, "USER=" + name}
 		command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
-		wantContains(t, execute(t, command).Stderr, fmt.Sprintf("with the state in %q", want))
+		wantContains(t, testenv.Execute(t, command).Stderr, fmt.Sprintf("with the state in %q", want))
 	}
 	for _, root := range []string{"/", "", "../../../../../../.."} {
 		if root == "" {
 			continue // the directory the test is in
 		}
-		if r := execute(t, exec.Command(runtimeBinary(t), "--root", root, "list")); r.Status != 1 || !strings.Contains(r.Stderr, "--root") {
+		if r := testenv.Execute(t, exec.Command(testenv.Runtime(t), "--root", root, "list")); r.Status != 1 || !strings.Contains(r.Stderr, "--root") {
 			t.Errorf("--root %q: %+v", root, r)
 		}
 	}
@@ -81,11 +81,11 @@ func TestRootlessFlag(t *testing.T) {
 	c := newContainer(t, "echo", "hello")
 	c.Spec.Linux.CgroupsPath = ""
 	c.writeConfig()
-	run := func(flag string) outcome {
+	run := func(flag string) testenv.Outcome {
 		script := "for dir in /sys/fs/cgroup /sys/fs/cgroup/*; do mountpoint -q $dir && mount -o remount,bind,ro $dir; done; exec \"$0\" \"$@\""
 		command := c.command("run", "--bundle", c.Bundle, c.ID)
 		args := append([]string{"--mount", "sh", "-c", script, command.Path, flag}, command.Args[1:]...)
-		return execute(t, exec.Command("unshare", args...))
+		return testenv.Execute(t, exec.Command("unshare", args...))
 	}
 	if r := run("--rootless=true"); r.Status != 0 || r.Stdout != "hello\n" {
 		t.Errorf("true: %+v", r)
@@ -214,7 +214,7 @@ func TestNoPivot(t *testing.T) {
 		"CAP_FOWNER", "CAP_KILL", "CAP_AUDIT_WRITE", "CAP_NET_BIND_SERVICE",
 	}
 	outer.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: granted, Effective: granted, Permitted: granted}
-	for _, path := range []string{runtimeBinary(t), inner.Bundle, inner.Rootfs, "/sys/fs/cgroup"} {
+	for _, path := range []string{testenv.Runtime(t), inner.Bundle, inner.Rootfs, "/sys/fs/cgroup"} {
 		outer.Spec.Mounts = append(outer.Spec.Mounts, specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"rbind", "rw"}})
 	}
 	for flag, want := range map[string]string{"--no-pivot": "bin\n", "--no-pivot=false": ""} {
@@ -237,7 +237,7 @@ func TestNoNewKeyring(t *testing.T) {
 		c.Spec.Linux.MaskedPaths = nil
 		c.Spec.Process.User.UID = 1000 // who sees only those that are his session's
 		c.writeConfig()
-		done := make(chan outcome)
+		done := make(chan testenv.Outcome)
 		go func() { // on a thread of its own, whose session the runtime inherits, and which ends with it
 			runtime.LockOSThread()
 			defer close(done)
@@ -245,7 +245,7 @@ func TestNoNewKeyring(t *testing.T) {
 			if errno != 0 {
 				t.Errorf("keyctl: %v", errno)
 			}
-			done <- execute(t, c.command("run", "--bundle", c.Bundle, flag, c.ID))
+			done <- testenv.Execute(t, c.command("run", "--bundle", c.Bundle, flag, c.ID))
 		}()
 		if r := <-done; strings.Contains(r.Stdout, name) != want || r.Status != 0 {
 			t.Errorf("%s: %+v", flag, r)
@@ -263,7 +263,7 @@ func TestIgnorePaused(t *testing.T) {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "a second process", func() bool { return strings.Contains(c.must("ps", "-f", "json", c.ID), ",") })
+	testenv.WaitFor(t, "a second process", func() bool { return strings.Contains(c.must("ps", "-f", "json", c.ID), ",") })
 	c.must("resume", c.ID)
 	if err := command.Wait(); err != nil || stdout.String() != "on\n" {
 		t.Errorf("%q, %v", &stdout, err)
@@ -325,7 +325,7 @@ func TestKillEndsThePaused(t *testing.T) {
 	c := sleeping(t, nil)
 	c.must("pause", c.ID)
 	c.must("kill", c.ID, "KILL")
-	waitFor(t, "the end", func() bool { return c.state().Status == "stopped" })
+	testenv.WaitFor(t, "the end", func() bool { return c.state().Status == "stopped" })
 	c.must("delete", c.ID)
 	c.gone()
 }
@@ -335,9 +335,9 @@ func TestKillEndsAllWhoShare(t *testing.T) {
 	c := newContainer(t).shell("sleep 1001 & exec sleep 1000")
 	c.Spec.Linux.Namespaces = withoutNamespace(c.Spec, specs.PIDNamespace)
 	c.start()
-	waitFor(t, "two processes", func() bool { return strings.Count(c.must("ps", "-f", "json", c.ID), ",") == 1 })
+	testenv.WaitFor(t, "two processes", func() bool { return strings.Count(c.must("ps", "-f", "json", c.ID), ",") == 1 })
 	c.must("kill", c.ID, "KILL")
-	waitFor(t, "the end of both", func() bool { return c.must("ps", "-f", "json", c.ID) == "null\n" })
+	testenv.WaitFor(t, "the end of both", func() bool { return c.must("ps", "-f", "json", c.ID) == "null\n" })
 	c.wantFailure("container not running", "kill", c.ID, "KILL")
 }
 
@@ -383,7 +383,7 @@ func TestTerminalWithADaemon(t *testing.T) {
 	c := sleeping(t, nil)
 	begin := time.Now()
 	command := c.command("exec", "--tty", c.ID, "sh", "-c", "echo first; setsid sleep 30 & sleep 0.1; seq 1 500; echo last")
-	r := execute(t, command)
+	r := testenv.Execute(t, command)
 	if lines := strings.Fields(r.Stdout); len(lines) != 502 || lines[501] != "last" || r.Status != 0 {
 		t.Errorf("%d lines: %+v", len(lines), r)
 	}

@@ -3,9 +3,7 @@
 package runtime_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,21 +11,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/test/testenv"
 )
-
-// runtimeBinary is the runtime under test: ours, or what BERTH_TEST_RUNTIME names, to see what a peer does.
-func runtimeBinary(t testing.TB) string {
-	t.Helper()
-	if name := os.Getenv("BERTH_TEST_RUNTIME"); name != "" {
-		return testenv.Peer(t, name)
-	}
-	return testenv.Binary(t, "berth-runtime")
-}
 
 // container is a bundle, and after create or run what lives of it. It goes away with the test.
 type container struct {
@@ -49,7 +37,7 @@ func newContainer(t testing.TB, args ...string) *container {
 	dir := testenv.ShortDir(t)
 	c := &container{
 		t: t, ID: fmt.Sprintf("bt%d-%d", os.Getpid(), counter.Add(1)), Bundle: dir, State: filepath.Join(dir, "state"),
-		Rootfs: testenv.BusyboxRootfs(t), Spec: exampleSpec(t),
+		Rootfs: testenv.BusyboxRootfs(t), Spec: testenv.ExampleSpec(t),
 	}
 	c.Spec.Process.Terminal = false
 	c.Spec.Process.Args = args
@@ -57,23 +45,6 @@ func newContainer(t testing.TB, args ...string) *container {
 	c.Spec.Linux.CgroupsPath = "/berth-test/" + c.ID
 	t.Cleanup(func() { c.verb("delete", "--force", c.ID) })
 	return c
-}
-
-func exampleSpec(t testing.TB) *specs.Spec {
-	t.Helper()
-	dir := t.TempDir()
-	if r := execute(t, exec.Command(runtimeBinary(t), "spec", "--bundle", dir)); r.Status != 0 {
-		t.Fatalf("spec: %+v", r)
-	}
-	content, err := os.ReadFile(filepath.Join(dir, "config.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec := &specs.Spec{}
-	if err := json.Unmarshal(content, spec); err != nil {
-		t.Fatal(err)
-	}
-	return spec
 }
 
 // shell makes the container execute a script.
@@ -94,34 +65,16 @@ func (c *container) writeConfig() {
 	}
 }
 
-// outcome is what a command came to.
-type outcome struct {
-	Stdout, Stderr string
-	Status         int
-}
-
-func execute(t testing.TB, command *exec.Cmd) outcome {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	command.Stdout, command.Stderr = &stdout, &stderr
-	err := command.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("%v: %v", command.Args, err)
-	}
-	return outcome{stdout.String(), stderr.String(), command.ProcessState.ExitCode()}
-}
-
 // command is the runtime with a verb and its arguments.
 func (c *container) command(args ...string) *exec.Cmd {
 	flags := append([]string{"--root", c.State}, c.Flags...)
-	return exec.Command(runtimeBinary(c.t), append(flags, args...)...)
+	return exec.Command(testenv.Runtime(c.t), append(flags, args...)...)
 }
 
 // verb executes the runtime and returns whatever comes of it.
-func (c *container) verb(args ...string) outcome {
+func (c *container) verb(args ...string) testenv.Outcome {
 	c.t.Helper()
-	return execute(c.t, c.command(args...))
+	return testenv.Execute(c.t, c.command(args...))
 }
 
 // must is verb for what has to succeed. It returns the output.
@@ -135,7 +88,7 @@ func (c *container) must(args ...string) string {
 }
 
 // run runs the container to its end.
-func (c *container) run(flags ...string) outcome {
+func (c *container) run(flags ...string) testenv.Outcome {
 	c.t.Helper()
 	c.writeConfig()
 	return c.verb(append(append([]string{"run", "--bundle", c.Bundle}, flags...), c.ID)...)
@@ -191,16 +144,5 @@ func (c *container) gone() {
 	state, _ := filepath.Glob(filepath.Join(c.State, c.ID))
 	if all := append(append(left, more...), state...); len(all) > 0 {
 		c.t.Errorf("%v is left", all)
-	}
-}
-
-// waitFor waits until something that has no event of its own has become so.
-func waitFor(t testing.TB, what string, so func() bool) {
-	t.Helper()
-	limit := testenv.Patience(10 * time.Second)
-	for deadline := time.Now().Add(limit); !so(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", limit, what)
-		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // sleeping returns a running container that does nothing.
@@ -106,11 +108,11 @@ func TestCreateStartKillDelete(t *testing.T) {
 
 	c.must("start", c.ID)
 	c.wantStatus("running")
-	waitFor(t, "the process to write", func() bool { return readFile(t, out) == "started" })
+	testenv.WaitFor(t, "the process to write", func() bool { return readFile(t, out) == "started" })
 	c.wantFailure("it is running", "start", c.ID)
 	c.wantFailure("it is running", "delete", c.ID)
 	c.must("kill", c.ID, "KILL")
-	waitFor(t, "the process to end", func() bool { return c.state().Status == "stopped" })
+	testenv.WaitFor(t, "the process to end", func() bool { return c.state().Status == "stopped" })
 	wantEqual(t, c.state().Pid, 0)
 	c.wantFailure("container not running", "kill", c.ID, "KILL")
 	c.must("delete", c.ID)
@@ -212,19 +214,19 @@ func TestKillKnowsSignals(t *testing.T) {
 	c.shell(`for i in HUP USR1 USR2 36; do trap "echo $i >> /tmp/got" $i; done; touch /tmp/ready; while :; do sleep 0.05; done`)
 	c.Spec.Root.Readonly = false
 	c.start()
-	waitFor(t, "the traps", func() bool { _, err := os.Stat(filepath.Join(c.Rootfs, "tmp/ready")); return err == nil })
+	testenv.WaitFor(t, "the traps", func() bool { _, err := os.Stat(filepath.Join(c.Rootfs, "tmp/ready")); return err == nil })
 	want := ""
 	for _, step := range [][2]string{{"HUP", "HUP"}, {"SIGUSR1", "USR1"}, {"12", "USR2"}, {"usr2", "USR2"}, {"RTMIN+2", "36"}} {
 		c.must("kill", c.ID, step[0])
 		want += step[1] + "\n"
-		waitFor(t, "signal "+step[0], func() bool {
+		testenv.WaitFor(t, "signal "+step[0], func() bool {
 			content, err := os.ReadFile(filepath.Join(c.Rootfs, "tmp/got"))
 			return err == nil && string(content) == want
 		})
 	}
 	c.wantFailure(`"NONSENSE"`, "kill", c.ID, "NONSENSE")
 	c.must("kill", "--all", c.ID, "KILL")
-	waitFor(t, "the end", func() bool { return c.state().Status == "stopped" })
+	testenv.WaitFor(t, "the end", func() bool { return c.state().Status == "stopped" })
 }
 
 func TestPauseAndResume(t *testing.T) {

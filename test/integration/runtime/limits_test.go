@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 func TestMoreResources(t *testing.T) {
@@ -63,7 +65,7 @@ func TestIdle(t *testing.T) {
 	c.checkLimits([]limited{{"cpu/cpu.idle", "cpu.idle", "1", "1"}})
 	command := c.command("update", "-r", "-", c.ID)
 	command.Stdin = strings.NewReader(`{"cpu": {"idle": 0, "shares": 2048}}`)
-	if r := execute(t, command); r.Status != 0 {
+	if r := testenv.Execute(t, command); r.Status != 0 {
 		t.Errorf("%+v", r)
 	}
 	c.checkLimits([]limited{{"cpu/cpu.idle", "cpu.idle", "0", "0"}, {"cpu/cpu.shares", "cpu.weight", "2048", "174"}})
@@ -82,7 +84,7 @@ func TestCheckBeforeUpdate(t *testing.T) {
 	c.start()
 	command := c.command("update", "-r", "-", c.ID)
 	command.Stdin = strings.NewReader(`{"memory": {"limit": 4096, "checkBeforeUpdate": true}}`)
-	if r := execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, "memory") {
+	if r := testenv.Execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, "memory") {
 		t.Errorf("%+v", r)
 	}
 	c.wantStatus("running")

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // mountless is a container that shares the host's mount namespace.
@@ -61,7 +63,7 @@ func TestForeignMountNamespace(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
 	path := filepath.Join("/proc", strconv.Itoa(holder.Process.Pid), "ns", "mnt")
-	waitFor(t, "a mount namespace", func() bool {
+	testenv.WaitFor(t, "a mount namespace", func() bool {
 		there, err := os.Readlink(path)
 		return err == nil && there != namespaceOf(t, "self", "mnt")
 	})

@@ -319,7 +319,7 @@ func TestNetDevices(t *testing.T) {
 			}
 			c.Spec.Linux.Namespaces = append(withoutNamespace(c.Spec, specs.NetworkNamespace), namespaces...)
 			c.writeConfig()
-			r := execute(t, withDevices(t, c.command("run", "--bundle", c.Bundle, c.ID).Args...))
+			r := testenv.Execute(t, withDevices(t, c.command("run", "--bundle", c.Bundle, c.ID).Args...))
 			for _, want := range []string{"inet 10.99.1.2/24", "inet6 fd99::2/64", "\n1\n2\n1\n0\n"} {
 				if !strings.Contains(r.Stdout, want) {
 					t.Errorf("%+v, want %q", r, want)
@@ -341,7 +341,7 @@ func TestNetDevicesRefuse(t *testing.T) {
 			c := newContainer(t, "true")
 			c.Spec.Linux.NetDevices = test.devices
 			c.writeConfig()
-			r := execute(t, withDevices(t, c.command("run", "--bundle", c.Bundle, c.ID).Args...))
+			r := testenv.Execute(t, withDevices(t, c.command("run", "--bundle", c.Bundle, c.ID).Args...))
 			if r.Status == 0 || !strings.Contains(r.Stderr, test.want) || r.Stdout != "1\n" {
 				t.Errorf("%+v, want %q and the device where it was", r, test.want)
 			}

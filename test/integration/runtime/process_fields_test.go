@@ -10,10 +10,12 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // execJSON executes a process in the container that is described by a file.
-func (c *container) execJSON(process specs.Process, flags ...string) outcome {
+func (c *container) execJSON(process specs.Process, flags ...string) testenv.Outcome {
 	c.t.Helper()
 	file := filepath.Join(c.Bundle, "process.json")
 	writeJSON(c.t, file, process)
@@ -176,7 +178,7 @@ func TestLimitOfOpenFiles(t *testing.T) {
 		c.Spec.Process.Rlimits = nil
 		c.writeConfig()
 		command := c.command("run", "--bundle", c.Bundle, c.ID)
-		ran := execute(t, exec.Command("sh", append([]string{"-c", `ulimit -Sn 77; ulimit -Hn 99; exec "$@"`, "sh"}, command.Args...)...))
+		ran := testenv.Execute(t, exec.Command("sh", append([]string{"-c", `ulimit -Sn 77; ulimit -Hn 99; exec "$@"`, "sh"}, command.Args...)...))
 		if ran.Stdout != "77\n99\n" {
 			t.Errorf("%s: %+v", name, ran)
 		}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // processTest is a change of a process with what a script sees of it.
@@ -72,7 +74,7 @@ func TestIgnoredSignalsEndWithTheRuntime(t *testing.T) {
 	c := newContainer(t, "grep", "SigIgn", "/proc/self/status")
 	c.writeConfig()
 	runtime := c.command("run", "--bundle", c.Bundle, c.ID)
-	ran := execute(t, exec.Command("sh", append([]string{"-c", `trap "" HUP USR1; exec "$@"`, "sh"}, runtime.Args...)...))
+	ran := testenv.Execute(t, exec.Command("sh", append([]string{"-c", `trap "" HUP USR1; exec "$@"`, "sh"}, runtime.Args...)...))
 	wantEqual(t, ran.Stdout, "SigIgn:\t0000000000000000\n")
 }
 
@@ -119,7 +121,7 @@ func TestStartErrorOfACreatedContainer(t *testing.T) {
 	c.writeConfig()
 	c.leave("create", "--bundle", c.Bundle, c.ID)
 	c.wantFailure(`exec: "/bin/nonsense": exec format error`, "start", c.ID)
-	waitFor(t, "the process to end", func() bool { return c.state().Status == "stopped" })
+	testenv.WaitFor(t, "the process to end", func() bool { return c.state().Status == "stopped" })
 	c.must("delete", c.ID)
 	c.gone()
 }

@@ -37,7 +37,7 @@ func newRootless(t *testing.T) *rootless {
 		t.Fatalf("%v: %s", err, output)
 	}
 	c.binary = filepath.Join(c.Bundle, "runtime") // the checkout may be root's alone
-	content, err := os.ReadFile(runtimeBinary(t))
+	content, err := os.ReadFile(testenv.Runtime(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,9 +57,9 @@ func newRootless(t *testing.T) *rootless {
 }
 
 // as executes the runtime as the user.
-func (c *rootless) as(args ...string) outcome {
+func (c *rootless) as(args ...string) testenv.Outcome {
 	c.t.Helper()
-	return execute(c.t, asUser(exec.Command(c.binary, args...), c.Bundle))
+	return testenv.Execute(c.t, asUser(exec.Command(c.binary, args...), c.Bundle))
 }
 
 func TestRootless(t *testing.T) {
@@ -163,7 +163,7 @@ func TestRootlessDelegated(t *testing.T) {
 	}
 	must := func(args ...string) string {
 		t.Helper()
-		r := execute(t, inside(args...))
+		r := testenv.Execute(t, inside(args...))
 		if r.Status != 0 {
 			t.Fatalf("%v: %+v", args, r)
 		}
@@ -177,7 +177,7 @@ func TestRootlessDelegated(t *testing.T) {
 	c.spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer(int64(7))}, Memory: &specs.LinuxMemory{Limit: pointer(int64(64 << 20))}}
 	writeJSON(t, c.config, c.spec)
 	if err := inside("run", "--detach", c.ID).Run(); err != nil {
-		t.Fatalf("%v: %+v", err, execute(t, inside("run", c.ID)))
+		t.Fatalf("%v: %+v", err, testenv.Execute(t, inside("run", c.ID)))
 	}
 	check("pids.max", "7")
 	check("memory.max", "67108864")
@@ -220,7 +220,7 @@ func TestRootlessRanges(t *testing.T) {
 			"exec setpriv --reuid 1000 --regid 1000 --clear-groups " + c.binary + " run " + c.ID
 		command := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script)
 		command.Dir, command.Env = c.Bundle, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR=" + c.Bundle}
-		r := execute(t, command)
+		r := testenv.Execute(t, command)
 		switch {
 		case want != "" && (r.Status != 0 || r.Stdout != want):
 			t.Errorf("ranges %q: %+v, want %q", allowed, r, want)

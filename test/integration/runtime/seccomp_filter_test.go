@@ -76,7 +76,7 @@ func loaded(t *testing.T, binary string, profile *specs.LinuxSeccomp) (*bpf.VM, 
 	if err := json.Unmarshal([]byte(c.must("state", c.ID)), &state); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the program to run", func() bool { return readFile(t, fmt.Sprintf("/proc/%d/comm", state.Pid)) == "sleep" })
+	testenv.WaitFor(t, "the program to run", func() bool { return readFile(t, fmt.Sprintf("/proc/%d/comm", state.Pid)) == "sleep" })
 	program := filterOf(t, state.Pid)
 	c.must("delete", "--force", c.ID)
 	machine, err := bpf.NewVM(program)

@@ -9,12 +9,14 @@ import (
 	moby "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // dockerProfile is Docker's default for a container with the capabilities of the example configuration.
 func dockerProfile(t testing.TB) *specs.LinuxSeccomp {
 	t.Helper()
-	profile, err := moby.GetDefaultProfile(exampleSpec(t))
+	profile, err := moby.GetDefaultProfile(testenv.ExampleSpec(t))
 	if err != nil {
 		t.Fatal(err)
 	}

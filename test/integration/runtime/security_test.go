@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // privileged gives the container every capability that this test has, and no restriction.
@@ -27,7 +29,7 @@ func privileged(c *container) {
 
 func binarySum(t testing.TB) [sha256.Size]byte {
 	t.Helper()
-	content, err := os.ReadFile(runtimeBinary(t))
+	content, err := os.ReadFile(testenv.Runtime(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +73,7 @@ func TestWaitingProcessIsNotTheRuntime(t *testing.T) {
 	c.leave("create", "--bundle", c.Bundle, c.ID)
 	pid := strconv.Itoa(c.state().Pid)
 	var own, waiting unix.Stat_t
-	if err := unix.Stat(runtimeBinary(t), &own); err != nil {
+	if err := unix.Stat(testenv.Runtime(t), &own); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Stat(filepath.Join("/proc", pid, "exe"), &waiting); err != nil {
@@ -81,7 +83,7 @@ func TestWaitingProcessIsNotTheRuntime(t *testing.T) {
 		t.Error("the waiting process has the host's binary as its exe")
 	}
 	maps := readFile(t, filepath.Join("/proc", pid, "maps"))
-	if strings.Contains(maps, runtimeBinary(t)) {
+	if strings.Contains(maps, testenv.Runtime(t)) {
 		t.Errorf("the waiting process maps the host's binary:\n%s", maps)
 	}
 }
@@ -96,13 +98,13 @@ func TestNoDescriptorLeaks(t *testing.T) {
 	c := newContainer(t).shell("ls /proc/self/fd | tr '\\n' ' '")
 	c.writeConfig()
 	run := c.command("run", "--bundle", c.Bundle, c.ID)
-	run.ExtraFiles = []*os.File{leak, leak, leak}    // 3, 4, 5: inherited, and not close-on-exec
-	wantEqual(t, execute(t, run).Stdout, "0 1 2 3 ") // 3 is what ls reads
+	run.ExtraFiles = []*os.File{leak, leak, leak}            // 3, 4, 5: inherited, and not close-on-exec
+	wantEqual(t, testenv.Execute(t, run).Stdout, "0 1 2 3 ") // 3 is what ls reads
 	c.Spec.Process.Args = []string{"sleep", "1000"}
 	c.start()
 	inside := c.command("exec", c.ID, "sh", "-c", "ls /proc/self/fd | tr '\\n' ' '")
 	inside.ExtraFiles = []*os.File{leak}
-	wantEqual(t, execute(t, inside).Stdout, "0 1 2 3 ")
+	wantEqual(t, testenv.Execute(t, inside).Stdout, "0 1 2 3 ")
 }
 
 func TestWorkingDirectoryIsInsideTheRoot(t *testing.T) {
@@ -117,7 +119,7 @@ func TestWorkingDirectoryIsInsideTheRoot(t *testing.T) {
 		c.writeConfig()
 		run := c.command("run", "--bundle", c.Bundle, c.ID)
 		run.ExtraFiles = []*os.File{leak, leak, leak, leak}
-		if r := execute(t, run); r.Status == 0 {
+		if r := testenv.Execute(t, run); r.Status == 0 {
 			t.Errorf("descriptor %d was entered: %+v", fd, r)
 		}
 	}
@@ -125,7 +127,7 @@ func TestWorkingDirectoryIsInsideTheRoot(t *testing.T) {
 	for fd := 3; fd < 12; fd++ {
 		inside := c.command("exec", "--cwd", "/proc/self/fd/"+strconv.Itoa(fd), c.ID, "pwd")
 		inside.ExtraFiles = []*os.File{leak, leak, leak, leak}
-		if r := execute(t, inside); r.Status == 0 {
+		if r := testenv.Execute(t, inside); r.Status == 0 {
 			t.Errorf("descriptor %d was entered by exec: %+v", fd, r)
 		}
 	}
@@ -141,7 +143,7 @@ func TestPreservedDescriptors(t *testing.T) {
 	c.writeConfig()
 	run := c.command("run", "--preserve-fds", "1", "--bundle", c.Bundle, c.ID)
 	run.ExtraFiles = []*os.File{writer, writer}
-	wantEqual(t, execute(t, run).Stdout, "0 1 2 3 4 ")
+	wantEqual(t, testenv.Execute(t, run).Stdout, "0 1 2 3 4 ")
 	writer.Close()
 	buffer := make([]byte, 64)
 	n, _ := reader.Read(buffer)
@@ -271,7 +273,7 @@ func TestDebuggerSeesNoBinary(t *testing.T) {
 	if binarySum(t) != before {
 		t.Error("the runtime's binary has changed")
 	}
-	if _, err := exec.Command(runtimeBinary(t), "--version").Output(); err != nil {
+	if _, err := exec.Command(testenv.Runtime(t), "--version").Output(); err != nil {
 		t.Error(err)
 	}
 }

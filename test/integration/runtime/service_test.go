@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // TestListenDescriptors has a service manager hand sockets over, to the runtime or to another.
@@ -26,7 +28,7 @@ func TestListenDescriptors(t *testing.T) {
 		}
 		script := exec.Command("sh", append([]string{"-c", "export LISTEN_FDS=1 LISTEN_PID=" + pid + `; exec "$0" "$@"`, run.Path}, run.Args[1:]...)...)
 		script.ExtraFiles = []*os.File{writer}
-		if r := execute(t, script); strings.TrimSpace(r.Stdout) != want || r.Stderr != "" {
+		if r := testenv.Execute(t, script); strings.TrimSpace(r.Stdout) != want || r.Stderr != "" {
 			t.Errorf("LISTEN_PID %s: %+v, want %q", pid, r, want)
 		}
 		_ = reader.Close()
@@ -87,7 +89,7 @@ func (m *serviceManager) want(text string, pid int) {
 func (m *serviceManager) say(c *container, text string) {
 	m.t.Helper()
 	pid := ""
-	waitFor(m.t, "the container to run", func() bool {
+	testenv.WaitFor(m.t, "the container to run", func() bool {
 		r := c.verb("state", c.ID)
 		pid = strconv.Itoa(stateIn(r.Stdout).Pid)
 		return stateIn(r.Stdout).Status == "running"
@@ -144,7 +146,7 @@ func TestNotifySocketOfStart(t *testing.T) {
 		if err := start.Start(); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, "the container to run", func() bool { return c.state().Status == "running" })
+		testenv.WaitFor(t, "the container to run", func() bool { return c.state().Status == "running" })
 		if ready {
 			m.say(c, "READY=1")
 			m.want("READY=1\n", start.Process.Pid)

@@ -18,7 +18,7 @@ func specOf(t *testing.T, binary string, flags ...string) []string {
 	dir := t.TempDir()
 	command := exec.Command(binary, append([]string{"spec"}, flags...)...)
 	command.Dir = dir
-	if r := execute(t, command); r.Status != 0 || r.Stdout != "" {
+	if r := testenv.Execute(t, command); r.Status != 0 || r.Stdout != "" {
 		t.Fatalf("%v: %+v", command.Args, r)
 	}
 	content, err := os.ReadFile(filepath.Join(dir, "config.json"))
@@ -51,7 +51,7 @@ func TestSpecKeepsAnExistingFile(t *testing.T) {
 	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := execute(t, exec.Command(testenv.Binary(t, "berth-runtime"), "spec", "-b", dir))
+	r := testenv.Execute(t, exec.Command(testenv.Binary(t, "berth-runtime"), "spec", "-b", dir))
 	if r.Status != 1 || !strings.Contains(r.Stderr, "config.json") || !strings.Contains(r.Stderr, "exists already") {
 		t.Errorf("%+v", r)
 	}
@@ -62,7 +62,7 @@ func TestSpecKeepsAnExistingFile(t *testing.T) {
 
 func TestSpecRefuses(t *testing.T) {
 	for _, args := range [][]string{{"spec", "x"}, {"spec", "--nope"}, {"spec", "--bundle", "/nonexistent"}} {
-		if r := execute(t, exec.Command(testenv.Binary(t, "berth-runtime"), args...)); r.Status == 0 || strings.Count(r.Stderr, "\n") != 1 {
+		if r := testenv.Execute(t, exec.Command(testenv.Binary(t, "berth-runtime"), args...)); r.Status == 0 || strings.Count(r.Stderr, "\n") != 1 {
 			t.Errorf("%v: %+v", args, r)
 		}
 	}

@@ -100,7 +100,7 @@ func (m *manager) systemctl(args ...string) string {
 		command = exec.Command("systemctl", append([]string{"--user"}, args...)...)
 		command.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+filepath.Dir(m.dir))
 	}
-	r := execute(m.t, command)
+	r := testenv.Execute(m.t, command)
 	if r.Status != 0 {
 		m.t.Fatalf("%v: %+v", command.Args, r)
 	}
@@ -129,7 +129,9 @@ func newScope(t *testing.T, m *manager) *scope {
 }
 
 // verb is the runtime's, by way of the manager.
-func (s *scope) verb(args ...string) outcome { return execute(s.t, s.m.inside(s.command(args...))) }
+func (s *scope) verb(args ...string) testenv.Outcome {
+	return testenv.Execute(s.t, s.m.inside(s.command(args...)))
+}
 
 func (s *scope) must(args ...string) string {
 	s.t.Helper()
@@ -248,7 +250,7 @@ func TestSystemdKeepsDevices(t *testing.T) {
 	check("after a change of the unit", "written\nnull\n")
 	update := s.m.inside(s.command("update", "-r", "-", s.ID))
 	update.Stdin = strings.NewReader(`{"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]}`)
-	if r := execute(t, update); r.Status != 0 {
+	if r := testenv.Execute(t, update); r.Status != 0 {
 		t.Fatalf("%+v", r)
 	}
 	check("after an update", "read\nnull\n")

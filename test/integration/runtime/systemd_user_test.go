@@ -39,7 +39,7 @@ func newSession(t *testing.T, name string, within ...string) *session {
 	s := &session{container: newContainer(t), uid: account.Uid, within: within}
 	s.cgroup = fmt.Sprintf("/sys/fs/cgroup/user.slice/user-%s.slice/user@%s.service", s.uid, s.uid)
 	s.binary = filepath.Join(s.Bundle, "runtime")
-	content, err := os.ReadFile(runtimeBinary(t))
+	content, err := os.ReadFile(testenv.Runtime(t))
 	if err == nil {
 		err = os.WriteFile(s.binary, content, 0o755)
 	}
@@ -49,7 +49,7 @@ func newSession(t *testing.T, name string, within ...string) *session {
 	if output, err := exec.Command("chown", "-R", s.uid+":"+s.uid, s.Rootfs, filepath.Dir(s.Rootfs), s.Bundle).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}
-	t.Cleanup(func() { execute(t, s.runtime("delete", "--force", s.ID)) })
+	t.Cleanup(func() { testenv.Execute(t, s.runtime("delete", "--force", s.ID)) })
 	return s
 }
 
@@ -67,7 +67,7 @@ func (s *session) runtime(args ...string) *exec.Cmd {
 
 func (s *session) must(args ...string) string {
 	s.t.Helper()
-	r := execute(s.t, s.runtime(args...))
+	r := testenv.Execute(s.t, s.runtime(args...))
 	if r.Status != 0 {
 		s.t.Fatalf("%v: %+v", args, r)
 	}
@@ -76,7 +76,7 @@ func (s *session) must(args ...string) string {
 
 func (s *session) show(unit, property string) string {
 	s.t.Helper()
-	r := execute(s.t, s.as("systemctl", "--user", "show", unit, "--property", property, "--value"))
+	r := testenv.Execute(s.t, s.as("systemctl", "--user", "show", unit, "--property", property, "--value"))
 	if r.Status != 0 {
 		s.t.Fatalf("%+v", r)
 	}
@@ -152,7 +152,7 @@ func (s *session) lives(unit, slice string) {
 	dir := filepath.Join(s.cgroup, slice, unit)
 	create := s.runtime("create", s.ID) // its output would stay open in the container
 	if err := create.Run(); err != nil {
-		s.t.Fatalf("create: %v: %+v", err, execute(s.t, s.runtime("run", s.ID)))
+		s.t.Fatalf("create: %v: %+v", err, testenv.Execute(s.t, s.runtime("run", s.ID)))
 	}
 	s.must("start", s.ID)
 	for property, want := range map[string]string{"ActiveState": "active", "MemoryMax": "67108864", "TasksMax": "50", "Delegate": "yes"} {
@@ -172,7 +172,7 @@ func (s *session) lives(unit, slice string) {
 		s.t.Errorf("ps: %q", pids)
 	}
 	s.must("kill", s.ID, "KILL")
-	waitFor(s.t, "the container's end", func() bool { return strings.Contains(s.must("state", s.ID), `"stopped"`) })
+	testenv.WaitFor(s.t, "the container's end", func() bool { return strings.Contains(s.must("state", s.ID), `"stopped"`) })
 	s.must("delete", s.ID)
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		s.t.Errorf("%s is left: %v", dir, err)
@@ -184,7 +184,7 @@ func (s *session) lives(unit, slice string) {
 func TestSystemdOfUserByDefault(t *testing.T) {
 	s := newSession(t, "bertrand")
 	s.configure(func(spec *specs.Spec) { spec.Process.Args = []string{"sh", "-c", "cat /proc/self/cgroup; exit 7"} })
-	r := execute(t, s.runtime("run", s.ID))
+	r := testenv.Execute(t, s.runtime("run", s.ID))
 	if r.Status != 7 || r.Stdout != "0::/\n" {
 		t.Errorf("%+v", r)
 	}

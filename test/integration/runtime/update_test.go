@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // TestUpdate changes every limit that the machine's cgroups have, by its flag.
@@ -90,7 +92,7 @@ func TestUpdateFromJSON(t *testing.T) {
 	}
 	command := c.command("update", "-r", "-", c.ID)
 	command.Stdin = strings.NewReader(`{"pids": {"limit": 56}}`)
-	if r := execute(t, command); r.Status != 0 || c.cgroupFile("pids/pids.max", "pids.max") != "56" {
+	if r := testenv.Execute(t, command); r.Status != 0 || c.cgroupFile("pids/pids.max", "pids.max") != "56" {
 		t.Errorf("from stdin: %+v", r)
 	}
 }
@@ -112,7 +114,7 @@ func TestUpdateRefuses(t *testing.T) {
 	} {
 		command := c.command(append(append([]string{"update"}, args...), c.ID)...)
 		command.Stdin = strings.NewReader(`{"cpu": {"shares": "many"}}`)
-		if r := execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, want) || strings.Count(r.Stderr, "\n") != 1 {
+		if r := testenv.Execute(t, command); r.Status != 1 || !strings.Contains(r.Stderr, want) || strings.Count(r.Stderr, "\n") != 1 {
 			t.Errorf("%v: %+v, want %q", args, r, want)
 		}
 	}

@@ -2,12 +2,9 @@ package stores_test
 
 import (
 	"archive/tar"
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -148,7 +145,7 @@ func imageArchive(t testing.TB, name string) string {
 	upper := filepath.Join(testenv.ShortDir(t), "upper")
 	writeFile(t, filepath.Join(upper, "etc", "second"), "2")
 	writeFile(t, filepath.Join(upper, "etc", ".wh.first"), "")
-	layers := [][]byte{tarTree(t, lower), tarTree(t, upper)}
+	layers := [][]byte{testenv.Tar(t, lower), testenv.Tar(t, upper)}
 
 	var ids, names []string
 	for i, layer := range layers {
@@ -199,51 +196,6 @@ func addFile(t testing.TB, w *tar.Writer, name string, content []byte) {
 	if _, err := w.Write(content); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func tarTree(t testing.TB, root string) []byte {
-	t.Helper()
-	var buffer bytes.Buffer
-	w := tar.NewWriter(&buffer)
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || path == root {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		target := ""
-		if entry.Type() == fs.ModeSymlink {
-			if target, err = os.Readlink(path); err != nil {
-				return err
-			}
-		}
-		header, err := tar.FileInfoHeader(info, target)
-		if err != nil {
-			return err
-		}
-		if header.Name, err = filepath.Rel(root, path); err != nil {
-			return err
-		}
-		if err := w.WriteHeader(header); err != nil || !info.Mode().IsRegular() {
-			return err
-		}
-		file, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(w, file)
-		_ = file.Close()
-		return err
-	})
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return buffer.Bytes()
 }
 
 func mustJSON(t testing.TB, v any) []byte {
