@@ -104,6 +104,10 @@ func background(t *testing.T, dir string, ready []string, args ...string) {
 			<-ended
 		}
 		_ = log.Close()
+		if content, err := os.ReadFile(log.Name()); t.Failed() && err == nil {
+			const enough = 4 << 10
+			t.Logf("%s has said: %s", args[0], content[max(0, len(content)-enough):])
+		}
 	})
 	for deadline := time.Now().Add(testenv.Patience(patience)); exec.Command(ready[0], ready[1:]...).Run() != nil; time.Sleep(50 * time.Millisecond) {
 		select {
