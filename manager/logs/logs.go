@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -96,22 +98,24 @@ func (r *Reader) readFiles(files []*os.File, query Query, send func(Line) error)
 	return last.each(send)
 }
 
-// open opens the files of the log, the oldest first. A rotation meanwhile may make one appear twice: those are told
-// apart by what they are, not by their names.
+// open opens the files of the log, the oldest first. A rotation meanwhile moves them on one by one, which leaves a gap, and
+// may make one appear twice: those are told apart by what they are, not by their names. None is missed, as the newest is
+// opened first.
 func (r *Reader) open() ([]*os.File, error) {
 	var files []*os.File
 	var seen []os.FileInfo
-	for number := 0; ; number++ {
+	last, err := r.lastNumber()
+	if err != nil {
+		return nil, err
+	}
+	for number := range last + 2 { // the last one may have been moved on
 		path := r.path
 		if number > 0 {
 			path += "." + strconv.Itoa(number)
 		}
 		file, err := os.Open(path)
-		if errors.Is(err, os.ErrNotExist) && number == 0 {
-			continue // just being rotated, or nothing was logged yet
-		}
 		if errors.Is(err, os.ErrNotExist) {
-			break
+			continue
 		}
 		if err != nil {
 			closeAll(files)
@@ -129,6 +133,23 @@ func (r *Reader) open() ([]*os.File, error) {
 		seen, files = append(seen, info), append([]*os.File{file}, files...)
 	}
 	return files, nil
+}
+
+// lastNumber returns the highest number that a file of the log has; the current one has none.
+func (r *Reader) lastNumber() (int, error) {
+	entries, err := os.ReadDir(filepath.Dir(r.path))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("cannot find the files of the log: %w", err)
+	}
+	last := 0
+	for _, entry := range entries {
+		if suffix, ok := strings.CutPrefix(entry.Name(), filepath.Base(r.path)+"."); ok {
+			if number, err := strconv.Atoi(suffix); err == nil {
+				last = max(last, number)
+			}
+		}
+	}
+	return last, nil
 }
 
 func contains(list []os.FileInfo, info os.FileInfo) bool {

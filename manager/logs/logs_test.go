@@ -138,6 +138,39 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// A rotation moves one file after the other. Who looks just then misses nothing.
+func TestReadWhileRotating(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	for name, text := range map[string]string{".4": "a\n", ".3": "b\n", ".1": "c\n", "": "d\n"} { // 2 is not there yet
+		write(t, path+name, entry(text, "stdout", 1))
+	}
+	if got, want := read(t, path, Query{Tail: -1}), "a\nb\nc\nd\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	r := Open(path)
+	defer r.Close()
+	for _, want := range []string{".4", ".3", ".1", ""} {
+		next, err := r.next()
+		if err != nil || next == nil {
+			t.Fatalf("no file comes before %q: %v", want, err)
+		}
+		if wanted, err := os.Stat(path + want); err != nil || !contains([]os.FileInfo{wanted}, stat(t, next)) {
+			t.Errorf("the next file is not %q: %v", want, err)
+		}
+		r.Close()
+		r.current = next
+	}
+}
+
+func stat(t *testing.T, file *os.File) os.FileInfo {
+	t.Helper()
+	info, err := file.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
 func TestFollowEnds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	write(t, path, entry("old\n", "stdout", 1))
