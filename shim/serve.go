@@ -30,6 +30,9 @@ func serve(ctx context.Context, inv invocation) error {
 	if err := inv.writePid(); err != nil {
 		return err
 	}
+	if err := leaveFrugality(); err != nil {
+		return err
+	}
 	saver := memory.New()
 	// The shim ends with its container, not with the session or service it was started in. The signals are caught and
 	// dropped: ignored ones would stay ignored in the processes of the container.

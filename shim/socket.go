@@ -1,8 +1,9 @@
 package main
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
+	"hash/fnv"
+	"io"
 	"path/filepath"
 	"strings"
 )
@@ -19,8 +20,10 @@ func (inv *invocation) prefix() string {
 	if path := filepath.Join(inv.bundle, "shim"); len(path) <= maxPrefix {
 		return path
 	}
-	sum := sha256.Sum256([]byte(strings.Join([]string{inv.address, inv.namespace, inv.id, inv.bundle}, "\x00")))
-	name := hex.EncodeToString(sum[:16])
+	// No cryptographic hash: package crypto brings 32 MiB of empty memory along, of which the kernel may make huge pages.
+	sum := fnv.New128a()
+	_, _ = io.WriteString(sum, strings.Join([]string{inv.address, inv.namespace, inv.id, inv.bundle}, "\x00"))
+	name := hex.EncodeToString(sum.Sum(nil))
 	if path := filepath.Join(filepath.Dir(inv.address), "s", name); filepath.IsAbs(path) && len(path) <= maxPrefix {
 		return path
 	}

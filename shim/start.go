@@ -127,19 +127,36 @@ func background(inv invocation, listener *net.UnixListener, lock *os.File) (pid 
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return 0, os.NewSyscallError("close_range", err)
 	}
-	// One processor is enough for what a shim does, and each costs memory.
 	return syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   append(environment(), "GOMAXPROCS=1"),
+		Env:   append(environment(), frugality()...),
 		Files: []uintptr{uintptr(null), uintptr(null), uintptr(log), listenerFd: socket.Fd(), lockFd: lock.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 }
 
-// environment is that of the manager, without the socket for word that its service is ready: the runtime takes it for
-// the container's, and waits for the word.
+// environment is that of the manager, without what Go's runtime reads, and without the socket for word that its service
+// is ready: the OCI runtime takes it for the container's, and waits for the word.
 func environment() []string {
-	return slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "NOTIFY_SOCKET=") })
+	return slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return name == "NOTIFY_SOCKET" || name == "GOMAXPROCS" || name == "GODEBUG"
+	})
+}
+
+// frugality is what Go's runtime reads in the serving process: one processor is enough for what a shim does, and each
+// costs memory, as huge pages do, which are 2 MiB each however little of it is in use.
+func frugality() []string { return []string{"GOMAXPROCS=1", "GODEBUG=disablethp=1"} }
+
+// leaveFrugality keeps the OCI runtime and what it executes from it.
+func leaveFrugality() error {
+	for _, entry := range frugality() {
+		name, _, _ := strings.Cut(entry, "=")
+		if err := os.Unsetenv(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // openLog opens what will be the shim's stderr: the fifo that containerd reads, or a file in the bundle. The fifo is

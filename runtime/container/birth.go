@@ -20,7 +20,7 @@ func (c *Created) shared() bool { return c.plan.Simple() && !pauses(c.Spec) }
 // mayBeginEarly tells whether it can be born while its cgroup is being made, and whether that pays. What criu restores
 // has no plan. Who enters somebody's mount namespace may not find the host's cgroups there.
 func (c *Created) mayBeginEarly() bool {
-	return c.plan != nil && c.shared() && len(c.plan.Birth().Within) == 0 && runtime.NumCPU() > 1 &&
+	return c.plan != nil && c.shared() && len(c.plan.Birth().Within) == 0 && runtime.GOMAXPROCS(0) > 1 &&
 		c.plan.Joined&(unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP) == 0
 }
 
