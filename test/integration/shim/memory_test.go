@@ -67,3 +67,29 @@ func TestMemoryOfAnIdleContainer(t *testing.T) {
 		t.Logf("%d KiB private", private(t, c.pid)>>10)
 	}
 }
+
+// TestEnvironmentOfTheRuntime: what makes the shim itself small isn't handed on, nor what the manager was told so.
+func TestEnvironmentOfTheRuntime(t *testing.T) {
+	c := newContainer(t, "true")
+	file, _ := c.file("environment")
+	wrapper, _ := c.file("wrapper")
+	script := fmt.Sprintf("#!/bin/sh\nenv > %s\nexec %s \"$@\"\n", file, testenv.Binary(t, "berth-runtime"))
+	if err := os.WriteFile(wrapper, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c.runtime = wrapper
+	c.Env = append(c.Env, "GOMAXPROCS=2", "NOTIFY_SOCKET=/nowhere", "KEPT=yes")
+	c.create(streams{})
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(got), "KEPT=yes\n") {
+		t.Errorf("the runtime has %q", got)
+	}
+	for _, name := range []string{"GOMAXPROCS=", "GODEBUG=", "NOTIFY_SOCKET="} {
+		if strings.Contains(string(got), name) {
+			t.Errorf("the runtime has %s in %q", name, got)
+		}
+	}
+}
