@@ -53,15 +53,13 @@ func (r *relay) run() {
 	if err != nil {
 		return
 	}
-	wait := !r.waitFirst
 	for {
 		var readErr error
 		err := raw.Read(func(fd uintptr) bool {
-			if !wait { // a fifo without a writer so far reads as ended: wait for the poller to report one
-				wait = true
-				return false
-			}
 			readErr = r.copyOnce(int(fd))
+			if readErr == io.EOF && r.waitFirst && !hungUp(int(fd)) {
+				return false // a fifo without a writer so far reads as ended too
+			}
 			return !errors.Is(readErr, unix.EAGAIN)
 		})
 		switch {
@@ -74,6 +72,13 @@ func (r *relay) run() {
 			return // closed; or the end: io.EOF, and EIO from a pty whose last slave was closed
 		}
 	}
+}
+
+// hungUp tells whether a fifo has had a writer, and has none any more.
+func hungUp(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	_, err := unix.Poll(poll, 0)
+	return err == nil && poll[0].Revents&unix.POLLHUP != 0
 }
 
 // copyOnce copies one buffer, or returns EAGAIN if there is nothing to read now.

@@ -75,7 +75,7 @@ func (c *containerd) start() {
 	if err := c.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	testenv.Until(c.t, limit, "containerd answers", func() error {
+	testenv.Until(c.t, usual, "containerd answers", func() error {
 		_, err := c.try("version")
 		return err
 	})
@@ -96,7 +96,7 @@ func (c *containerd) remove() {
 		}
 	}
 	c.kill()
-	testenv.Until(c.t, limit, "the runtime's state directory is empty", func() error {
+	testenv.Until(c.t, usual, "the runtime's state directory is empty", func() error {
 		err := os.Remove(filepath.Join("/run/berth/runtime", c.space))
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
@@ -159,7 +159,7 @@ func TestUnderContainerd(t *testing.T) {
 		t.Errorf("tasks after a restart: %s", got)
 	}
 	c.mustRun("tasks", "kill", "-s", "KILL", "web")
-	testenv.Until(t, limit, "containerd has seen the exit", func() error {
+	testenv.Until(t, usual, "containerd has seen the exit", func() error {
 		got, err := c.try("tasks", "ls")
 		if err == nil && !strings.Contains(got, "STOPPED") {
 			err = errors.New(got)
@@ -174,7 +174,7 @@ func TestUnderContainerd(t *testing.T) {
 // expectNoShim waits until no shim of this containerd runs.
 func (c *containerd) expectNoShim() {
 	c.t.Helper()
-	testenv.Until(c.t, limit, "no shim is left", func() error {
+	testenv.Until(c.t, usual, "no shim is left", func() error {
 		if left := c.shims(); len(left) > 0 {
 			return fmt.Errorf("processes %v", left)
 		}
@@ -232,13 +232,13 @@ func TestContainerdCleansUpBehindADeadShim(t *testing.T) {
 	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Until(t, limit, "the container of the dead shim is gone", func() error {
+	testenv.Until(t, usual, "the container of the dead shim is gone", func() error {
 		if !zombie(pid) {
 			return fmt.Errorf("process %d is there", pid)
 		}
 		return nil
 	})
-	testenv.Until(t, limit, "containerd has cleaned up", func() error {
+	testenv.Until(t, usual, "containerd has cleaned up", func() error {
 		got, err := c.try("tasks", "ls", "-q")
 		if err == nil && got != "" {
 			err = fmt.Errorf("task %q is there", got)

@@ -63,7 +63,7 @@ func (c *collector) listen(t testing.TB, path string) {
 
 func (c *collector) expect(t testing.TB, want ...string) {
 	t.Helper()
-	testenv.Until(t, limit, fmt.Sprintf("the events are %q", want), func() error {
+	testenv.Until(t, usual, fmt.Sprintf("the events are %q", want), func() error {
 		if got := c.topics(); !slices.Equal(got, want) {
 			return fmt.Errorf("they are %q", got)
 		}
@@ -137,14 +137,14 @@ func TestEventsThroughAProgram(t *testing.T) {
 	for _, topic := range []string{"create", "start", "exit"} {
 		want += "--address " + filepath.Join(c.Bundle, "none.sock") + " publish --topic /tasks/" + topic + " --namespace " + namespace + "\n"
 	}
-	testenv.Until(t, limit, "three events were published", func() error {
+	testenv.Until(t, usual, "three events were published", func() error {
 		data, err := os.ReadFile(log)
 		if err == nil && string(data) != want {
 			err = fmt.Errorf("it was called with %q", data)
 		}
 		return err
 	})
-	testenv.Until(t, limit, "the last is whole", func() error {
+	testenv.Until(t, usual, "the last is whole", func() error {
 		data, err := os.ReadFile(log + ".last")
 		if err == nil && !strings.Contains(string(data), "containerd.events.TaskExit") {
 			err = fmt.Errorf("it is %q", data)

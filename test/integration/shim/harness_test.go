@@ -34,14 +34,10 @@ const (
 )
 
 // limit bounds everything that a test waits for.
-var limit = patience()
+var limit = testenv.Patience(usual)
 
-func patience() time.Duration {
-	if os.Getenv("VMRUN") == "1" { // an emulated machine
-		return 3 * time.Minute
-	}
-	return 20 * time.Second
-}
+// usual is the limit on a machine that is not emulated.
+const usual = 20 * time.Second
 
 // ociRuntime is the runtime under the shim: ours, or what BERTH_TEST_RUNTIME names.
 func ociRuntime(t testing.TB) string {
@@ -215,7 +211,7 @@ func (c *container) killShim() {
 	if err := syscall.Kill(c.pid, syscall.SIGKILL); err != nil {
 		c.t.Fatal(err)
 	}
-	testenv.Until(c.t, limit, "the killed shim is gone", func() error {
+	testenv.Until(c.t, usual, "the killed shim is gone", func() error {
 		if !zombie(c.pid) {
 			return errors.New("it is not")
 		}

@@ -60,7 +60,7 @@ func TestLifeOfAContainer(t *testing.T) {
 		t.Errorf("delete answered %v", deleted)
 	}
 	c.shutdown()
-	testenv.Until(t, limit, "the shim is gone", func() error {
+	testenv.Until(t, usual, "the shim is gone", func() error {
 		if !zombie(c.pid) {
 			return errors.New("it is there")
 		}

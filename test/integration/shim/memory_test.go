@@ -58,7 +58,7 @@ func TestMemoryOfAnIdleContainer(t *testing.T) {
 		shims = append(shims, c)
 	}
 	for _, c := range shims {
-		testenv.Until(t, limit, "the shim has given back what it does not need", func() error {
+		testenv.Until(t, usual, "the shim has given back what it does not need", func() error {
 			if got := private(t, c.pid); got > maxPrivate {
 				return fmt.Errorf("%d KiB are private, want at most %d", got>>10, maxPrivate>>10)
 			}

@@ -54,7 +54,7 @@ func TestManagerKilledDuringAStart(t *testing.T) {
 			_ = read.Close()
 			c.deleteVerb()
 			_ = start.Wait()
-			testenv.Until(t, limit, "no shim is left", func() error { return noneOf(c.Bundle) })
+			testenv.Until(t, usual, "no shim is left", func() error { return noneOf(c.Bundle) })
 			c.expectNothingLeft()
 		})
 	}
@@ -78,7 +78,7 @@ func TestDeleteWaitsForWhoeverHasTheBundle(t *testing.T) {
 		t.Fatal(err)
 	}
 	waits := fmt.Sprintf("-> FLOCK  ADVISORY  WRITE %d ", deletion.Process.Pid)
-	testenv.Until(t, limit, "delete waits for the lock", func() error {
+	testenv.Until(t, usual, "delete waits for the lock", func() error {
 		if locks, err := os.ReadFile("/proc/locks"); err != nil || !strings.Contains(string(locks), waits) {
 			return errors.Join(fmt.Errorf("no %q in /proc/locks", waits), err)
 		}
@@ -112,7 +112,7 @@ func TestStartWithoutAReader(t *testing.T) {
 			t.Errorf("start: %v, %s", err, &stderr)
 		}
 		_ = stdout.Close()
-		testenv.Until(t, limit, "no shim is left", func() error { return noneOf(c.Bundle) })
+		testenv.Until(t, usual, "no shim is left", func() error { return noneOf(c.Bundle) })
 		if _, err := os.Lstat(c.Bundle + "/shim.sock"); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the socket is still there, %v", err)
 		}
@@ -145,7 +145,7 @@ func TestAnotherShimRightAfterShutdown(t *testing.T) {
 		c.shutdown()
 		before := c.pid
 		c.start()
-		testenv.Until(t, limit, "the shim before has ended", func() error {
+		testenv.Until(t, usual, "the shim before has ended", func() error {
 			if !zombie(before) {
 				return errors.New("it has not")
 			}
@@ -160,6 +160,6 @@ func TestAnotherShimRightAfterShutdown(t *testing.T) {
 			}
 		}
 		c.shutdown()
-		testenv.Until(t, limit, "the shim has ended", func() error { return noneOf(c.Bundle) })
+		testenv.Until(t, usual, "the shim has ended", func() error { return noneOf(c.Bundle) })
 	}
 }

@@ -109,7 +109,7 @@ func TestCloseIO(t *testing.T) {
 	if _, err := io.WriteString(in, "text\n"); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Until(t, limit, "the process has the input", func() error {
+	testenv.Until(t, usual, "the process has the input", func() error {
 		if data, err := os.ReadFile(out); err != nil || string(data) != "text\n" {
 			return errors.New("the output is " + string(data))
 		}
