@@ -57,7 +57,7 @@ func (r *relay) run() {
 		var readErr error
 		err := raw.Read(func(fd uintptr) bool {
 			readErr = r.copyOnce(int(fd))
-			if readErr == io.EOF && r.waitFirst && !hungUp(int(fd)) {
+			if errors.Is(readErr, io.EOF) && r.waitFirst && !hungUp(int(fd)) {
 				return false // a fifo without a writer so far reads as ended too
 			}
 			return !errors.Is(readErr, unix.EAGAIN)
