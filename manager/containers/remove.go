@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/berthd/berth/internal/errdefs"
@@ -80,6 +81,10 @@ func (s *Service) takeApart(ctx context.Context, c *container, volumes bool) err
 	)
 	if err != nil {
 		return err
+	}
+	// What makes it known goes first: with that and without its state, it would be one that was never started.
+	if err := os.Remove(filepath.Join(c.dir, configFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot remove what makes the container known: %w", err)
 	}
 	if err := os.RemoveAll(c.dir); err != nil {
 		return fmt.Errorf("cannot remove the container's directory: %w", err)
