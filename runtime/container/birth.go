@@ -39,7 +39,8 @@ func (c *Created) begin(o CreateOptions, unfinished cgroup.Cgroup) (undo func(),
 	if err != nil {
 		return nil, err
 	}
-	c.early = &early{begun, &setup{options: o, container: c, group: unfinished, later: true, plan: c.plan, listener: -1}}
+	c.early = &early{begun, c.newSetup(o, unfinished)}
+	c.early.later = true
 	program, err := c.early.program()
 	if err == nil {
 		err = begun.Start(program)

@@ -253,7 +253,7 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 		return c.settle()
 	}
 	plan := c.plan
-	setup := &setup{options: o, container: c, group: group, plan: plan, listener: -1}
+	setup := c.newSetup(o, group)
 	defer setup.close()
 	program, err := setup.program()
 	if err != nil {

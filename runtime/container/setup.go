@@ -33,6 +33,10 @@ type setup struct {
 	root      *rootfs.Builder
 }
 
+func (c *Created) newSetup(o CreateOptions, group cgroup.Cgroup) *setup {
+	return &setup{options: o, container: c, group: group, plan: c.plan, listener: -1}
+}
+
 func (s *setup) close() {
 	if s.root != nil {
 		s.root.Close()
