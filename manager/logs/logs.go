@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,48 +99,74 @@ func (r *Reader) readFiles(files []*os.File, query Query, send func(Line) error)
 	return last.each(send)
 }
 
-// open opens the files of the log, the oldest first. A rotation meanwhile moves them on one by one, which leaves a gap, and
-// may make one appear twice: those are told apart by what they are, not by their names. None is missed, as the newest is
-// opened first.
+// open opens the files of the log, the oldest first. Rotations meanwhile move them to higher numbers one by one, which
+// leaves a gap, and may make one appear several times: those are told apart by what they are, not by their names, and
+// where one appeared last tells its age. None is missed, as the numbers are gone through upwards until there is none.
 func (r *Reader) open() ([]*os.File, error) {
-	var files []*os.File
-	var seen []os.FileInfo
-	last, err := r.lastNumber()
-	if err != nil {
-		return nil, err
-	}
-	for number := range last + 2 { // the last one may have been moved on
+	var found []opened // the oldest last
+	for number := 0; ; number++ {
 		path := r.path
 		if number > 0 {
 			path += "." + strconv.Itoa(number)
 		}
-		file, err := os.Open(path)
+		next, err := openFile(path)
 		if errors.Is(err, os.ErrNotExist) {
-			continue
+			var last int
+			if last, err = r.lastNumber(); err == nil && number <= last {
+				continue
+			}
+			if err == nil {
+				return oldestFirst(found), nil
+			}
 		}
 		if err != nil {
-			closeAll(files)
+			closeAll(oldestFirst(found))
 			return nil, fmt.Errorf("cannot open the log: %w", err)
 		}
-		info, err := file.Stat()
-		if err != nil {
-			closeAll(append(files, file))
-			return nil, fmt.Errorf("cannot open the log: %w", err)
-		}
-		if contains(seen, info) {
-			_ = file.Close()
-			continue
-		}
-		seen, files = append(seen, info), append([]*os.File{file}, files...)
+		found = append(slices.DeleteFunc(found, next.replaces), next)
 	}
-	return files, nil
 }
 
-// lastNumber returns the highest number that a file of the log has; the current one has none.
+// opened is an open file and what it is.
+type opened struct {
+	file *os.File
+	info os.FileInfo
+}
+
+func openFile(path string) (opened, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return opened{}, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return opened{}, errors.Join(err, file.Close())
+	}
+	return opened{file, info}, nil
+}
+
+// replaces closes former and says so if it is the same file.
+func (o opened) replaces(former opened) bool {
+	if !os.SameFile(o.info, former.info) {
+		return false
+	}
+	_ = former.file.Close()
+	return true
+}
+
+func oldestFirst(found []opened) []*os.File {
+	var files []*os.File
+	for _, one := range slices.Backward(found) {
+		files = append(files, one.file)
+	}
+	return files
+}
+
+// lastNumber returns the highest number that a file of the log has; the current one has 0, as has a log without files.
 func (r *Reader) lastNumber() (int, error) {
 	entries, err := os.ReadDir(filepath.Dir(r.path))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return 0, fmt.Errorf("cannot find the files of the log: %w", err)
+		return 0, err
 	}
 	last := 0
 	for _, entry := range entries {
@@ -150,15 +177,6 @@ func (r *Reader) lastNumber() (int, error) {
 		}
 	}
 	return last, nil
-}
-
-func contains(list []os.FileInfo, info os.FileInfo) bool {
-	for _, other := range list {
-		if os.SameFile(other, info) {
-			return true
-		}
-	}
-	return false
 }
 
 func closeAll(files []*os.File) {

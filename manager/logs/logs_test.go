@@ -154,11 +154,50 @@ func TestReadWhileRotating(t *testing.T) {
 		if err != nil || next == nil {
 			t.Fatalf("no file comes before %q: %v", want, err)
 		}
-		if wanted, err := os.Stat(path + want); err != nil || !contains([]os.FileInfo{wanted}, stat(t, next)) {
+		if wanted, err := os.Stat(path + want); err != nil || !os.SameFile(wanted, stat(t, next)) {
 			t.Errorf("the next file is not %q: %v", want, err)
 		}
 		r.Close()
 		r.current = next
+	}
+}
+
+// However often a log is rotated while its files are opened, each that was there is among them.
+func TestOpenMissesNoFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	const rotations = 60
+	write(t, path, entry("0\n", "stdout", 1))
+	rotated := make(chan struct{})
+	go func() {
+		defer close(rotated)
+		for i := range rotations {
+			for n := i; n > 0; n-- {
+				rename(t, fmt.Sprintf("%s.%d", path, n), fmt.Sprintf("%s.%d", path, n+1))
+			}
+			rename(t, path, path+".1")
+			write(t, path, entry(fmt.Sprintf("%d\n", i+1), "stdout", 1))
+		}
+	}()
+	for more := true; more; {
+		select {
+		case <-rotated:
+			more = false
+		default:
+		}
+		text := read(t, path, Query{Tail: -1})
+		for i, line := range strings.Fields(text) {
+			if line != fmt.Sprint(i) {
+				<-rotated
+				t.Fatalf("there is %q where %d should be, of %q", line, i, text)
+			}
+		}
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Error(err)
 	}
 }
 
