@@ -325,7 +325,7 @@ func TestCgroupModes(t *testing.T) {
 				return
 			}
 			c.restore("--manage-cgroups-mode", mode).ask("b", "b 2")
-			if got, err := os.ReadFile("/sys/fs/cgroup" + pids + "/berth-test/" + c.ID + "/pids.max"); err != nil || strings.TrimSpace(string(got)) != want.limit {
+			if got, err := os.ReadFile("/sys/fs/cgroup" + pids + testenv.CgroupParent + "/" + c.ID + "/pids.max"); err != nil || strings.TrimSpace(string(got)) != want.limit {
 				t.Errorf("pids.max %q, %v, want %s", got, err, want.limit)
 			}
 			if got := c.must("exec", c.ID, "sh", "-c", "cat /proc/$(pidof sleep)/cgroup"); strings.Contains(got, "/made\n") != want.inside {

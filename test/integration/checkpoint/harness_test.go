@@ -20,6 +20,8 @@ import (
 	"github.com/berthd/berth/test/testenv"
 )
 
+func TestMain(m *testing.M) { testenv.Main(m) }
+
 // container is a bundle and what lives of it.
 type container struct {
 	t      testing.TB
@@ -48,7 +50,7 @@ func newContainer(t testing.TB, script string) *container {
 	c.Spec.Process.NoNewPrivileges = false // which criu knows since 3.18 only
 	c.Spec.Process.Args = []string{"sh", "-c", script}
 	c.Spec.Root.Path, c.Spec.Root.Readonly = c.Rootfs, false
-	c.Spec.Linux.CgroupsPath = "/berth-test/" + c.ID
+	c.Spec.Linux.CgroupsPath = testenv.CgroupParent + "/" + c.ID
 	t.Cleanup(func() { c.verb("delete", "--force", c.ID) })
 	return c
 }
@@ -246,7 +248,7 @@ const echo = `i=0; while read line; do i=$((i+1)); echo "$line $i"; done; exit $
 
 func (c *container) gone() {
 	c.t.Helper()
-	for _, pattern := range []string{"/sys/fs/cgroup/*/berth-test/" + c.ID, "/sys/fs/cgroup/berth-test/" + c.ID, filepath.Join(c.StateDir, c.ID)} {
+	for _, pattern := range []string{"/sys/fs/cgroup/*" + testenv.CgroupParent + "/" + c.ID, "/sys/fs/cgroup" + testenv.CgroupParent + "/" + c.ID, filepath.Join(c.StateDir, c.ID)} {
 		if left, _ := filepath.Glob(pattern); len(left) > 0 {
 			c.t.Errorf("%v is left", left)
 		}

@@ -32,14 +32,14 @@ func TestElsewhere(t *testing.T) {
 	there.Rootfs = c.Rootfs
 	there.Spec.Root.Path, there.Spec.Root.Readonly = c.Rootfs, true
 	there.Spec.Annotations = map[string]string{"org.example.kept": "there"}
-	there.Spec.Linux.CgroupsPath = "/berth-test/" + there.ID
+	there.Spec.Linux.CgroupsPath = testenv.CgroupParent + "/" + there.ID
 	there.writeConfig()
 	talk := there.detached("restore", "-d", "-b", there.Dir, "--image-path", c.path("images"), there.ID)
 	talk.ask("b", "b 2")
 	if state := there.state(); state.Status != "running" || state.Annotations["org.example.kept"] != "there" || state.Bundle != there.Dir {
 		t.Errorf("state: %+v", state)
 	}
-	if content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", there.state().Pid)); err != nil || !strings.Contains(string(content), "/berth-test/"+there.ID+"\n") || strings.Contains(string(content), c.ID+"\n") {
+	if content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", there.state().Pid)); err != nil || !strings.Contains(string(content), testenv.CgroupParent+"/"+there.ID+"\n") || strings.Contains(string(content), c.ID+"\n") {
 		t.Errorf("cgroups: %s, %v", content, err)
 	}
 	if r := there.verb("exec", there.ID, "touch", "/file"); r.Status == 0 {

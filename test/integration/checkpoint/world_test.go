@@ -234,9 +234,9 @@ func TestLimits(t *testing.T) {
 	c.run().ask("a", "a 1")
 	c.checkpoint()
 	c.restore("--manage-cgroups-mode", "soft").ask("b", "b 2")
-	file := "/sys/fs/cgroup/berth-test/" + c.ID + "/pids.max"
+	file := "/sys/fs/cgroup" + testenv.CgroupParent + "/" + c.ID + "/pids.max"
 	if _, err := os.Stat(file); err != nil {
-		file = "/sys/fs/cgroup/pids/berth-test/" + c.ID + "/pids.max"
+		file = "/sys/fs/cgroup/pids" + testenv.CgroupParent + "/" + c.ID + "/pids.max"
 	}
 	if got, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(got)) != "123" {
 		t.Errorf("pids.max %q, %v", got, err)
@@ -254,7 +254,7 @@ func TestHostCgroups(t *testing.T) {
 	c.run().ask("a", "a 1")
 	part := "/sys/fs/cgroup" // cgroup v1 shows nothing else
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err == nil {
-		part += "/berth-test/" + c.ID
+		part += testenv.CgroupParent + "/" + c.ID
 	}
 	look := fmt.Sprintf("find %[1]s -name cgroup.procs | sort; grep -c . $(find %[1]s -name cgroup.procs | sort); cut -d: -f2- /proc/1/cgroup | grep berth-test", part)
 	before := c.must("exec", c.ID, "sh", "-c", look)

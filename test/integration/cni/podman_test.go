@@ -15,7 +15,7 @@ const podmanStory = `
 mount -t tmpfs none /run && mkdir -p /run/netns /run/lock && mkdir -p /var/lib/cni && mount -t tmpfs none /var/lib/cni
 export CONTAINERS_CONF=$1/containers.conf
 p="podman --root $1/root --runroot $1/run --tmpdir $1/tmp"
-group=berth-test-cni-$$ run="run --cgroup-parent $group"
+run="run --cgroup-parent $3"
 $p $run -d --name web -p 8080:80 -p 127.0.0.1:8081:80 --rootfs $2 httpd -f -p 80 -h /var/www >/dev/null
 fetch() { until timeout 5 busybox wget -qO- http://$1/; do [ $((tries += 1)) -lt 100 ] || return 1; sleep 0.1; done 2>/dev/null; } # the server may be starting
 for at in 127.0.0.1:8080 127.0.0.1:8081 10.88.0.1:8080; do fetch $at; done
@@ -24,7 +24,6 @@ $p $run -d --name late -p 8080:80 --rootfs $2 sleep 10 || echo refused
 $p network create two >/dev/null && $p $run --rm --network two --rootfs $2 ip -o -4 address show eth0
 $p restart -t 0 web >/dev/null && fetch 127.0.0.1:8080
 $p rm -f -t 0 web late >/dev/null
-find /sys/fs/cgroup/*/$group -depth -type d -exec rmdir {} \; # podman leaves them
 echo left: $(nft list table inet berth | grep comment) $(ip -o link | grep -o veth)
 `
 
@@ -58,7 +57,13 @@ default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 	if err := os.WriteFile(filepath.Join(h.dir, "containers.conf"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	output, err := h.try("unshare", "-m", "sh", "-c", podmanStory, "sh", h.dir, rootfs)
+	group := fmt.Sprintf("/berth-test-cni-%d", os.Getpid())
+	t.Cleanup(func() { // podman leaves them
+		if err := testenv.RemoveCgroups(group); err != nil {
+			t.Error(err)
+		}
+	})
+	output, err := h.try("unshare", "-m", "sh", "-c", podmanStory, "sh", h.dir, rootfs, group)
 	if err != nil {
 		t.Errorf("%v", err)
 	}

@@ -155,16 +155,8 @@ func cgroupParent(t *testing.T, name string) string {
 	t.Helper()
 	parent := "/berth-test-" + name
 	t.Cleanup(func() {
-		dirs, err := filepath.Glob("/sys/fs/cgroup/*" + parent)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, dir := range append(dirs, "/sys/fs/cgroup"+parent) {
-			// Podman leaves the cgroup of its monitors below it, and crun writes plain files where a hierarchy that the
-			// kernel names is not mounted.
-			if out, err := exec.Command("sh", "-c", `test ! -d "$0" || if [ "$(stat -f -c %T "$0")" = tmpfs ]; then rm -r "$0"; else find "$0" -depth -type d -exec rmdir {} +; fi`, dir).CombinedOutput(); err != nil {
-				t.Errorf("cannot remove cgroup %s: %v: %s", dir, err, out)
-			}
+		if err := testenv.RemoveCgroups(parent); err != nil {
+			t.Error(err)
 		}
 	})
 	return parent

@@ -71,7 +71,7 @@ func (p *peer) bundle(name string, args []string) *container {
 	if err := os.Mkdir(c.Bundle, 0o755); err != nil {
 		p.t.Fatal(err)
 	}
-	c.Spec.Linux.CgroupsPath = "/berth-test/" + filepath.Base(p.dir) + "-" + name
+	c.Spec.Linux.CgroupsPath = testenv.CgroupParent + "/" + filepath.Base(p.dir) + "-" + name
 	c.Spec.Process.Terminal = name == "terminal"
 	if name == "dies" {
 		c.Spec.Linux.Namespaces = withoutNamespace(c.Spec, specs.PIDNamespace)
@@ -88,7 +88,7 @@ func (p *peer) begin(life string) *container {
 	if err := os.Mkdir(c.Bundle, 0o755); err != nil {
 		p.t.Fatal(err)
 	}
-	c.Spec.Linux.CgroupsPath = "/berth-test/" + filepath.Base(p.dir) + "-" + life
+	c.Spec.Linux.CgroupsPath = testenv.CgroupParent + "/" + filepath.Base(p.dir) + "-" + life
 	c.Spec.Annotations = map[string]string{"colour": "<blue>"}
 	switch life {
 	case "created":

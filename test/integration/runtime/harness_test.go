@@ -17,6 +17,8 @@ import (
 	"github.com/berthd/berth/test/testenv"
 )
 
+func TestMain(m *testing.M) { testenv.Main(m) }
+
 // container is a bundle, and after create or run what lives of it. It goes away with the test.
 type container struct {
 	t      testing.TB
@@ -42,7 +44,7 @@ func newContainer(t testing.TB, args ...string) *container {
 	c.Spec.Process.Terminal = false
 	c.Spec.Process.Args = args
 	c.Spec.Root.Path = c.Rootfs
-	c.Spec.Linux.CgroupsPath = "/berth-test/" + c.ID
+	c.Spec.Linux.CgroupsPath = testenv.CgroupParent + "/" + c.ID
 	t.Cleanup(func() { c.verb("delete", "--force", c.ID) })
 	return c
 }
@@ -139,8 +141,8 @@ func (c *container) refused(want string) {
 // gone checks that neither state nor cgroups are left.
 func (c *container) gone() {
 	c.t.Helper()
-	left, _ := filepath.Glob("/sys/fs/cgroup/*/berth-test/" + c.ID)
-	more, _ := filepath.Glob("/sys/fs/cgroup/berth-test/" + c.ID)
+	left, _ := filepath.Glob("/sys/fs/cgroup/*" + testenv.CgroupParent + "/" + c.ID)
+	more, _ := filepath.Glob("/sys/fs/cgroup" + testenv.CgroupParent + "/" + c.ID)
 	state, _ := filepath.Glob(filepath.Join(c.State, c.ID))
 	if all := append(append(left, more...), state...); len(all) > 0 {
 		c.t.Errorf("%v is left", all)

@@ -223,7 +223,7 @@ func TestCheckpointUnderContainerd(t *testing.T) {
 	c := startContainerd(t)
 	image := testenv.BusyboxImage(t, testenv.Registry(t))
 	c.mustRun("images", "pull", "--plain-http", "--snapshotter", "native", image)
-	c.mustRun("run", "-d", "--runtime", "io.containerd.berth.v2", "--snapshotter", "native", "--cgroup", "/berth-test-shim/web",
+	c.mustRun("run", "-d", "--runtime", "io.containerd.berth.v2", "--snapshotter", "native", "--cgroup", testenv.CgroupParent+"/web",
 		image, "web", "sh", "-c", "exec >/said; "+counting)
 	count := 0
 	said := func(want string) {

@@ -103,7 +103,6 @@ func (c *containerd) remove() {
 		}
 		return err
 	})
-	(&container{t: c.t}).removeCgroups()
 }
 
 func (c *containerd) try(args ...string) (string, error) {
@@ -124,7 +123,7 @@ func (c *containerd) mustRun(args ...string) string {
 
 // flags are those of ctr run for our shim.
 func (c *containerd) flags(id string, more ...string) []string {
-	return append(append([]string{"run", "--runtime", "io.containerd.berth.v2", "--cgroup", "/berth-test-shim/" + id, "--env", "PATH=/bin"}, more...),
+	return append(append([]string{"run", "--runtime", "io.containerd.berth.v2", "--cgroup", testenv.CgroupParent + "/" + id, "--env", "PATH=/bin"}, more...),
 		"--rootfs", c.rootfs, id)
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/berthd/berth/test/testenv"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -169,7 +171,7 @@ func (c *container) expectNothingLeft() {
 			c.t.Errorf("left process %s: %s", file, strings.ReplaceAll(string(data), "\x00", " "))
 		}
 	}
-	for _, pattern := range []string{"/sys/fs/cgroup/*/berth-test-shim/" + c.ID, "/sys/fs/cgroup/berth-test-shim/" + c.ID, base + "/runtime/*/*"} {
+	for _, pattern := range []string{"/sys/fs/cgroup/*" + testenv.CgroupParent + "/" + c.ID, "/sys/fs/cgroup" + testenv.CgroupParent + "/" + c.ID, base + "/runtime/*/*"} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			c.t.Errorf("left %q, %v", left, err)
 		}

@@ -28,6 +28,8 @@ import (
 	"github.com/berthd/berth/test/testenv"
 )
 
+func TestMain(m *testing.M) { testenv.Main(m) }
+
 const (
 	shimName  = "containerd-shim-berth-v2"
 	namespace = "berth-test"
@@ -98,7 +100,7 @@ func newSpec(id, rootfs string, command []string) *specs.Spec {
 			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: "/berth-test-shim/" + id,
+			CgroupsPath: testenv.CgroupParent + "/" + id,
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace},
 				{Type: specs.NetworkNamespace},
@@ -187,21 +189,6 @@ func (c *container) remove() {
 	}
 	if c.pid != 0 && !zombie(c.pid) {
 		c.t.Errorf("the shim is still there: process %d", c.pid)
-	}
-	c.removeCgroups()
-}
-
-// removeCgroups removes the directory above the container's cgroups, when no other test uses it.
-func (c *container) removeCgroups() {
-	left, err := filepath.Glob("/sys/fs/cgroup/*/berth-test-shim")
-	if err != nil {
-		c.t.Error(err)
-	}
-	for _, dir := range append(left, "/sys/fs/cgroup/berth-test-shim") {
-		err := syscall.Rmdir(dir)
-		if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EBUSY) && !errors.Is(err, syscall.ENOTEMPTY) {
-			c.t.Errorf("cannot remove %s: %v", dir, err)
-		}
 	}
 }
 
