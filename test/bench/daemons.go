@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // engine is a container engine that is up, privately, with the image loaded.
@@ -27,8 +29,12 @@ func (e engine) do(args ...string) func() error {
 	return command(e.client, append(append([]string{}, e.flags...), args...)...)
 }
 
+// cgroupParent is what the peers' containers have their cgroups below, and leave: ctr's namespace names it too.
+const cgroupParent = "/bench"
+
 // daemons pairs whole engines: a container from the client's command line to its exit, exec, and memory.
 func (b *bench) daemons() error {
+	b.later(func() { _ = testenv.RemoveCgroups(cgroupParent) })
 	engines := []engine{b.startBerth(), b.startDocker(), b.startContainerd(), b.setUpPodman()}
 	if engines[0].skip != "" {
 		return errors.New(engines[0].skip)

@@ -99,7 +99,7 @@ func (b *bench) startDocker() engine {
 		return e
 	}
 	pid, err := b.background(e.do("version"), "dockerd", "--host", socket, "--data-root", b.work+"/docker-root", "--exec-root", b.work+"/docker-exec",
-		"--pidfile", b.work+"/docker.pid", "--containerd", b.work+"/docker-containerd.sock", "--bip", "10.232.0.1/24", "--log-level", "error")
+		"--pidfile", b.work+"/docker.pid", "--containerd", b.work+"/docker-containerd.sock", "--bip", "10.232.0.1/24", "--cgroup-parent", cgroupParent, "--log-level", "error")
 	if err == nil {
 		var archive string
 		if archive, err = b.archive(); err == nil {
@@ -126,7 +126,7 @@ func (b *bench) setUpPodman() engine {
 	if err == nil {
 		err = e.do("load", "-q", "-i", archive)()
 	}
-	e.runArgs = []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"} // its default raises limits, which needs CAP_SYS_RESOURCE
+	e.runArgs = []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--cgroup-parent", cgroupParent} // its default raises limits, which needs CAP_SYS_RESOURCE
 	if err == nil {
 		err = e.do(append(append([]string{"run", "--rm"}, e.runArgs...), e.image, "true")...)()
 	}

@@ -15,6 +15,10 @@ type bare struct {
 	root, dot, slash, program *byte
 	argv                      [3]*byte
 	env                       [1]*byte
+	// calls are made in the new root, which is the current directory, while the old one is still around it. The addresses
+	// in them are those of texts.
+	calls [][7]uintptr
+	texts []*byte
 }
 
 // cloneArgs is struct clone_args of clone3(2).
@@ -62,6 +66,24 @@ func (c *bare) run() error {
 	return nil
 }
 
+// end kills the program, which must still be running. 0: none was started.
+func end(pid int) error {
+	if pid == 0 {
+		return nil
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		return err
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
+		return err
+	}
+	if !status.Signaled() {
+		return fmt.Errorf("a program without a runtime has ended: %w", syscall.Errno(status.ExitStatus()))
+	}
+	return nil
+}
+
 func cString(s string) *byte { return &append([]byte(s), 0)[0] }
 
 // start forks. The child has a copy of this thread's stack and no other thread, so that it may only make raw system
@@ -82,6 +104,10 @@ func (c *bare) start() (pid uintptr, errno syscall.Errno) {
 	}
 	if errno == 0 {
 		_, _, errno = syscall.RawSyscall(unix.SYS_CHDIR, root, 0, 0)
+	}
+	for i := 0; errno == 0 && i < len(c.calls); i++ {
+		next := &c.calls[i]
+		_, _, errno = syscall.RawSyscall6(next[0], next[1], next[2], next[3], next[4], next[5], next[6])
 	}
 	if errno == 0 {
 		_, _, errno = syscall.RawSyscall(unix.SYS_PIVOT_ROOT, dot, dot, 0)

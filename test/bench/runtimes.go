@@ -14,7 +14,6 @@ import (
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // ociRuntime is a program with runc's command line.
@@ -45,10 +44,11 @@ func (r ociRuntime) command(args ...string) func() error {
 	return command(r.path, append([]string{"--root", r.root}, args...)...)
 }
 
-// The floor of what a runtime written in Go can reach has two parts.
+// The floor of what a runtime written in Go can reach has two parts: what the kernel needs, and the start of the program.
 const (
-	noRuntime = "no runtime: clone3, pivot_root, execve"
-	nothing   = "`berth-runtime --version`: a process that does nothing"
+	noRuntime         = "no runtime: clone3, pivot_root, execve"
+	allWithoutRuntime = "the same with the cgroups, mounts and devices of the configuration"
+	nothing           = "`berth-runtime --version`: a process that does nothing"
 )
 
 // runtimes pairs the OCI runtimes on bundles with runc's default configuration.
@@ -127,30 +127,54 @@ func (b *bench) crowd() error {
 		sides[i].after = verb(r, "delete", "--force")
 		b.later(func() { _ = sides[i].after() }) // of a round that failed
 	}
-	var pids [containers]int
-	sides = append(sides, side{
-		name: noRuntime,
-		job: each(func(i int) (err error) {
-			pids[i], err = newBare(filepath.Join(bundle, "rootfs"), "/bin/sleep", "3600").begin()
-			return err
-		}),
-		after: each(func(i int) error {
-			if err := unix.Kill(pids[i], unix.SIGKILL); err != nil {
-				return err
-			}
-			var status unix.WaitStatus
-			if _, err := unix.Wait4(pids[i], &status, 0, nil); err != nil {
-				return err
-			}
-			if !status.Signaled() {
-				return fmt.Errorf("a program without a runtime has ended with status %d", status.ExitStatus())
-			}
-			return nil
-		}),
-	}, side{name: nothing, job: each(func(int) error { return command(b.berth("berth-runtime"), "--version")() })})
+	bare, err := b.crowdWithout(bundle, containers)
+	if err != nil {
+		return err
+	}
+	for _, floor := range bare {
+		sides = append(sides, side{name: floor.name, job: each(floor.begin), after: each(floor.remove)})
+		b.later(func() { _ = each(floor.remove)() })
+	}
+	sides = append(sides, side{name: nothing, job: each(func(int) error { return command(b.berth("berth-runtime"), "--version")() })})
 	few := *b
 	few.runs = max(1, b.runs/10)
 	return few.compare(fmt.Sprintf("%d containers started, %d at a time", containers, atOnce), sides, aim{"crun", 0.5})
+}
+
+// withoutRuntime is a part of a crowd's floor.
+type withoutRuntime struct {
+	name          string
+	begin, remove func(i int) error
+}
+
+// crowdWithout returns the crowd's floor: containers that no runtime makes, bare and with what their configuration asks for.
+func (b *bench) crowdWithout(bundle string, containers int) ([]withoutRuntime, error) {
+	rootfs, pids := filepath.Join(bundle, "rootfs"), make([]int, containers)
+	bare := newBare(rootfs, "/bin/sleep", "3600")
+	rooms := make([]*furnished, containers)
+	for i := range rooms {
+		var err error
+		if rooms[i], err = newFurnished(bundle, fmt.Sprint("bench-bare-", i), "/bin/sleep", "3600"); err != nil {
+			return nil, err
+		}
+	}
+	taken := func(i int) int {
+		pid := pids[i]
+		pids[i] = 0
+		return pid
+	}
+	return []withoutRuntime{
+		{
+			name:   noRuntime,
+			begin:  func(i int) (err error) { pids[i], err = bare.begin(); return err },
+			remove: func(i int) error { return end(taken(i)) },
+		},
+		{
+			name:   allWithoutRuntime,
+			begin:  func(i int) (err error) { pids[i], err = rooms[i].begin(); return err },
+			remove: func(i int) error { return rooms[i].remove(taken(i)) },
+		},
+	}, nil
 }
 
 // sides returns a side for each runtime, with its job.
