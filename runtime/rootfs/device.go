@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -69,6 +70,9 @@ func (b *Builder) device(dev launch.Arg, d specs.LinuxDevice) error {
 	name := path.Clean("/" + d.Path)
 	if name == "/dev/ptmx" {
 		return nil // it's a link into the container's own devpts
+	}
+	if slices.ContainsFunc(b.config.Spec.Mounts, func(m specs.Mount) bool { return m.Destination == name }) {
+		return nil // the configuration says what is there instead, as with /dev/urandom bound at /dev/random
 	}
 	dir := dev
 	if path.Dir(name) != "/dev" {

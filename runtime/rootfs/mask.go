@@ -59,15 +59,19 @@ func (b *Builder) maskPath(name string, null, nothing launch.Arg) {
 	p.Place(absent)
 }
 
-// readOnlyPaths adds a read-only mount of each path upon itself.
+// readOnlyPaths adds a read-only mount of each path upon itself. What is mounted below has its own options.
 func (b *Builder) readOnlyPaths() {
 	p := b.program
 	for _, name := range b.config.Spec.Linux.ReadonlyPaths {
+		if relative(name) == "." { // where a mount upon it would not be seen
+			b.readOnly = append(b.readOnly, finished{b.root, name})
+			continue
+		}
 		absent := p.NewLabel()
 		target := b.open("open read-only path", name, unix.O_PATH).OnError(absent, unix.ENOENT, unix.ENOTDIR).Result()
 		mount := p.Call("open", fmt.Sprintf("read-only path %q", name), unix.SYS_OPEN_TREE, target, b.empty,
 			launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|emptyPath)).Result()
-		b.setAttributes(mount, name, attributeChange{set: unix.MOUNT_ATTR_RDONLY, recursive: true})
+		b.setAttributes(mount, name, attributeChange{set: unix.MOUNT_ATTR_RDONLY})
 		b.attach(specs.Mount{Source: name, Destination: name, Type: "bind"}, mount, target)
 		p.Close(mount)
 		p.Place(absent)

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -136,7 +137,7 @@ func (b *Builder) copied(m specs.Mount, o options) (_ int, err error) {
 	if source >= 0 {
 		defer func() { _ = unix.Close(source) }()
 	}
-	for _, option := range o.superBlock {
+	for _, option := range slices.Concat([]string{"source=" + cmp.Or(m.Source, m.Type)}, o.superFlags, o.superBlock) {
 		key, value, isString := strings.Cut(option, "=")
 		if isString {
 			err = unix.FsconfigSetString(context, key, value)

@@ -152,14 +152,29 @@ func TestMaskedAndReadOnlyPaths(t *testing.T) {
 	c.Spec.Root.Readonly = false
 	c.Spec.Linux.MaskedPaths = []string{"/secret", "/etc/passwd", "/etc/os-release", "/not/there"}
 	c.Spec.Linux.ReadonlyPaths = []string{"/settings", "/etc/group", "/neither/there"}
+	c.Spec.Mounts = append(c.Spec.Mounts, mount("/settings/volume", "tmpfs", "tmpfs"))
 	c.shell(`
 		ls -A /secret | wc -l; wc -c < /etc/passwd; wc -c < /etc/os-release
 		touch /secret/x 2>/dev/null || echo masked directory is read-only
 		cat /settings/file; echo
 		touch /settings/file 2>/dev/null || echo read-only
 		echo x >> /etc/group 2>/dev/null || echo read-only file
-		touch /etc/new && echo the rest is not`)
+		touch /etc/new /settings/volume/new && echo the rest is not`)
 	wantEqual(t, c.output(), "0\n0\n0\nmasked directory is read-only\ncontent\nread-only\nread-only file\nthe rest is not\n")
+
+	c.Spec.Linux.ReadonlyPaths = []string{"/"}
+	wantEqual(t, strings.Contains(c.shell("touch /etc/new 2>&1; touch /dev/new && echo but /dev").output(), "Read-only file system\nbut /dev"), true)
+}
+
+// TestDeviceIsMounted: what the configuration mounts at the place of a device, be it one of every container, is there.
+func TestDeviceIsMounted(t *testing.T) {
+	c := newContainer(t)
+	for path, device := range map[string]string{"/dev/random": "/dev/zero", "/dev/mine": "/dev/full"} {
+		c.Spec.Mounts = append(c.Spec.Mounts, mount(path, "bind", device, "bind"))
+	}
+	c.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/mine", Type: "c", Major: 1, Minor: 5}}
+	c.shell("stat -c %t:%T /dev/random /dev/mine")
+	wantEqual(t, c.output(), "1:5\n1:7\n")
 }
 
 func TestDeviceFiles(t *testing.T) {

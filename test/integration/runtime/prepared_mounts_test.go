@@ -12,7 +12,7 @@ import (
 )
 
 func TestCopyUp(t *testing.T) {
-	c := newContainer(t).shell("cd /data; cat file dir/inner link; stat -c '%a %u:%g' file dir/inner .; echo changed > file; cat file; touch /other 2>/dev/null; mount | grep -c ' /data .*nosuid'")
+	c := newContainer(t).shell(`cd /data; cat file dir/inner link; stat -c '%a %u:%g' file dir/inner .; echo changed > file; cat file; touch /other 2>/dev/null; mount | grep -c "^copy on /data .*sync.*nosuid\|^copy on /data .*nosuid.*sync"`)
 	dir := filepath.Join(c.Rootfs, "data")
 	for _, err := range []error{
 		os.MkdirAll(filepath.Join(dir, "dir"), 0o755), os.WriteFile(filepath.Join(dir, "file"), []byte("file\n"), 0o600),
@@ -24,7 +24,7 @@ func TestCopyUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "tmpcopyup"}})
+	c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Source: "copy", Options: []string{"nosuid", "sync", "tmpcopyup"}})
 	if out, want := c.output(), "file\ninner\nfile\n600 0:0\n4755 5:6\n751 0:0\nchanged\n1\n"; out != want {
 		t.Errorf("output %q, want %q", out, want)
 	}
