@@ -10,18 +10,29 @@ hack/make-images.sh "$work/layout" >/dev/null 2>&1
 go build -o "$work/bench" ./test/bench
 # As an installation writes them, and Debian's have been written: the kernel maps what the linker wrote in smaller pieces.
 cp -r "${BERTH_BIN:-bin}" "$work/bin"
+# A hierarchy lives on without its mount while it has groups, and removed ones take a moment: containerd has no statistics
+# of any container then.
+end_hugetlb() {
+	for _ in $(seq 100); do
+		find $hugetlb -mindepth 1 -depth -type d -exec rmdir {} \; 2>/dev/null
+		umount $hugetlb
+		grep -q :hugetlb: /proc/self/cgroup || break
+		sleep 0.1
+		mount -t cgroup -o hugetlb cgroup $hugetlb
+	done
+	rmdir $hugetlb
+}
 inside() {
 	set -eu
 	ip link set lo up
-	# crun refuses a hybrid host whose hugetlb controller is on the cgroup2 side. A hierarchy lives on without its mount
-	# while it has groups.
+	# crun refuses a hybrid host whose hugetlb controller is on the cgroup2 side.
 	hugetlb=/sys/fs/cgroup/hugetlb
 	if grep -qw hugetlb /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null && [ ! -e $hugetlb ]; then
-		trap 'find $hugetlb -mindepth 1 -depth -type d -exec rmdir {} \;; umount $hugetlb; rmdir $hugetlb' EXIT
+		trap end_hugetlb EXIT
 		mkdir $hugetlb
 		mount -t cgroup -o hugetlb cgroup $hugetlb
 	fi
 	"$@"
 }
-export -f inside
+export -f inside end_hugetlb
 unshare --net --mount --propagation private bash -c 'inside "$@"' bash "$work/bench" -bin "$work/bin" -layout "$work/layout" "$@"

@@ -2,8 +2,13 @@ package dropin_test
 
 import (
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // elsewhere is the engine without the flag of run that says which network its containers have.
@@ -86,19 +91,63 @@ func ownSignal(e *engine) {
 	e.want("5", "inspect", "--format", "{{.State.ExitCode}}", "own")
 }
 
-// watching shows what a container uses, and what becomes of it.
+// watching shows what becomes of a container, and what it uses.
 func watching(e *engine) {
-	e.begin("watching", "--memory", "64m", "--memory-swap", "64m")
-	waitFor(e.t, "statistics with the limit", func() bool { // dockerd has none before it has collected some
-		got := e.must("stats", "--no-stream", "--format", "{{.MemUsage}}", "watching")
-		return strings.Contains(got, "64MiB") || strings.Contains(got, "67.11MB")
-	})
-	e.want("running 0", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", "watching")
 	e.must("run", "-d", "--name", "again", "--restart", "on-failure:2", image, "sh", "-c", "exit 3")
 	e.t.Cleanup(func() { e.must("rm", "-f", "again") })
 	waitFor(e.t, "two restarts", func() bool {
 		return e.must("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}", "again") == "exited 3 2"
 	})
+	left := endHierarchies(e.t)
+	e.begin("watching", "--memory", "64m", "--memory-swap", "64m")
+	e.want("running 0", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", "watching")
+	if len(left) > 0 && !e.isPodman() {
+		e.t.Skipf("containerd's shim has no statistics while %q is mounted nowhere", left)
+	}
+	waitFor(e.t, "statistics with the limit", func() bool { // dockerd has none before it has collected some
+		got := e.must("stats", "--no-stream", "--format", "{{.MemUsage}}", "watching")
+		return strings.Contains(got, "64MiB") || strings.Contains(got, "67.11MB")
+	})
+}
+
+// endHierarchies ends hierarchies of cgroup v1 that live on without a mount, as a benchmark or a runtime's test in a mount
+// namespace of its own leaves them, and returns those that somebody still uses. While a process's list of cgroups names one,
+// containerd 1.6's shim ("cannot find cgroup mount destination") has no statistics of it at all, whatever the runtime is,
+// and dockerd tells of 0 bytes.
+func endHierarchies(t *testing.T) []string {
+	left, dir := unmounted(t), t.TempDir()
+	for deadline := time.Now().Add(testenv.Patience(5 * time.Second)); len(left) > 0 && time.Now().Before(deadline); left = unmounted(t) {
+		time.Sleep(20 * time.Millisecond) // groups that have been removed take a moment
+		for _, options := range left {
+			if strings.HasPrefix(options, "name=") {
+				options = "none," + options
+			}
+			// An unused hierarchy ends with its last mount.
+			command := exec.Command("unshare", "--mount", "sh", "-c", `mount -t cgroup -o "$0" none "$1" && umount "$1"`, options, dir)
+			if output, err := command.CombinedOutput(); err != nil {
+				t.Logf("%v: %s", command.Args, output)
+			}
+		}
+	}
+	return left
+}
+
+// unmounted returns the hierarchies of cgroup v1 that are not mounted in this mount namespace.
+func unmounted(t *testing.T) []string {
+	var mounted, left []string
+	for line := range strings.Lines(read(t, "/proc/self/mountinfo")) {
+		if _, system, _ := strings.Cut(strings.TrimSpace(line), " - "); strings.HasPrefix(system, "cgroup ") {
+			mounted = append(mounted, strings.Split(system[strings.LastIndex(system, " ")+1:], ",")...)
+		}
+	}
+	for line := range strings.Lines(read(t, "/proc/self/cgroup")) {
+		parts := strings.SplitN(line, ":", 3)
+		first, _, _ := strings.Cut(parts[1], ",")
+		if first != "" && !slices.Contains(mounted, first) {
+			left = append(left, parts[1])
+		}
+	}
+	return left
 }
 
 // health is asked by processes of the engine's in the container.
