@@ -398,7 +398,7 @@ func TestPathStaysInTheHierarchy(t *testing.T) {
 }
 
 func TestParseOwn(t *testing.T) {
-	found := parseOwn("12:cpu,cpuacct:/a\n1:name=systemd:/b\n3:name=elogind:/x\n0::/c:d\n\nbroken\n")
+	found := parseOwn("12:cpu,cpuacct:/a\n1:name=systemd:/b\n3:name=elogind:/x\n26::/\n0::/c:d\n\nbroken\n")
 	var got []string
 	for _, h := range found {
 		got = append(got, strings.Join(h.controllers, ",")+h.own)

@@ -71,7 +71,8 @@ func parseOwn(content string) []hierarchy {
 	var found []hierarchy
 	for line := range strings.Lines(content) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		if len(fields) != 3 {
+		// One of v1 that is on its way out has no controllers any more, as has v2, which is number 0.
+		if len(fields) != 3 || fields[1] == "" && fields[0] != "0" {
 			continue
 		}
 		h := hierarchy{own: fields[2]}

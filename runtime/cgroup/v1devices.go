@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/kernelfile"
-	"github.com/berthd/berth/runtime/namespace"
 )
 
 // limitDevices writes the device rules, all through two descriptors.
@@ -34,10 +33,10 @@ func (c *v1) limitDevices(rules []specs.LinuxDeviceCgroup, create bool) error {
 		err = changeRules(dir, state)
 	}
 	if errors.Is(err, unix.EPERM) {
-		c.barred = namespace.InUsers()
+		c.barred = ordinary()
 	}
 	if errors.Is(err, unix.EPERM) && (state.allow || c.barred) {
-		return nil // a new cgroup has what its parent has, and more can't be had; a user namespace bars mknod anyway
+		return nil // a new cgroup has what its parent has, and more can't be had; who is not root is barred from mknod anyway
 	}
 	if err != nil {
 		return fmt.Errorf("cannot set linux.resources.devices: %w", err)

@@ -54,6 +54,7 @@ func parse(content []byte) (spec *specs.Spec, ignored []string, err error) {
 		}
 		return nil, nil, err
 	}
+	translate(spec)
 	return spec, ignored, nil
 }
 

@@ -39,3 +39,16 @@ func checkVersion(version string) error {
 	}
 	return nil
 }
+
+// translate gives what an older version means by a value the name that it has in ours. Until 1.3 there was no limit of 0
+// tasks: podman writes it for none.
+func translate(spec *specs.Spec) {
+	if spec.Linux.Resources == nil || spec.Linux.Resources.Pids == nil {
+		return
+	}
+	const changed = 3
+	limit := spec.Linux.Resources.Pids.Limit
+	if _, minor, _ := parseVersion(spec.Version); minor < changed && limit != nil && *limit == 0 {
+		*limit = -1
+	}
+}

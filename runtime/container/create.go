@@ -81,9 +81,18 @@ func Create(o CreateOptions) (_ *Created, err error) {
 		return nil, err
 	}
 	if err := created.launch(o, group, &undo); err != nil {
-		return nil, err
+		return nil, created.explain(err)
 	}
 	return created, o.announce(created.process)
+}
+
+// explain adds to an error what the most likely reason is that the process has died before it could say one.
+func (c *Created) explain(err error) error {
+	resources := c.Spec.Linux.Resources
+	if errors.Is(err, launch.ErrEnded) && resources != nil && resources.Memory != nil && resources.Memory.Limit != nil {
+		return fmt.Errorf("%w (is it too much for a linux.resources.memory.limit of %d bytes?)", err, *resources.Memory.Limit)
+	}
+	return err
 }
 
 // bundle is what a container is made from.

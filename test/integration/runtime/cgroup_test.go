@@ -83,6 +83,23 @@ func TestPidsLimitIsEnforced(t *testing.T) {
 	c.gone()
 }
 
+// TestNoTasksBeforeTheyCounted: until 1.3 of the specification a limit of 0 was none.
+func TestNoTasksBeforeTheyCounted(t *testing.T) {
+	for version, want := range map[string]int{"1.0.2-dev": 0, "1.2.1": 0, "1.3.0": 2} {
+		c := newContainer(t).shell("(exit 0); true")
+		c.Spec.Version, c.Spec.Linux.Resources.Pids = version, &specs.LinuxPids{Limit: pointer(int64(0))}
+		if r := c.run(); r.Status != want {
+			t.Errorf("a second process with version %s: %+v", version, r)
+		}
+	}
+}
+
+func TestMemoryForNoSetup(t *testing.T) {
+	c := newContainer(t, "true")
+	c.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: pointer(int64(1000))}
+	c.refused("1000")
+}
+
 // TestMemoryLimitIsEnforced takes memory in the container's only process: with several, the kernel may kill another one
 // than the one that takes too much, since what a dead process has held is given back to the group a little later.
 func TestMemoryLimitIsEnforced(t *testing.T) {
