@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -17,40 +19,95 @@ import (
 // there, through /proc/PID/exe, gets a handle to the host's binary and can write to it once it isn't busy any more
 // (CVE-2019-5736). The process is hidden from all but those who have CAP_SYS_PTRACE in the host's user namespace, and
 // never executes a file of the container's as the runtime (see launch.Last). For containers with that capability the
-// runtime itself runs from a handle that nobody can write through: a mount of the binary that is read-only and attached
-// nowhere. It costs the start of another Go program, and so the others are spared it. A shim that starts the runtime
-// from such a handle spares it all of them.
+// runtime itself runs from a file that nobody can write to and that is not the host's: the binary as an overlay without
+// an upper layer shows it. A read-only mount of the binary, as a shim starts the runtime from, is no handle to write
+// through either. But who tries that again and again keeps everybody else from executing the binary, as the kernel
+// counts the writers of a file before it looks at the mount. It costs the start of another Go program, and so the
+// others are spared it.
 
-// ensureReadOnly returns if the runtime runs from a read-only handle, and otherwise executes itself again from one.
+const ownFile = "/proc/self/exe"
+
+// ensureReadOnly returns if the runtime runs from such a file, and otherwise executes itself again from one.
 func ensureReadOnly() error {
-	const self = "/proc/self/exe"
 	if os.Geteuid() != 0 {
 		return nil // and the container's root can't write to root's files either
 	}
-	var stat unix.Statfs_t
-	if err := unix.Statfs(self, &stat); err != nil {
+	link, err := os.Readlink(ownFile)
+	if err != nil {
 		return fmt.Errorf("cannot look at the runtime's own binary: %w", err)
 	}
-	if stat.Flags&unix.ST_RDONLY != 0 || sealed(self) {
+	if isOverlay(link) || sealed(ownFile) {
 		return nil
 	}
-	handle, err := readOnlyMount(self)
+	handle, err := overlay(link)
 	if err != nil {
-		// Without the right to mount, a copy does as well.
-		if handle, err = sealedCopy(self); err != nil {
+		// Without the right to mount, or the file system, a copy does as well.
+		if handle, err = sealedCopy(ownFile); err != nil {
 			return fmt.Errorf("cannot protect the runtime's own binary: %w", err)
 		}
 	}
 	return fmt.Errorf("cannot execute the runtime from a read-only handle: %w", execveat(handle))
 }
 
-func readOnlyMount(path string) (int, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+// isOverlay tells whether the runtime runs from what overlay returns: a mount of a file alone has no name in it.
+func isOverlay(link string) bool {
+	var stat unix.Statfs_t
+	err := unix.Statfs(ownFile, &stat)
+	return err == nil && stat.Type == unix.OVERLAYFS_SUPER_MAGIC && stat.Flags&unix.ST_RDONLY != 0 && link != "/" && filepath.Dir(link) == "/"
+}
+
+// overlay returns a handle of the runtime's binary in an overlay that is mounted nowhere.
+func overlay(link string) (int, error) {
+	if link == "/" { // a mount of a file alone, by a shim, who says the path
+		link = os.Args[0]
+	}
+	dir, name := filepath.Split(link)
+	lower, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
-	return fd, err
+	defer func() { _ = unix.Close(lower) }()
+	if err := checkOwn(lower, name); err != nil {
+		return -1, err
+	}
+	context, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(context) }()
+	// Without an upper layer there must be two lower ones. Any directory does that has nothing to do with the first.
+	err = unix.FsconfigSetString(context, "lowerdir", fmt.Sprintf("/proc/self/fd/%d:/dev", lower))
+	if err == nil {
+		err = unix.FsconfigSetString(context, "xino", "off") // or the kernel's log says that it can't be on
+	}
+	if err == nil {
+		err = unix.FsconfigCreate(context)
+	}
+	if err != nil {
+		return -1, err
+	}
+	mount, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(mount) }()
+	return unix.Openat(mount, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// checkOwn checks that the file is the one that this process executes, and that an overlay of the directory shows it:
+// what is mounted on a file it doesn't.
+func checkOwn(dir int, name string) error {
+	const mask = unix.STATX_INO | unix.STATX_MNT_ID
+	var own, file, in unix.Statx_t
+	err := errors.Join(unix.Statx(unix.AT_FDCWD, ownFile, 0, mask, &own), unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, mask, &file),
+		unix.Statx(dir, "", unix.AT_EMPTY_PATH, mask, &in))
+	if err != nil {
+		return err
+	}
+	if own.Ino != file.Ino || own.Dev_major != file.Dev_major || own.Dev_minor != file.Dev_minor || file.Mnt_id != in.Mnt_id {
+		return fmt.Errorf("%q is not what is executed", name)
+	}
+	return nil
 }
 
 const allSeals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE

@@ -179,8 +179,9 @@ func spawn(binary string, args []string, stdio [3]*os.File) (int, error) {
 		return 0, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	// The child still has this close-on-exec descriptor when the kernel looks the path up.
-	return syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd), args, attr)
+	// The child still has this close-on-exec descriptor when the kernel looks the path up. A runtime that protects itself
+	// further has only its name to find its file by.
+	return syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd), append([]string{binary}, args[1:]...), attr)
 }
 
 func isScript(path string) (bool, error) {

@@ -30,7 +30,8 @@ type container struct {
 	Runtime                          string
 	ID, Bundle, Rootfs, Root, Cgroup string
 	Spec                             *specs.Spec
-	User                             int // who calls the runtime
+	User                             int      // who calls the runtime
+	Handle                           *os.File // what a shim executes in place of Runtime
 }
 
 var counter atomic.Int32
@@ -52,7 +53,7 @@ func newContainer(t testing.TB, args ...string) *container {
 	c.Spec.Root.Path, c.Spec.Root.Readonly = c.Rootfs, false
 	c.Spec.Linux.CgroupsPath = c.Cgroup
 	t.Cleanup(func() {
-		c.Runtime, c.User = testenv.Binary(t, "berth-runtime"), 0 // a test's own copy may be gone, or destroyed
+		c.Runtime, c.User, c.Handle = testenv.Binary(t, "berth-runtime"), 0, nil // a test's own copy may be gone, or destroyed
 		c.verb("delete", "--force", c.ID)
 	})
 	return c
@@ -206,6 +207,9 @@ func (c *container) execute(command *exec.Cmd) outcome {
 
 func (c *container) command(args ...string) *exec.Cmd {
 	command := exec.Command(c.Runtime, append([]string{"--root", c.Root}, args...)...)
+	if c.Handle != nil {
+		command.Path, command.ExtraFiles = "/proc/self/fd/3", []*os.File{c.Handle}
+	}
 	if c.User != 0 {
 		command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(c.User), Gid: uint32(c.User)}}
 	}

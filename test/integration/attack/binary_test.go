@@ -3,17 +3,21 @@ package attack_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/test/testenv"
 )
 
-// ownBinary lets the container be attacked with a copy of the runtime, and returns a check that nobody has changed it.
+// ownBinary lets the container be attacked with a copy of the runtime, and returns a check that nobody has changed it,
+// and that no attacker has a handle of this very file: he need only try to write to it again and again, be it through a
+// read-only mount, to keep the host from executing it.
 func ownBinary(t testing.TB, containers ...*container) (unchanged func()) {
 	t.Helper()
 	binary := testenv.Binary(t, "berth-runtime")
@@ -31,6 +35,15 @@ func ownBinary(t testing.TB, containers ...*container) (unchanged func()) {
 		got, err := os.ReadFile(copied)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("the runtime's binary has been changed (%v)", err)
+		}
+		var file unix.Stat_t
+		if err := unix.Stat(copied, &file); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range containers {
+			if strings.Contains(c.attackerLog(), fmt.Sprintf("holds %d:%d\n", file.Dev, file.Ino)) {
+				t.Error("the attacker has a handle of the runtime's binary")
+			}
 		}
 	}
 }
@@ -91,6 +104,21 @@ func (c *container) attacked(how string) *container {
 	return c
 }
 
+// byReadOnlyMount lets the runtime be executed as our shim does it.
+func (c *container) byReadOnlyMount() {
+	c.t.Helper()
+	fd, err := unix.OpenTree(unix.AT_FDCWD, c.Runtime, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err == nil {
+		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.Handle = os.NewFile(uintptr(fd), c.Runtime)
+	handle := c.Handle
+	c.t.Cleanup(func() { _ = handle.Close() })
+}
+
 func (c *container) attackerLog() string {
 	content, err := os.ReadFile(filepath.Join(c.Bundle, "attacker.log"))
 	if err != nil {
@@ -102,10 +130,16 @@ func (c *container) attackerLog() string {
 // TestExecIntoAnAttacker is the second half of CVE-2019-5736: a process in the container takes a handle to the binary
 // of every process that comes in.
 func TestExecIntoAnAttacker(t *testing.T) {
-	for name, more := range map[string][]string{"": nil, "with SYS_ADMIN": {"SYS_ADMIN", "DAC_READ_SEARCH"}, "with SYS_PTRACE": {"SYS_PTRACE"}} {
+	const byShim = "with SYS_PTRACE, runtime by a shim"
+	for name, more := range map[string][]string{
+		"": nil, "with SYS_ADMIN": {"SYS_ADMIN", "DAC_READ_SEARCH"}, "with SYS_PTRACE": {"SYS_PTRACE"}, byShim: {"SYS_PTRACE"},
+	} {
 		t.Run("attacker "+name, func(t *testing.T) {
 			c := newContainer(t).capable(more...)
 			unchanged := ownBinary(t, c)
+			if name == byShim {
+				c.byReadOnlyMount()
+			}
 			c.attacked("binary")
 			for range rounds {
 				c.must("exec", c.ID, "true")

@@ -47,6 +47,9 @@ func overwriteBinaries() {
 				continue
 			}
 			seen[target]++
+			var file unix.Stat_t
+			_ = unix.Fstat(fd, &file)
+			fmt.Printf("holds %d:%d\n", file.Dev, file.Ino)
 			go overwrite(fd, target)
 		}
 	}
