@@ -41,6 +41,9 @@ func (g *globals) events(args []string) (int, error) {
 	if *once {
 		return 0, printStats(c)
 	}
+	if len(c.Cgroups) == 0 {
+		return 1, fmt.Errorf("cannot tell events of container %q: it has no cgroup", id)
+	}
 	return 0, follow(c, *interval)
 }
 

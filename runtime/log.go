@@ -8,6 +8,19 @@ import (
 	"time"
 )
 
+// openLog finds out early that the log can't be written, and makes it: programs read it after success too.
+func (g *globals) openLog() error {
+	if g.log == "" {
+		return nil
+	}
+	file, err := os.OpenFile(g.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		g.log = ""
+		return fmt.Errorf("cannot write the log: %w", err)
+	}
+	return file.Close()
+}
+
 // report tells of the failure on stderr, and in the log if there is one: shims read it from there.
 func (g *globals) report(failure error) {
 	if g.log != "" {

@@ -111,6 +111,9 @@ func (g *globals) dispatch(args []string) (int, error) {
 		g.logFormat = textFormat
 		return 1, fmt.Errorf("unknown log format %q: it is text or json", format)
 	}
+	if err := g.openLog(); err != nil {
+		return 1, err
+	}
 	name, rest := flags.Arg(0), flags.Args()
 	if name == "help" || name == "h" {
 		if rest = rest[1:]; len(rest) > 0 {

@@ -250,9 +250,15 @@ func isDistant(group Cgroup) bool {
 	if err != nil {
 		return false
 	}
-	common := c.dir
-	for own := path.Join(mountRoot, path.Join("/", ownV2(string(content)))); own != common && !strings.HasPrefix(own, common+"/"); {
+	return !mayMove(path.Join(mountRoot, path.Join("/", ownV2(string(content)))), c.dir)
+}
+
+// mayMove tells whether this process may move others of v2's cgroup own to another one, which takes a right to the
+// cgroup that is above both.
+func mayMove(own, other string) bool {
+	common := other
+	for own != common && !strings.HasPrefix(own, common+"/") && common != "/" {
 		common = path.Dir(common)
 	}
-	return unix.Access(path.Join(common, "cgroup.procs"), unix.W_OK) != nil
+	return unix.Access(path.Join(common, "cgroup.procs"), unix.W_OK) == nil
 }

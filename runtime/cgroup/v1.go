@@ -35,6 +35,12 @@ func createV1(config Config) (_ Cgroup, err error) {
 	if len(all) == 0 {
 		return nil, errdefs.As(errdefs.ErrFailedPrecondition, errors.New("no cgroup hierarchy is mounted on this host"))
 	}
+	if os.Geteuid() != 0 {
+		config.Founded = nil // whether the user may make the cgroup shows later
+		if h := all[0]; len(all) > 1 && h.controllers == nil && !mayMove(filepath.Join(h.mount, h.own), h.path(config)) {
+			all = all[1:] // v2 has few controllers here, and can be done without by who was given a part of the others
+		}
+	}
 	c := &v1{paths: map[string]string{}, unified: -1}
 	for _, h := range all {
 		c.note(h, h.path(config))

@@ -243,8 +243,9 @@ func (c *Container) describe(spec *specs.Spec, bundle string) {
 
 // launch forks the container's process and takes it to where it waits for its start.
 func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Stack) error {
-	if group != nil && group.Barred() {
-		c.abandon() // its program makes devices
+	if c.early != nil && group.Barred() {
+		c.abandon()                   // its program makes devices
+		o.Warn = func(text string) {} // it has warned
 	}
 	kill := func(context.Context) error {
 		c.process.Kill()

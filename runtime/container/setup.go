@@ -132,8 +132,9 @@ func (s *setup) addPause(p *launch.Program, dumpable int) {
 //
 // Who looks at a process can take it over, with the host still around this one, and needs rights in its user namespace
 // for it. In a new one there is nobody yet but hooks; and who has rights to it from outside is the user, who may do the
-// same to the runtime. One that was there before is full of the user's containers, and a pid namespace of its own hides
-// the process only from those that are not in the host's.
+// same to the runtime. One that was there before is full of the user's containers, from which nothing hides: a hook's
+// program may be looked at as soon as it is executed, whatever the process was before; a pid namespace hides it only from
+// those that are not in the host's; and Linux 6.18 opens the mount namespace itself, by a number that can be guessed.
 func (s *setup) opensForHooks() (int, error) {
 	list := s.container.Spec.Hooks
 	switch {
@@ -142,8 +143,8 @@ func (s *setup) opensForHooks() (int, error) {
 	case s.plan.New&unix.CLONE_NEWUSER != 0:
 		return 1, nil
 	case len(list.CreateContainer) > 0:
-		return 0, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot run hooks.createContainer: "+
-			"an ordinary user's container has them only with a new user namespace"))
+		return 0, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot run hooks.createContainer for an ordinary user: "+
+			"other containers of the user namespace that linux.namespaces joins could reach the host by them; they need a new one"))
 	}
 	return 0, nil
 }

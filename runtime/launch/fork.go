@@ -119,6 +119,9 @@ func (f forked) explain(birth Birth) error {
 	if f.failed >= 0 {
 		return fmt.Errorf("cannot join namespace %q: %w", birth.Within[f.failed].Path, f.errno)
 	}
+	if f.errno == unix.EPERM && birth.Flags&unix.CLONE_NEWUSER == 0 {
+		return fmt.Errorf("cannot create the container's process with its namespaces: without a new user namespace only root may: %w", f.errno)
+	}
 	return fmt.Errorf("cannot create the container's process with its namespaces: %w", f.errno)
 }
 

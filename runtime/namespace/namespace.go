@@ -242,7 +242,7 @@ func (p *Plan) Add(program *launch.Program, asHost func() error) error {
 		}
 	}
 	if p.ForksAgain() {
-		program.SecondFork(uint64(p.New & unix.CLONE_NEWPID))
+		forkAgain(program, uint64(p.New&unix.CLONE_NEWPID))
 	}
 	if err := asHost(); err != nil {
 		return err
@@ -254,6 +254,13 @@ func (p *Plan) Add(program *launch.Program, asHost func() error) error {
 		p.addTime(program)
 	}
 	return nil
+}
+
+// forkAgain makes the program go on in another process, which leads a session as the one before does: it can have no
+// terminal otherwise.
+func forkAgain(program *launch.Program, flags uint64) {
+	program.SecondFork(flags)
+	program.Call("create", "a session", unix.SYS_SETSID)
 }
 
 // AddCgroup adds the making of a new cgroup namespace. The child is in its cgroup before.

@@ -105,7 +105,7 @@ func (w *Way) AddPid(program *launch.Program) {
 		return
 	}
 	program.Call("join", "the container's user and pid namespaces", unix.SYS_SETNS, launch.Int(w.pidfd), launch.Int(unix.CLONE_NEWUSER|unix.CLONE_NEWPID))
-	program.SecondFork(0)
+	forkAgain(program, 0)
 }
 
 // AddSetns adds the entering of all other namespaces at once, and of the root where no mount namespace brings it along.

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -23,15 +24,37 @@ func (c Config) addUser(p *launch.Program) {
 	if len(user.AdditionalGids) > 0 {
 		groups = launch.PinSlice(p, user.AdditionalGids)
 	}
-	set := p.Call("set", "process.user.additionalGids", unix.SYS_SETGROUPS, launch.Int(len(user.AdditionalGids)), groups)
+	set := p.Call("set", "process.user.additionalGids", unix.SYS_SETGROUPS, launch.Int(len(user.AdditionalGids)), groups).
+		Explain(noGroups)
 	if len(user.AdditionalGids) == 0 {
 		set.Tolerate(unix.EPERM) // a user namespace may deny setgroups, and then there is nothing to drop
 	}
-	p.Call("become", fmt.Sprintf("group %d", user.GID), unix.SYS_SETRESGID, launch.Int(user.GID), launch.Int(user.GID), launch.Int(user.GID))
-	p.Call("become", fmt.Sprintf("user %d", user.UID), unix.SYS_SETRESUID, launch.Int(user.UID), launch.Int(user.UID), launch.Int(user.UID))
+	p.Call("become", "process.user.gid", unix.SYS_SETRESGID, launch.Int(user.GID), launch.Int(user.GID), launch.Int(user.GID)).
+		Explain(func(errno unix.Errno) error { return unmapped("group", user.GID, errno) })
+	p.Call("become", "process.user.uid", unix.SYS_SETRESUID, launch.Int(user.UID), launch.Int(user.UID), launch.Int(user.UID)).
+		Explain(func(errno unix.Errno) error { return unmapped("user", user.UID, errno) })
 	prctl(unix.PR_SET_KEEPCAPS, 0)
 	p.Call("set", "process.user.umask", unix.SYS_UMASK, launch.Int(c.umask()))
 	c.addCapabilities(p)
+}
+
+// unmapped is the failure to become a user or group.
+func unmapped(kind string, id uint32, errno unix.Errno) error {
+	if errno == unix.EINVAL {
+		return fmt.Errorf("cannot become %s %d: the container's user namespace has no such %[1]s", kind, id)
+	}
+	return fmt.Errorf("cannot become %s %d: %w", kind, id, errno)
+}
+
+func noGroups(errno unix.Errno) error {
+	const failed = "cannot set process.user.additionalGids"
+	switch errno {
+	case unix.EINVAL:
+		return errors.New(failed + ": the container's user namespace lacks one of them")
+	case unix.EPERM:
+		return errors.New(failed + ": the container's user namespace, whose mappings are none of newgidmap's, denies it")
+	}
+	return fmt.Errorf(failed+": %w", errno)
 }
 
 func (c Config) umask() uint32 {

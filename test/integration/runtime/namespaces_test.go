@@ -117,6 +117,10 @@ func TestJoinedUserNamespace(t *testing.T) {
 				wantEqual(t, strings.TrimSpace(c.must("exec", c.ID, "readlink", "/proc/self/ns/"+n.file)), namespaceOf(t, own, n.file))
 			}
 			wantEqual(t, c.must("exec", c.ID, "sh", "-c", "id -u; tr -s ' ' < /proc/self/uid_map; echo x > /dev/null"), "0\n 0 231072 65536\n")
+			c.must("delete", "--force", c.ID)
+			c.shell("echo controlled > /dev/tty") // which takes a session of its own
+			c.Spec.Process.Terminal = true
+			wantEqual(t, c.output(), "controlled\r\n")
 		})
 	}
 	other := newContainer(t, "true")

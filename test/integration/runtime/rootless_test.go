@@ -107,6 +107,7 @@ func TestRootlessExec(t *testing.T) {
 	}
 	wantEqual(t, readFile(t, "/proc/"+readFile(t, file)+"/comm"), "sleep")
 	wantEqual(t, c.as("exec", c.ID, "/no/such").Status, 255)
+	wantEqual(t, c.as("exec", "--tty", c.ID, "sh", "-c", "echo controlled > /dev/tty").Stdout, "controlled\r\n")
 }
 
 // TestRootlessLimits: a limit that nobody would keep is an error, and without one there is no cgroup.
@@ -310,7 +311,7 @@ func TestRootlessJoinedHooks(t *testing.T) {
 	c.as("delete", "--force", c.ID)
 	c.spec.Process.Args, c.spec.Hooks.CreateContainer = []string{"true"}, whereHook("create", c.Rootfs+"/tmp/hooks")
 	writeJSON(t, c.config, c.spec)
-	if r := c.as("run", c.ID); r.Status == 0 || !strings.Contains(r.Stderr, "cannot run hooks.createContainer: an ordinary user's container has them only with a new user namespace") {
+	if r := c.as("run", c.ID); r.Status == 0 || !strings.Contains(r.Stderr, "cannot run hooks.createContainer for an ordinary user: other containers of the user namespace") {
 		t.Errorf("%+v", r)
 	}
 }
