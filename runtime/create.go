@@ -149,7 +149,7 @@ func (g *globals) run(args []string) (_ int, err error) {
 	}
 	ready, err := created.ListenReady(os.Getenv(notifySocket))
 	if err != nil {
-		return 1, errors.Join(err, created.Delete(true))
+		g.warn(err.Error()) // the variable may be left from a service that has ended
 	}
 	defer ready.Close()
 	if err := errors.Join(front.connect(created.Spec.Process.Terminal), created.Start()); err != nil {

@@ -134,6 +134,16 @@ func TestNotifySocketOfRun(t *testing.T) {
 	c.gone()
 }
 
+// TestNotifySocketOfNobody: the variable of a service that has ended is in no container's way.
+func TestNotifySocketOfNobody(t *testing.T) {
+	c := newContainer(t, "echo", "hello")
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(c.Bundle, "absent"))
+	if r := c.run(); r.Status != 0 || r.Stdout != "hello\n" || !strings.HasPrefix(r.Stderr, "warning: cannot connect to NOTIFY_SOCKET") {
+		t.Errorf("%+v", r)
+	}
+	c.gone()
+}
+
 // TestNotifySocketOfStart: start comes back when the container is ready, and makes its process the service's.
 func TestNotifySocketOfStart(t *testing.T) {
 	for _, ready := range []bool{true, false} {
