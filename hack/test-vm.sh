@@ -12,7 +12,8 @@ pattern=${BERTH_VM_TESTS:-.}
 # Each part: its limit in seconds, and what it is.
 declare -A limits=(
 	[runtime-1]=1200 [runtime-2]=1200 [attack]=1200 [checkpoint]=1500 [systemd]=900 [systemd-v1]=900 [systemd-hybrid]=900
-	[shim]=1500 [daemon]=1500 [demo]=600 [dropin]=2700
+	[shim]=1500 [daemon]=1500 [demo]=600
+	[docker]=2700 [podman]=2700 [failure]=1800 [networks]=1800
 )
 declare -A titles=(
 	[runtime-1]="the runtime on cgroup v2, first half" [runtime-2]="the runtime on cgroup v2, second half"
@@ -21,9 +22,10 @@ declare -A titles=(
 	[systemd-v1]="the same on cgroup v1"
 	[systemd-hybrid]="the same with cgroup v1 for controllers, v2 for systemd"
 	[shim]="the shim on cgroup v2" [daemon]="berthd on cgroup v2" [demo]="the demo on cgroup v2"
-	[dropin]="containerd, dockerd and podman with our runtime on cgroup v2"
+	[docker]="containerd and dockerd with our runtime on cgroup v2" [podman]="podman with our runtime on cgroup v2"
+	[failure]="berthd and its helpers killed, on cgroup v2" [networks]="networks and volumes of berthd on cgroup v2"
 )
-order=(runtime-1 runtime-2 attack checkpoint systemd systemd-v1 systemd-hybrid shim daemon demo dropin)
+order=(runtime-1 runtime-2 attack checkpoint systemd systemd-v1 systemd-hybrid shim daemon demo docker podman failure networks)
 
 [ $# -gt 0 ] || set -- "${order[@]}"
 for part in "$@"; do
@@ -52,10 +54,11 @@ cd $repo/test/integration/$1
 RUN
 }
 
-# half N prints the pattern of every second test of the runtime, those of systemd left out.
-half() {
-	"$work/runtime.test" -test.list "$pattern" | grep ^Test | grep -v ^TestSystemd | awk -v n="$1" 'NR % 2 == n % 2' | paste -sd '|' | sed 's/.*/^(&)$/'
-}
+# among PACKAGE prints the names of the tests that are asked for.
+among() { "$work/$1.test" -test.list "$pattern" | grep ^Test; }
+
+# these prints the pattern of the tests whose names it reads.
+these() { paste -sd '|' | sed 's/.*/^(&)$/'; }
 
 # commands PART writes what the machine executes.
 commands() {
@@ -66,7 +69,9 @@ export BERTH_BIN=/data/bin TMPDIR=/data PATH=/data/bin:\$PATH
 modprobe -a bridge veth nf_tables nft_chain_nat nft_masq nft_fib_inet overlay br_netfilter 2>/dev/null || true
 RUN
 	case $1 in
-	runtime-*) tests runtime "$(half "${1#runtime-}")" ;;
+	runtime-*) tests runtime "$(among runtime | grep -v ^TestSystemd | awk -v n="${1#runtime-}" 'NR % 2 == n % 2' | these)" ;;
+	docker) tests dropin "$(among dropin | grep -v Podman | these)" ;;
+	podman) tests dropin "$(among dropin | grep Podman | these)" ;;
 	systemd*)
 		# A user who may log in, and one with ranges of further users.
 		cat <<RUN
@@ -123,6 +128,7 @@ main() {
 		demo) ;;
 		systemd) compile runtime && compile dropin && compile checkpoint || exit 1 ;;
 		runtime-* | systemd-*) compile runtime || exit 1 ;;
+		docker | podman) compile dropin || exit 1 ;;
 		*) compile "$part" || exit 1 ;;
 		esac
 		echo "== $part: ${titles[$part]}"

@@ -51,7 +51,7 @@ func (d *daemon) inspect(ref string) *berthv1.Container {
 // awaitExit waits until a container has exited and returns its state.
 func (d *daemon) awaitExit(ref string) *berthv1.ContainerState {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(d.t.Context(), testenv.Patience(limit))
 	defer cancel()
 	if _, err := d.containers().WaitContainer(ctx, &berthv1.WaitContainerRequest{Container: ref}); err != nil {
 		d.t.Fatalf("wait for %q: %v", ref, err)
@@ -62,7 +62,7 @@ func (d *daemon) awaitExit(ref string) *berthv1.ContainerState {
 // exec runs a shell script in a container and returns its output and status.
 func (d *daemon) exec(ref, script string) (output string, code int32) {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(d.t.Context(), testenv.Patience(limit))
 	defer cancel()
 	stream, err := d.containers().ExecContainer(ctx)
 	if err != nil {
@@ -127,7 +127,7 @@ func (d *daemon) serve(name, image string) site {
 
 // get asks for the page.
 func (s site) get() error {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: testenv.Patience(5 * time.Second)}
 	response, err := client.Get("http://" + s.address + "/")
 	if err != nil {
 		return err

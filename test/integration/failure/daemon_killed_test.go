@@ -183,7 +183,7 @@ type attached struct {
 
 func (d *daemon) attach(ref string) attached {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(d.t.Context(), testenv.Patience(limit))
 	d.t.Cleanup(cancel)
 	stream, err := d.containers().AttachContainer(ctx)
 	if err != nil {

@@ -63,7 +63,7 @@ const parting = 3 * time.Second
 func (d *daemon) noneOf(look func() []string) {
 	d.t.Helper()
 	var found []string
-	for deadline := time.Now().Add(parting); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(testenv.Patience(parting)); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if found = look(); len(found) == 0 {
 			return
 		}

@@ -104,7 +104,7 @@ func (h *host) remove(name string) {
 // exec runs a command in a container and returns what it wrote.
 func (h *host) exec(name string, command ...string) (string, error) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(h.t.Context(), testenv.Patience(limit))
 	defer cancel()
 	stream, err := h.containers.ExecContainer(ctx)
 	if err != nil {
@@ -176,7 +176,7 @@ func (h *host) output(name, script string, spec *berthv1.ContainerSpec) string {
 // get waits for an HTTP server and returns what it says.
 func get(t testing.TB, address string) string {
 	t.Helper()
-	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: testenv.Patience(time.Second), Transport: &http.Transport{DisableKeepAlives: true}}
 	var content []byte
 	testenv.Until(t, limit, "http://"+address+" answers", func() error {
 		response, err := client.Get("http://" + address + "/")
