@@ -265,8 +265,17 @@ func (b *Builder) setAttributes(mount launch.Arg, name string, c attributeChange
 		flags |= unix.AT_RECURSIVE
 	}
 	attr := &unix.MountAttr{Attr_set: c.set, Attr_clr: c.clear, Propagation: c.propagation}
-	return b.program.Call("set the attributes of", fmt.Sprintf("the mount at %q", name), unix.SYS_MOUNT_SETATTR,
+	op := b.program.Call("set the attributes of", fmt.Sprintf("the mount at %q", name), unix.SYS_MOUNT_SETATTR,
 		mount, b.empty, launch.Int(flags), launch.Pin(b.program, attr), launch.Int(unsafe.Sizeof(*attr)))
+	if b.config.OwnUser {
+		op.Explain(func(errno unix.Errno) error {
+			if errno == unix.EPERM {
+				return fmt.Errorf("cannot set the attributes of the mount at %q: a user namespace may not change how the host has mounted it: %w", name, errno)
+			}
+			return fmt.Errorf("cannot set the attributes of the mount at %q: %w", name, errno)
+		})
+	}
+	return op
 }
 
 func (b *Builder) propagate(mount launch.Arg, name string, kinds []uint64) {

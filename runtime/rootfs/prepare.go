@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,6 +83,9 @@ func (b *Builder) mapped(m specs.Mount, o options) (int, error) {
 		attrFlags |= unix.AT_RECURSIVE
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, b.source(m), flags)
+	if errors.Is(err, unix.EPERM) {
+		return -1, fmt.Errorf("cannot map the ids of %q: only root may do that: %w", m.Source, err)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("cannot open %q: %w", m.Source, err)
 	}

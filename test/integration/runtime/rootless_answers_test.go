@@ -2,15 +2,18 @@ package runtime_test
 
 import (
 	_ "embed"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/test/testenv"
 )
@@ -32,6 +35,7 @@ func newRootlessPeer(t *testing.T, binary string) (*rootless, *peer) {
 		"lacks": {root, []string{"nothing-there"}}, "writes": {root, []string{"touch", "/new"}}, "limited": {root, []string{"true"}}, "scored": {root, []string{"cat", "/proc/self/oom_score_adj"}},
 		"looks":   {root, []string{"sh", "-c", "id; cat /proc/self/*id_map /proc/self/setgroups; grep -E 'Cap|NoNew|Groups|Seccomp' /proc/self/status; ls -ln / /dev; hostname; ulimit -n; env | sort"}},
 		"another": {specs.User{UID: 5, GID: 6}, []string{"id"}}, "grouped": {specs.User{AdditionalGids: []uint32{7}}, []string{"id"}}, "bare": {root, []string{"true"}},
+		"locked": {root, []string{"true"}}, "mapped": {root, []string{"true"}},
 	} {
 		spec := c.spec
 		spec.Process = pointer(*c.spec.Process)
@@ -42,6 +46,9 @@ func newRootlessPeer(t *testing.T, binary string) (*rootless, *peer) {
 			spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer(int64(5))}}
 		case "scored":
 			spec.Process.OOMScoreAdj = pointer(500)
+		case "locked", "mapped":
+			options := map[string][]string{"locked": {"bind", "suid"}, "mapped": {"bind", "idmap"}}[name]
+			spec.Mounts = append(slices.Clone(spec.Mounts), specs.Mount{Destination: "/tmp", Type: "bind", Source: filepath.Join(c.Bundle, "nosuid"), Options: options})
 		case "bare":
 			spec.Linux.Namespaces, spec.Linux.UIDMappings, spec.Linux.GIDMappings = withoutNamespace(&spec, specs.UserNamespace), nil, nil
 		}
@@ -111,11 +118,18 @@ func TestRootlessAnswersAreRuncs(t *testing.T) {
 func TestRootlessRefusals(t *testing.T) {
 	c, p := newRootlessPeer(t, "")
 	c.binary = filepath.Join(c.Bundle, "runtime")
+	locked := filepath.Join(c.Bundle, "nosuid")
+	if err := errors.Join(os.Mkdir(locked, 0o755), unix.Mount("tmpfs", locked, "tmpfs", unix.MS_NOSUID, "")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(locked, unix.MNT_DETACH) })
 	for bundle, want := range map[string]string{
 		"another": "cannot become group 6: the container's user namespace has no such group\n",
 		"grouped": "cannot set process.user.additionalGids: the container's user namespace, whose mappings are none of newgidmap's, denies it\n",
 		"bare":    "without a new user namespace only root may: operation not permitted\n",
 		"limited": "permission denied\n",
+		"locked":  "cannot set the attributes of the mount at \"/tmp\": a user namespace may not change how the host has mounted it: operation not permitted\n",
+		"mapped":  "cannot map the ids of \"DIR/nosuid\": only root may do that: operation not permitted\n",
 	} {
 		if r := c.answer(p, []string{"run", "--bundle", bundle, "one"}); r.Status != 1 || !strings.HasSuffix(r.Stderr, want) || strings.Count(r.Stderr, "\n") > 2 {
 			t.Errorf("%s: %+v", bundle, r)
