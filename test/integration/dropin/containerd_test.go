@@ -35,6 +35,7 @@ func TestContainerd(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	e.try("container", "rm", "missing") // which versions of ctr leave after a failed run
+	left := endHierarchies(t)
 	e.must(begin("life", []string{"--detach", "--memory-limit", "67108864"}, "sleep", "1000")...)
 	e.want("sleep", "task", "exec", "--exec-id", "one", "life", "cat", "/proc/1/comm")
 	if o := e.try("task", "exec", "--exec-id", "two", "life", "sh", "-c", "exit 3"); o.status != 3 {
@@ -50,6 +51,11 @@ func TestContainerd(t *testing.T) {
 	}
 	if got := e.must("task", "ps", "life"); len(strings.Split(got, "\n")) != 2 {
 		t.Errorf("processes %q", got)
+	}
+	if len(left) == 0 {
+		if got := e.must("task", "metrics", "life"); !strings.Contains(got, " 67108864") || !strings.Contains(got, "pids.current") {
+			t.Errorf("metrics %q", got)
+		}
 	}
 	e.must("task", "kill", "--signal", "SIGKILL", "life")
 	waitFor(t, "the task to end", func() bool { return strings.Contains(e.must("task", "ls"), "STOPPED") })
