@@ -154,6 +154,9 @@ func pathsBelow(cgroups map[string]string, flags []string) (map[string]string, e
 		case !found:
 			wanted, path = slices.Collect(maps.Keys(cgroups)), given
 		}
+		if path = filepath.Clean("./" + path); !filepath.IsLocal(path) {
+			return nil, fmt.Errorf("%q is not below the container's cgroup", given)
+		}
 		for _, controller := range wanted {
 			dir, ok := cgroups[controller]
 			if !ok || found && controller == "" {
@@ -163,7 +166,7 @@ func pathsBelow(cgroups map[string]string, flags []string) (map[string]string, e
 				return nil, fmt.Errorf("controller %q is named more than once", controller)
 			}
 			named[controller] = true
-			dir = filepath.Join(dir, filepath.Clean("/"+path))
+			dir = filepath.Join(dir, path)
 			if _, err := os.Stat(dir); err != nil {
 				return nil, err
 			}

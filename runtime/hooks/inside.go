@@ -138,7 +138,7 @@ func await(process *launch.Process, timeout *int) error {
 	case status.Signaled() && timeout != nil && status.Signal() == unix.SIGKILL:
 		return fmt.Errorf("it took longer than its timeout of %d s", *timeout)
 	case status.Signaled():
-		return fmt.Errorf("it was ended by %s", status.Signal())
+		return fmt.Errorf("signal: %s", status.Signal())
 	case status.ExitStatus() != 0:
 		return fmt.Errorf("exit status %d", status.ExitStatus())
 	}

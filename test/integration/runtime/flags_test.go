@@ -295,6 +295,7 @@ func TestExecCgroups(t *testing.T) {
 		`of controller "nothing"`: {"--cgroup", "nothing:/"},
 		`of controller ""`:        {"--cgroup", ":/below"},
 		"no such file":            {"--cgroup", "pids:absent"},
+		"is not below":            {"--cgroup", "pids:below/../../other"},
 	} {
 		if r := c.verb(append(append([]string{"exec"}, flags...), c.ID, "true")...); r.Status != 255 || !strings.Contains(r.Stderr, want) {
 			t.Errorf("%v: %+v, want %q", flags, r, want)
