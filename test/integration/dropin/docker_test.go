@@ -33,7 +33,7 @@ func startDockerIn(t *testing.T, dir string, wrapper []string, flags ...string) 
 		"--cgroup-parent", parent, "--exec-opt", "native.cgroupdriver=cgroupfs",
 		"--add-runtime", "berth="+testenv.Binary(t, "berth-runtime"), "--default-runtime", "berth", "--log-level", "warn")
 	background(t, dir, []string{client, "--host", host, "version"}, append(args, flags...)...)
-	e := &engine{t: t, client: []string{client, "--host", host}, run: []string{"--network", "none"}}
+	e := &engine{t: t, client: []string{client, "--host", host}, run: []string{"--network", "none"}, containerd: containerd}
 	e.must("import", archive(t, dir), image)
 	return e
 }

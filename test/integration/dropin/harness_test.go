@@ -32,7 +32,8 @@ type engine struct {
 	run    []string // flags that run needs on every host of ours
 	stdin  string
 
-	remapped bool // containers have users of their own
+	remapped   bool   // containers have users of their own
+	containerd string // dockerd's, its address
 }
 
 func (e *engine) isPodman() bool {

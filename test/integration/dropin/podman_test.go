@@ -3,6 +3,7 @@ package dropin_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/berthd/berth/test/testenv"
@@ -26,9 +27,30 @@ func startPodman(t *testing.T) *engine {
 		"--init-path", testenv.Peer(t, "docker-init"), // for want of its own
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", // its defaults raise limits, which this host may not allow
 	}}
-	t.Cleanup(func() { e.must("system", "reset", "--force") })
+	t.Cleanup(func() {
+		e.must("rm", "--all", "--force")
+		// A monitor has podman clean up after its container, which mounts the storage again.
+		waitFor(t, "the monitors to end", func() bool { return len(processesNaming(t, dir)) == 0 })
+		e.must("system", "reset", "--force")
+	})
 	e.must("import", "--quiet", archive(t, dir), image)
 	return e
 }
 
 func TestPodman(t *testing.T) { stories(t, startPodman(t)) }
+
+// processesNaming returns the command lines in which dir is.
+func processesNaming(t *testing.T, dir string) []string {
+	t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, path := range paths {
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), dir) { // it may have ended meanwhile
+			lines = append(lines, string(line))
+		}
+	}
+	return lines
+}
