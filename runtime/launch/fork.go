@@ -2,6 +2,7 @@ package launch
 
 import (
 	"fmt"
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -77,7 +78,7 @@ func Fork(program *Program, birth Birth) (*Process, error) {
 		return nil, err
 	}
 	pidfd := new(int32) // on the heap: the kernel writes to it by its address
-	outcome := forkWithin(m, birth.arguments(pidfd), birth.Within)
+	outcome := forkAside(m, birth.arguments(pidfd), birth.Within)
 	program.keepAlive()
 	_ = unix.Close(ends[1])
 	if image >= 0 {
@@ -123,6 +124,31 @@ func (f forked) explain(birth Birth) error {
 		return fmt.Errorf("cannot create the container's process with its namespaces: without a new user namespace only root may: %w", f.errno)
 	}
 	return fmt.Errorf("cannot create the container's process with its namespaces: %w", f.errno)
+}
+
+// forkAside forks on a thread that ends with it if it can't come back: Go would start threads from it, which the kernel
+// refuses, and processes, which would be in the container.
+func forkAside(m *machine, args *cloneArgs, within []Namespace) forked {
+	if comesBack(within) {
+		return forkWithin(m, args, within)
+	}
+	outcome := make(chan forked)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		outcome <- forkWithin(m, args, within)
+	}()
+	return <-outcome
+}
+
+// comesBack tells whether a thread may come back from the namespaces. The root of a user namespace may not, if those that
+// it was born in are the host's.
+func comesBack(within []Namespace) bool {
+	for _, n := range within {
+		if unix.Setns(n.OwnFD, n.Type) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // forkWithin enters the namespaces, forks, and comes back, all on one thread: while signals are blocked and no function

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -274,6 +275,30 @@ func TestRootlessHooks(t *testing.T) {
 		if left, _ := os.ReadDir(filepath.Join(c.Bundle, "berth-runtime")); len(left) > 0 {
 			t.Errorf("%s: %v is left", want, left)
 		}
+	}
+}
+
+// TestHooksOfAUsersRoot: the root of a user namespace enters a container's pid namespace and can't come back. Hooks of the
+// host are not there all the same.
+func TestHooksOfAUsersRoot(t *testing.T) {
+	testenv.Peer(t, "unshare")
+	c := newRootless(t)
+	c.spec.Process.Args = []string{"true"}
+	c.spec.Linux.UIDMappings[0].HostID, c.spec.Linux.GIDMappings[0].HostID = 0, 0
+	file := filepath.Join(c.Bundle, "hooks")
+	inside := []specs.Hook{{Path: "/bin/true"}}
+	c.spec.Hooks = &specs.Hooks{
+		CreateContainer: slices.Repeat(inside, 3), StartContainer: slices.Repeat(inside, 3),
+		Poststart: slices.Repeat(whereHook("start", file), 3), Poststop: slices.Repeat(whereHook("stop", file), 3),
+	}
+	writeJSON(t, c.config, c.spec)
+	r := testenv.Execute(t, asUser(exec.Command("unshare", "--user", "--map-root-user", "--mount", c.binary, "run", c.ID), c.Bundle))
+	if r != (testenv.Outcome{}) {
+		t.Fatalf("%+v", r)
+	}
+	host := namespaceOf(t, "self", "pid")
+	if seen := readFile(t, file); strings.Count(seen, " "+host+" ") != 6 {
+		t.Errorf("%s, want six times %s", seen, host)
 	}
 }
 
