@@ -25,6 +25,7 @@ func startPodman(t *testing.T) *engine {
 	}, run: []string{
 		"--network", "none", "--cgroup-parent", cgroupParent(t, "podman"), "--stop-timeout", "0",
 		"--init-path", testenv.Peer(t, "docker-init"), // for want of its own
+		"--pids-limit", "-1", // which it writes as 0
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", // its defaults raise limits, which this host may not allow
 	}}
 	t.Cleanup(func() {
