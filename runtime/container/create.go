@@ -86,10 +86,11 @@ func Create(o CreateOptions) (_ *Created, err error) {
 	return created, o.announce(created.process)
 }
 
-// explain adds to an error what the most likely reason is that the process has died before it could say one.
+// explain adds to an error what the most likely reason is that the process has died before it could say one, or found no
+// memory.
 func (c *Created) explain(err error) error {
 	resources := c.Spec.Linux.Resources
-	if errors.Is(err, launch.ErrEnded) && resources != nil && resources.Memory != nil && resources.Memory.Limit != nil {
+	if (errors.Is(err, launch.ErrEnded) || errors.Is(err, unix.ENOMEM)) && resources != nil && resources.Memory != nil && resources.Memory.Limit != nil {
 		return fmt.Errorf("%w (is it too much for a linux.resources.memory.limit of %d bytes?)", err, *resources.Memory.Limit)
 	}
 	return err

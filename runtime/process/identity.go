@@ -26,8 +26,10 @@ func (c Config) addUser(p *launch.Program) {
 	}
 	set := p.Call("set", "process.user.additionalGids", unix.SYS_SETGROUPS, launch.Int(len(user.AdditionalGids)), groups).
 		Explain(noGroups)
-	if len(user.AdditionalGids) == 0 {
-		set.Tolerate(unix.EPERM) // a user namespace may deny setgroups, and then there is nothing to drop
+	// A user namespace may deny setgroups, and then there is nothing to drop, nor can its root help what groups an image
+	// has: runc leaves them out too. But an ordinary user has made the namespace, or let it be made, just for the container.
+	if len(user.AdditionalGids) == 0 || os.Geteuid() == 0 && holds(unix.CAP_SETGID) {
+		set.Tolerate(unix.EPERM)
 	}
 	p.Call("become", "process.user.gid", unix.SYS_SETRESGID, launch.Int(user.GID), launch.Int(user.GID), launch.Int(user.GID)).
 		Explain(func(errno unix.Errno) error { return unmapped("group", user.GID, errno) })
@@ -78,11 +80,13 @@ func (c Config) untilEnd() uint64 {
 
 // mayTrace tells whether the child has CAP_SYS_PTRACE, as it does in a user namespace of an ordinary user's.
 func mayTrace() bool {
-	if os.Geteuid() != 0 {
-		return true
-	}
+	return os.Geteuid() != 0 || holds(unix.CAP_SYS_PTRACE)
+}
+
+// holds tells whether the runtime has a capability.
+func holds(number int) bool {
 	held, err := capability.Held()
-	return err == nil && held&(1<<unix.CAP_SYS_PTRACE) != 0
+	return err == nil && held&(1<<number) != 0
 }
 
 // ambient is what may be raised of what is asked for. Of the rest runc warns, and the process doesn't get it either.

@@ -278,12 +278,12 @@ func TestRootlessHooks(t *testing.T) {
 	}
 }
 
-// TestHooksOfAUsersRoot: the root of a user namespace enters a container's pid namespace and can't come back. Hooks of the
-// host are not there all the same.
-func TestHooksOfAUsersRoot(t *testing.T) {
+// TestAsAUsersRoot: the root of a user namespace enters a container's pid namespace and can't come back. Hooks of the host
+// are not there all the same. And where nobody may set groups a container that has some goes without.
+func TestAsAUsersRoot(t *testing.T) {
 	testenv.Peer(t, "unshare")
 	c := newRootless(t)
-	c.spec.Process.Args = []string{"true"}
+	c.spec.Process.Args, c.spec.Process.User.AdditionalGids = []string{"id", "-G"}, []uint32{7}
 	c.spec.Linux.UIDMappings[0].HostID, c.spec.Linux.GIDMappings[0].HostID = 0, 0
 	file := filepath.Join(c.Bundle, "hooks")
 	inside := []specs.Hook{{Path: "/bin/true"}}
@@ -293,7 +293,7 @@ func TestHooksOfAUsersRoot(t *testing.T) {
 	}
 	writeJSON(t, c.config, c.spec)
 	r := testenv.Execute(t, asUser(exec.Command("unshare", "--user", "--map-root-user", "--mount", c.binary, "run", c.ID), c.Bundle))
-	if r != (testenv.Outcome{}) {
+	if r != (testenv.Outcome{Stdout: "0\n"}) {
 		t.Fatalf("%+v", r)
 	}
 	host := namespaceOf(t, "self", "pid")
