@@ -71,7 +71,7 @@ func (b *Builder) device(dev launch.Arg, d specs.LinuxDevice) error {
 	if name == "/dev/ptmx" {
 		return nil // it's a link into the container's own devpts
 	}
-	if slices.ContainsFunc(b.config.Spec.Mounts, func(m specs.Mount) bool { return m.Destination == name }) {
+	if slices.ContainsFunc(b.config.Spec.Mounts, func(m specs.Mount) bool { return path.Clean(m.Destination) == name }) {
 		return nil // the configuration says what is there instead, as with /dev/urandom bound at /dev/random
 	}
 	dir := dev

@@ -170,7 +170,7 @@ func TestMaskedAndReadOnlyPaths(t *testing.T) {
 func TestDeviceIsMounted(t *testing.T) {
 	c := newContainer(t)
 	for path, device := range map[string]string{"/dev/random": "/dev/zero", "/dev/mine": "/dev/full"} {
-		c.Spec.Mounts = append(c.Spec.Mounts, mount(path, "bind", device, "bind"))
+		c.Spec.Mounts = append(c.Spec.Mounts, mount(path+"/.", "bind", device, "bind"))
 	}
 	c.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/mine", Type: "c", Major: 1, Minor: 5}}
 	c.shell("stat -c %t:%T /dev/random /dev/mine")
