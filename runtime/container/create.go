@@ -300,10 +300,8 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 
 // settle does for the new process what is done from outside, and waits until it has done the rest.
 func (c *Created) settle() error {
-	if score := c.Spec.Process.OOMScoreAdj; score != nil {
-		if err := c.process.Unless(writeOOMScore(c.process.Pid, *score)); err != nil {
-			return err
-		}
+	if err := writeOOMScore(c.process, c.Spec.Process.OOMScoreAdj); err != nil {
+		return err
 	}
 	if c.Pid == 0 {
 		if err := c.process.Unless(c.identify(c.process.Pid)); err != nil {
@@ -372,9 +370,20 @@ func (c *Created) createHooks(list *specs.Hooks) error {
 	return hooks.RunInside("createContainer", list.CreateContainer, inside)
 }
 
-func writeOOMScore(pid, score int) error {
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(score)), 0); err != nil {
-		return fmt.Errorf("cannot set process.oomScoreAdj to %d: %w", score, err)
+// addOOMScore makes an ordinary user's process set its score itself, as long as it is dumpable: then its files become root's.
+func addOOMScore(p *launch.Program, score *int) {
+	if score != nil && os.Geteuid() != 0 {
+		p.WriteFile("set", fmt.Sprintf("process.oomScoreAdj to %d", *score), "/proc/self/oom_score_adj", strconv.Itoa(*score))
+	}
+}
+
+// writeOOMScore sets it otherwise.
+func writeOOMScore(process *launch.Process, score *int) error {
+	if score == nil || os.Geteuid() != 0 {
+		return nil
+	}
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", process.Pid), []byte(strconv.Itoa(*score)), 0); err != nil {
+		return process.Unless(fmt.Errorf("cannot set process.oomScoreAdj to %d: %w", *score, err))
 	}
 	return nil
 }

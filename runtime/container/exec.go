@@ -218,6 +218,7 @@ type entry struct {
 func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Program, error) {
 	p := launch.New()
 	p.Call("create", "a session", unix.SYS_SETSID)
+	addOOMScore(p, o.Process.OOMScoreAdj)
 	affinity := specs.CPUAffinity{}
 	if o.Process.ExecCPUAffinity != nil {
 		affinity = *o.Process.ExecCPUAffinity
@@ -255,10 +256,8 @@ func (c *Container) execute(spec *specs.Spec, forked *launch.Process, o ExecOpti
 			forked.Close()
 		}
 	}()
-	if score := o.Process.OOMScoreAdj; score != nil {
-		if err := forked.Unless(writeOOMScore(forked.Pid, *score)); err != nil {
-			return nil, err
-		}
+	if err := writeOOMScore(forked, o.Process.OOMScoreAdj); err != nil {
+		return nil, err
 	}
 	if err := forked.Unless(c.Class.Add(forked.Pid)); err != nil {
 		return nil, err

@@ -55,6 +55,7 @@ func (s *setup) program() (*launch.Program, error) {
 	spec := s.container.Spec
 	p.Close(launch.Int(int(s.container.lock.Fd()))) // or the lock would last as long as the child
 	p.Call("create", "a session", unix.SYS_SETSID)
+	addOOMScore(p, spec.Process.OOMScoreAdj)
 	p.Call("clear", "the umask", unix.SYS_UMASK, launch.Int(0)) // modes of devices and directories are as asked for
 	config := s.rootfs()
 	if s.later {
