@@ -12,58 +12,83 @@ import (
 	"github.com/berthd/berth/runtime/launch"
 )
 
-// addLookup finds the program as a shell would, in the container and with the user's rights, and returns the slot with
-// the address of its path. Who creates a container hears of a missing program then, and not only at its start.
+// addLookup finds the program as a shell would, in the container and with the user's rights, and returns where its path
+// is. Who creates a container hears of a missing program then, and not only at its start.
 func (c Config) addLookup(p *launch.Program) (launch.Arg, error) {
 	name := c.program()
 	if name == "" {
 		return launch.Arg{}, errors.New("process.args: the program's name is empty")
 	}
-	found, denied, directory := p.NewLabel(), p.NewSlot(), p.NewSlot()
-	candidate := p.NewSlot()
+	l := lookup{program: p, stat: &unix.Statx_t{}}
+	l.buffer = launch.Pin(p, l.stat)
+	if strings.Contains(name, "/") {
+		return l.check(name), nil
+	}
+	return l.search(name, c.candidates(name)), nil
+}
+
+// lookup adds looks at files. All of them go to the same memory.
+type lookup struct {
+	program *launch.Program
+	stat    *unix.Statx_t
+	buffer  launch.Arg
+}
+
+func (l *lookup) look(file string, at launch.Arg) launch.Op {
+	return l.program.Call("look for", fmt.Sprintf("%q", file), unix.SYS_STATX, launch.Cwd, at, launch.Int(0), launch.Int(unix.STATX_TYPE), l.buffer)
+}
+
+// isA adds a check of what was looked at.
+func (l *lookup) isA(kind uint64, file string, errno unix.Errno) launch.Op {
+	mode := launch.Int(uintptr(unsafe.Pointer(l.stat)) + unsafe.Offsetof(l.stat.Gid)) // in its upper half
+	return l.program.Expect("execute", fmt.Sprintf("%q", file), mode, launch.Masked{Mask: unix.S_IFMT << 32, Value: kind << 32, Errno: errno})
+}
+
+func (l *lookup) mayExecute(file string, at launch.Arg) launch.Op {
+	return l.program.Call("look for", fmt.Sprintf("%q", file), unix.SYS_FACCESSAT2, launch.Cwd, at, launch.Int(unix.X_OK), launch.Int(unix.AT_EACCESS))
+}
+
+// check adds a look at a program that is called by its path.
+func (l *lookup) check(name string) launch.Arg {
+	failed := func(errno unix.Errno) error { return ExecutionFailed(name, errno) }
+	p := l.program
+	at, file := p.String(name), p.NewLabel()
+	l.look(name, at).Explain(func(errno unix.Errno) error {
+		return fmt.Errorf("cannot start the process: exec: %q: stat %s: %w", name, name, errno)
+	})
+	l.isA(unix.S_IFDIR, name, unix.ENOTDIR).OnError(file)
+	p.Fail("execute", fmt.Sprintf("%q", name), unix.EISDIR).Explain(failed)
+	p.Place(file)
+	l.mayExecute(name, at).Explain(failed)
+	return at
+}
+
+// search adds a search among files, which is the value of a slot then. If there is none, one that may not be executed
+// is the best reason there is.
+func (l *lookup) search(name string, files []string) launch.Arg {
+	p := l.program
+	found, denied, candidate := p.NewLabel(), p.NewSlot(), p.NewSlot()
 	p.Set(denied, launch.Int(0))
-	p.Set(directory, launch.Int(0))
-	stat := &unix.Statx_t{}
-	buffer := launch.Pin(p, stat)
-	base := uintptr(unsafe.Pointer(stat))
-	mode := launch.Int(base + unsafe.Offsetof(stat.Gid)) // its upper half
-	for _, file := range c.candidates(name) {
-		next, refused, isDirectory := p.NewLabel(), p.NewLabel(), p.NewLabel()
+	for _, file := range files {
+		next, refused := p.NewLabel(), p.NewLabel()
 		at := p.String(file)
-		p.Call("look for", fmt.Sprintf("%q", file), unix.SYS_STATX, launch.Cwd, at, launch.Int(0), launch.Int(unix.STATX_TYPE), buffer).OnError(next)
-		p.Expect("execute", fmt.Sprintf("%q", file), mode, launch.Masked{Mask: unix.S_IFMT << 32, Value: unix.S_IFREG << 32, Errno: unix.EISDIR}).OnError(isDirectory)
-		p.Call("look for", fmt.Sprintf("%q", file), unix.SYS_FACCESSAT2, launch.Cwd, at, launch.Int(unix.X_OK), launch.Int(unix.AT_EACCESS)).OnError(refused)
+		l.look(file, at).OnError(next)
+		l.isA(unix.S_IFREG, file, unix.EISDIR).OnError(next)
+		l.mayExecute(file, at).OnError(refused)
 		p.Set(candidate, at).Then(found)
-		p.Place(isDirectory)
-		p.Set(directory, launch.Int(1)).Then(next)
 		p.Place(refused)
 		p.Set(denied, launch.Int(1))
 		p.Place(next)
 	}
-	c.addNotFound(p, name, denied, directory)
-	p.Place(found)
-	return candidate, nil
-}
-
-// addNotFound fails with the best reason there is.
-func (c Config) addNotFound(p *launch.Program, name string, denied, directory launch.Arg) {
-	memory := new(uint64)
-	at := launch.Pin(p, memory)
-	check := func(slot launch.Arg, errno unix.Errno) {
-		p.Store(at, slot)
-		p.Expect("find", fmt.Sprintf("%q", name), at, launch.Masked{Mask: 1, Value: 0, Errno: errno}).
-			Explain(func(errno unix.Errno) error { return ExecutionFailed(name, errno) })
-	}
-	check(denied, unix.EACCES)
-	if strings.Contains(name, "/") {
-		check(directory, unix.EISDIR)
-	}
+	memory := launch.Pin(p, new(uint64))
+	p.Store(memory, denied)
+	p.Expect("find", fmt.Sprintf("%q", name), memory, launch.Masked{Mask: 1, Value: 0, Errno: unix.EACCES}).
+		Explain(func(errno unix.Errno) error { return ExecutionFailed(name, errno) })
 	p.Fail("find", fmt.Sprintf("%q", name), unix.ENOENT).Explain(func(unix.Errno) error {
-		if strings.Contains(name, "/") {
-			return fmt.Errorf("cannot start the process: exec: %q: stat %s: no such file or directory", name, name)
-		}
 		return fmt.Errorf("cannot start the process: exec: %q: executable file not found in $PATH", name)
 	})
+	p.Place(found)
+	return candidate
 }
 
 func (c Config) program() string {
@@ -74,9 +99,6 @@ func (c Config) program() string {
 }
 
 func (c Config) candidates(name string) []string {
-	if strings.Contains(name, "/") {
-		return []string{name}
-	}
 	var files []string
 	for _, dir := range strings.Split(c.path(), ":") {
 		if dir != "" { // the working directory, which nobody means

@@ -149,6 +149,8 @@ func ExecutionFailed(name string, errno unix.Errno) error {
 	switch errno {
 	case unix.EACCES:
 		return fmt.Errorf("cannot start the process: exec: %q: permission denied", name)
+	case unix.EISDIR: // as execve has it too: engines look for those words
+		return fmt.Errorf("cannot start the process: exec: %q: is a directory: permission denied", name)
 	case unix.ENOEXEC:
 		return fmt.Errorf("cannot start the process: exec: %q: exec format error", name)
 	case unix.ENOENT: // the file is there: its interpreter isn't

@@ -47,7 +47,7 @@ func TestExecStatus(t *testing.T) {
 		{"nothing-there", `exec: "nothing-there": executable file not found in $PATH`},
 		{"/nothing/there", `exec: "/nothing/there": stat /nothing/there: no such file or directory`},
 		{"/etc/passwd", `exec: "/etc/passwd": permission denied`},
-		{"/etc", `exec: "/etc": is a directory`},
+		{"/etc", `exec: "/etc": is a directory: permission denied`},
 	} {
 		r := c.verb("exec", id, test.command)
 		if r.Status == 0 || !strings.Contains(r.Stderr, test.want) {

@@ -96,12 +96,19 @@ func TestStartErrors(t *testing.T) {
 		"not found":      {[]string{"nothing-there"}, `exec: "nothing-there": executable file not found in $PATH`},
 		"no such path":   {[]string{"/nothing/there"}, `exec: "/nothing/there": stat /nothing/there: no such file or directory`},
 		"not executable": {[]string{"/etc/passwd"}, `exec: "/etc/passwd": permission denied`},
-		"directory":      {[]string{"/etc"}, `exec: "/etc": is a directory`},
+		"directory":      {[]string{"/etc"}, `exec: "/etc": is a directory: permission denied`},
+		"device":         {[]string{"/dev/null"}, `exec: "/dev/null": permission denied`},
+		"out of reach":   {[]string{"/locked/program"}, `exec: "/locked/program": stat /locked/program: permission denied`},
+		"below a file":   {[]string{"/etc/passwd/x"}, `exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory`},
 		"not a program":  {[]string{"/bin/nonsense"}, `exec: "/bin/nonsense": exec format error`},
 		"no interpreter": {[]string{"/bin/script"}, `exec: "/bin/script": no such file or directory`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newContainer(t, test.args...)
+			c.Spec.Process.User = specs.User{UID: 1000, GID: 1000}
+			if err := os.Mkdir(filepath.Join(c.Rootfs, "locked"), 0o700); err != nil {
+				t.Fatal(err)
+			}
 			for file, content := range map[string]string{"nonsense": "nonsense", "script": "#!/nothing\n"} {
 				if err := os.WriteFile(filepath.Join(c.Rootfs, "bin", file), []byte(content), 0o755); err != nil {
 					t.Fatal(err)
