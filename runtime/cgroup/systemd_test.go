@@ -3,9 +3,11 @@ package cgroup
 import (
 	"bytes"
 	"errors"
+	"math"
 	"testing"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/runtime/systemd"
 )
 
 func TestUnitNames(t *testing.T) {
@@ -45,6 +47,26 @@ func TestBitmap(t *testing.T) {
 	for list, want := range map[string][]byte{"0": {1}, "0-2,8": {7, 1}, "15": {0, 0x80}} {
 		if got := bitmap(list); !bytes.Equal(got, want) {
 			t.Errorf("%s: %x, want %x", list, got, want)
+		}
+	}
+}
+
+func TestSettingsInSystemdsWords(t *testing.T) {
+	for s, want := range map[setting]systemd.Property{
+		{file: "cpu.idle", value: "1"}:             {Name: "CPUWeight", Value: uint64(0)},
+		{file: "cpu.idle", value: "0"}:             {Name: "CPUWeight", Value: uint64(100)},
+		{file: "io.weight", value: "default 2930"}: {Name: "IOWeight", Value: uint64(2930)},
+		{file: "io.bfq.weight", value: "300"}:      {Name: "IOWeight", Value: uint64(2300)}, // of which it makes 300
+		{file: "io.bfq.weight", value: "70"}:       {Name: "IOWeight", Value: uint64(70)},
+		{file: "memory.swap.max", value: "max"}:    {Name: "MemorySwapMax", Value: uint64(math.MaxUint64)},
+	} {
+		if got := settingProperties([]setting{s}); len(got) != 1 || got[0] != want {
+			t.Errorf("%+v: %+v, want %+v", s, got, want)
+		}
+	}
+	for _, s := range []setting{{file: "io.weight", value: "8:0 100"}, {file: "io.bfq.weight", value: "8:0 100"}, {file: "memory.oom.group", value: "1"}} {
+		if got := settingProperties([]setting{s}); len(got) != 0 {
+			t.Errorf("%+v: %+v", s, got)
 		}
 	}
 }

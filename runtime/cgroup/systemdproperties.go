@@ -52,8 +52,13 @@ func limitProperties(group Cgroup, resources *specs.LinuxResources, create bool)
 			return nil, err
 		}
 		for _, limit := range limits {
-			if limit.controller != "cpuset" { // which systemd has for cgroup v2 alone
-				settings = append(settings, limit.files...)
+			if limit.controller == "cpuset" { // which systemd has for cgroup v2 alone
+				continue
+			}
+			for _, s := range limit.files {
+				if s.file != "cpu.idle" { // the same
+					settings = append(settings, s)
+				}
 			}
 		}
 		list := settingProperties(append(settings, c.quota(resources.CPU)...))
@@ -107,6 +112,16 @@ func settingProperties(settings []setting) []systemd.Property {
 			add("AllowedCPUs", bitmap(s.value))
 		case "cpuset.mems":
 			add("AllowedMemoryNodes", bitmap(s.value))
+		case "cpu.idle": // with whose end the kernel gives back the default weight
+			weight := uint64(defaultWeight)
+			if s.value == "1" {
+				weight = systemd.Idle
+			}
+			add("CPUWeight", weight)
+		case "io.weight", "io.bfq.weight":
+			if weight, err := strconv.ParseUint(strings.TrimPrefix(s.value, "default "), 10, 64); err == nil { // else of one disk
+				add("IOWeight", systemdWeight(s.file, weight))
+			}
 		default:
 			name := propertyName(s.file)
 			if limit, ok := limitNumber(s.value); ok && name != "" {
@@ -115,6 +130,16 @@ func settingProperties(settings []setting) []systemd.Property {
 		}
 	}
 	return append(list, quotaProperties(quota, period)...)
+}
+
+const defaultWeight = 100 // of a cgroup on v2
+
+// systemdWeight is the weight of which systemd makes the given one. BFQ has less room above the default.
+func systemdWeight(file string, weight uint64) uint64 {
+	if file == "io.weight" || weight <= defaultWeight {
+		return weight
+	}
+	return defaultWeight + (weight-defaultWeight)*(10000-defaultWeight)/(1000-defaultWeight)
 }
 
 // propertyName is the property of a file with one number, or "".

@@ -2,13 +2,13 @@ package cgroup
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
 )
@@ -19,8 +19,7 @@ func (c *v2) blockIOLimit(io *specs.LinuxBlockIO) (v2Limit, error) {
 	if io.LeafWeight != nil && *io.LeafWeight != 0 {
 		return limit, unsupported("linux.resources.blockIO.leafWeight", "this host has cgroup v2")
 	}
-	_, err := os.Stat(filepath.Join(c.dir, "io.bfq.weight"))
-	bfq := err == nil
+	bfq := exists(filepath.Join(c.dir, "io.bfq.weight")) || !exists(c.dir) && exists("/sys/module/bfq")
 	if io.Weight != nil && *io.Weight != 0 {
 		limit.files = append(limit.files, ioWeight(bfq, "", *io.Weight))
 	}
@@ -51,6 +50,8 @@ func (c *v2) blockIOLimit(io *specs.LinuxBlockIO) (v2Limit, error) {
 	}
 	return limit, nil
 }
+
+func exists(path string) bool { return unix.Access(path, unix.F_OK) == nil }
 
 // ioWeight sets a weight of v1's 10 to 1000. BFQ's file takes it as it is, io.weight has a range of 1 to 10000.
 func ioWeight(bfq bool, device string, weight uint16) setting {

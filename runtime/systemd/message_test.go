@@ -62,3 +62,11 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestVersions(t *testing.T) {
+	for version, want := range map[string]int{"252.38-1~deb12u1": 252, "v257.7": 257, "249": 249, "main": 0} {
+		if got := number(version); got != want {
+			t.Errorf("%q: %d, want %d", version, got, want)
+		}
+	}
+}

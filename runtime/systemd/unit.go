@@ -3,6 +3,9 @@ package systemd
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 )
 
 const (
@@ -12,27 +15,71 @@ const (
 
 // ControlGroup returns the cgroup below which the manager's units are, "" for the root of all.
 func (m *Manager) ControlGroup() (string, error) {
-	reply, err := m.do(call{
-		path: managerPath, iface: "org.freedesktop.DBus.Properties", member: "Get", signature: "ss",
-		body: func(w *writer) { w.string(managerIface); w.string("ControlGroup") },
-	}, nil)
+	path, err := m.text("ControlGroup")
 	if err != nil {
 		return "", fmt.Errorf("cannot ask systemd for its cgroup: %w", err)
+	}
+	if path == "/" {
+		path = ""
+	}
+	return path, nil
+}
+
+// text returns a property of the manager's.
+func (m *Manager) text(property string) (string, error) {
+	reply, err := m.do(call{
+		path: managerPath, iface: "org.freedesktop.DBus.Properties", member: "Get", signature: "ss",
+		body: func(w *writer) { w.string(managerIface); w.string(property) },
+	}, nil)
+	if err != nil {
+		return "", err
 	}
 	if kind := reply.body.signature(); kind != "s" {
 		return "", errMalformed
 	}
-	path := reply.body.string()
-	if path == "/" {
-		path = ""
+	text := reply.body.string()
+	return text, reply.body.err
+}
+
+// Idle is the CPUWeight of what gets only the processor time that nobody else wants.
+const Idle uint64 = 0
+
+const idleSince = 252 // the version
+
+// known leaves out what an older systemd would refuse together with all the rest.
+func (m *Manager) known(properties []Property) ([]Property, error) {
+	isIdle := func(p Property) bool { return p.Name == "CPUWeight" && p.Value == Idle }
+	if !slices.ContainsFunc(properties, isIdle) {
+		return properties, nil
 	}
-	return path, reply.body.err
+	version, err := m.text("Version")
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask systemd for its version: %w", err)
+	}
+	if number(version) >= idleSince {
+		return properties, nil
+	}
+	return slices.DeleteFunc(slices.Clone(properties), isIdle), nil
+}
+
+// number is what a version as "v252.38-1" begins with, or 0.
+func number(version string) int {
+	text := strings.TrimPrefix(version, "v")
+	if end := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+		text = text[:end]
+	}
+	n, _ := strconv.Atoi(text)
+	return n
 }
 
 // StartScope makes a scope, which has to have a process, and returns when it is there. A failed unit of the same name,
 // of an earlier container, gives way.
 func (m *Manager) StartScope(name string, properties []Property) error {
-	err := m.startScope(name, properties)
+	properties, err := m.known(properties)
+	if err != nil {
+		return err
+	}
+	err = m.startScope(name, properties)
 	var refusal Error
 	if errors.As(err, &refusal) && refusal.Name == unitExists {
 		if m.unit("ResetFailedUnit", name) == nil {
@@ -93,7 +140,11 @@ func (m *Manager) job(c call) error {
 // SetProperties changes properties of a running unit, until the next boot. That there is none is no error: a cgroup may
 // be where one would be and nonetheless not be systemd's.
 func (m *Manager) SetProperties(name string, properties []Property) error {
-	_, err := m.do(call{
+	properties, err := m.known(properties)
+	if err != nil {
+		return err
+	}
+	_, err = m.do(call{
 		path: managerPath, iface: managerIface, member: "SetUnitProperties", signature: "sba(sv)",
 		body: func(w *writer) { w.string(name); w.uint32(1); w.properties(properties) },
 	}, nil)
