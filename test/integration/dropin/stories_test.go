@@ -231,6 +231,11 @@ func statuses(e *engine) {
 			e.t.Errorf("%v: %+v, want %d", command, o, status)
 		}
 	}
+	for program, status := range map[string]int{"/etc": 126, "/dev/null": 126, "/no/such": 127} {
+		if o := e.try("run", "--rm", image, program); o.status != status {
+			e.t.Errorf("%s: %+v, want %d", program, o, status)
+		}
+	}
 }
 
 func stop(e *engine) {
