@@ -249,3 +249,22 @@ func TestDevicesOfTheImage(t *testing.T) {
 		t.Errorf("%d links are in the image's /dev", links)
 	}
 }
+
+// TestCgroupsOfTheUser is CVE-2023-25809: the container of an ordinary user has the host's /sys, and below it the cgroups
+// that are the user's.
+func TestCgroupsOfTheUser(t *testing.T) {
+	c := newContainer(t).rootless()
+	c.without("/sys")
+	c.mount("/sys", "none", "/sys", "rbind", "nosuid", "noexec", "nodev", "ro")
+	c.mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro")
+	c.Spec.Linux.Namespaces = slices.DeleteFunc(c.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+	r := c.shell("cd /sys/fs/cgroup; for dir in . $(find . -maxdepth 2 -mindepth 1 -type d); do mkdir $dir/attack; done").run()
+	if r.Stderr == "" {
+		t.Errorf("%+v", r)
+	}
+	for line := range strings.Lines(r.Stderr) {
+		if !strings.Contains(line, "Read-only file system") {
+			t.Error(line)
+		}
+	}
+}
