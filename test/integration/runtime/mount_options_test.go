@@ -213,7 +213,7 @@ func hostMountsOf(t *testing.T, dirs ...string) string {
 	var found strings.Builder
 	for line := range strings.Lines(readFile(t, "/proc/self/mountinfo")) {
 		if slices.ContainsFunc(dirs, func(dir string) bool { return strings.Contains(line, dir) }) {
-			found.WriteString(line)
+			found.WriteString(strings.TrimSpace(line) + "\n")
 		}
 	}
 	return found.String()
