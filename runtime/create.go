@@ -40,6 +40,7 @@ func (c *creation) connect() error {
 		c.options.PreserveFDs += n
 		c.options.Env = []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
 	}
+	c.options.PidfdSocket = container.SocketOf(c.options.Bundle, c.options.PidfdSocket)
 	c.options.Notify = os.Getenv(notifySocket) != ""
 	if err := checkPreserved(c.options.PreserveFDs); err != nil {
 		return err
@@ -47,7 +48,7 @@ func (c *creation) connect() error {
 	if c.consoleSocket == "" {
 		return nil
 	}
-	fd, err := terminal.Connect(c.consoleSocket)
+	fd, err := terminal.Connect(container.SocketOf(c.options.Bundle, c.consoleSocket))
 	c.options.Console = fd
 	return err
 }

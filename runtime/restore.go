@@ -36,7 +36,7 @@ func (g *globals) restore(args []string) (int, error) {
 		images.options.Passed.Text(criu.LSMMountContext, context)
 	}
 	if console != "" {
-		if o.Console, err = terminal.Connect(console); err != nil {
+		if o.Console, err = terminal.Connect(container.SocketOf(o.Bundle, console)); err != nil {
 			return 1, err
 		}
 	}

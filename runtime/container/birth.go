@@ -3,6 +3,7 @@ package container
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 
@@ -93,6 +94,19 @@ func hide() {
 	if os.Geteuid() == 0 { // anybody else would lose access to the child's files in /proc
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
+}
+
+// SocketOf returns where a socket is that somebody has named: a relative path starts at the bundle, in which runc works,
+// or else where the caller is. One that begins with @ is in no directory.
+func SocketOf(bundle, path string) string {
+	if path == "" || path[0] == '@' || filepath.IsAbs(path) {
+		return path
+	}
+	inside := filepath.Join(bundle, path)
+	if unix.Access(inside, unix.F_OK) != nil {
+		return path
+	}
+	return inside
 }
 
 // Announcement says whom to tell where the process is.

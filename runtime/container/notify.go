@@ -60,7 +60,7 @@ func (c *Container) handOver(spec *specs.Spec, pid int, status specs.ContainerSt
 	}
 	defer func() { _ = unix.Close(listener) }()
 	state := c.OCIState(status)
-	if err := sendListener(spec.Linux.Seccomp, listener, specs.ContainerProcessState{
+	if err := sendListener(SocketOf(c.Bundle, spec.Linux.Seccomp.ListenerPath), listener, specs.ContainerProcessState{
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: spec.Linux.Seccomp.ListenerMetadata, State: state,
 	}); err != nil {
 		return fmt.Errorf("cannot hand the seccomp listener over to linux.seccomp.listenerPath %q: %w", spec.Linux.Seccomp.ListenerPath, err)
@@ -103,7 +103,7 @@ func takeListener(pid int, process channel) (int, error) {
 	return -1, errors.New("cannot find the seccomp listener: the process has not loaded its filter")
 }
 
-func sendListener(profile *specs.LinuxSeccomp, listener int, state specs.ContainerProcessState) error {
+func sendListener(path string, listener int, state specs.ContainerProcessState) error {
 	content, err := json.Marshal(state)
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func sendListener(profile *specs.LinuxSeccomp, listener int, state specs.Contain
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: profile.ListenerPath}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		return err
 	}
 	sent, err := unix.SendmsgN(fd, content, unix.UnixRights(listener), nil, unix.MSG_NOSIGNAL)

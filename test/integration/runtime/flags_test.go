@@ -176,7 +176,7 @@ func TestPidFileIsAtomic(t *testing.T) {
 func TestPidfdSocket(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.writeConfig()
-	receive := func(args ...string) string {
+	receive := func(given string, args ...string) string {
 		t.Helper()
 		path := filepath.Join(c.Bundle, "pidfd")
 		listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -184,7 +184,7 @@ func TestPidfdSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer listener.Close()
-		c.leave(append(append([]string{args[0]}, "--pidfd-socket", path), args[1:]...)...)
+		c.leave(append(append([]string{args[0]}, "--pidfd-socket", given), args[1:]...)...)
 		pidfd := receiveDescriptor(t, listener)
 		defer pidfd.Close()
 		for line := range strings.Lines(readFile(t, fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Fd())) + "\n") {
@@ -194,9 +194,9 @@ func TestPidfdSocket(t *testing.T) {
 		}
 		return "not a pidfd"
 	}
-	wantEqual(t, receive("create", "--bundle", c.Bundle, c.ID), strconv.Itoa(c.state().Pid))
+	wantEqual(t, receive("pidfd", "create", "--bundle", c.Bundle, c.ID), strconv.Itoa(c.state().Pid))
 	pidFile := filepath.Join(c.Bundle, "pid")
-	pid := receive("exec", "--detach", "--pid-file", pidFile, c.ID, "sleep", "1000")
+	pid := receive(filepath.Join(c.Bundle, "pidfd"), "exec", "--detach", "--pid-file", pidFile, c.ID, "sleep", "1000")
 	wantEqual(t, pid, readFile(t, pidFile))
 }
 

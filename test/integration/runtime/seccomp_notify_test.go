@@ -111,6 +111,7 @@ func TestSeccompAgent(t *testing.T) {
 		a := newAgent(t, func(int) int32 { return int32(unix.ENOMEDIUM) })
 		c := newContainer(t).shell("mkdir /tmp/new 2>&1; echo done")
 		c.Spec.Linux.Seccomp = a.profile("mkdir", "mkdirat")
+		c.Spec.Linux.Seccomp.ListenerPath, _ = filepath.Rel(c.Bundle, a.path) // a relative path starts at the bundle
 		status := specs.StateCreated
 		if detached {
 			c.Spec.Process.Args = []string{"sleep", "1000"}

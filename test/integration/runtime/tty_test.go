@@ -67,10 +67,10 @@ func TestTerminal(t *testing.T) {
 	c.Spec.Process.ConsoleSize = &specs.Box{Height: 33, Width: 77}
 	c.writeConfig()
 	path, receive := consoleSocket(t, c)
-	c.leave("create", "--bundle", c.Bundle, "--console-socket", path, c.ID)
+	c.leave("create", "--bundle", c.Bundle, "--console-socket", filepath.Base(path), c.ID) // found in the bundle, as with runc
 	terminal := receive()
 	defer terminal.Close()
-	wantEqual(t, terminal.Name(), "/dev/ptmx") // as with runc
+	wantEqual(t, terminal.Name(), "/dev/ptmx") // the same
 	c.must("start", c.ID)
 	wantEqual(t, readAll(t, terminal), "/dev/pts/0\n33 77\nall\n88:0\n88:0\nx\ncontrolling\n")
 }
