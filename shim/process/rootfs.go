@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -116,7 +118,11 @@ func mountLong(m *types.Mount, data []string, flags uintptr, target string) erro
 			key, values = "lowerdir+", strings.Split(value, ":")
 		}
 		for _, v := range values {
-			if err := fsconfig(fsfd, key, v); err != nil {
+			err := fsconfig(fsfd, key, v)
+			if errors.Is(err, unix.EINVAL) && key == "lowerdir+" {
+				return mountByNumber(m, data, flags, target)
+			}
+			if err != nil {
 				return mountError(m, target, err)
 			}
 		}
@@ -134,6 +140,31 @@ func mountLong(m *types.Mount, data []string, flags uintptr, target string) erro
 	}
 	defer func() { _ = unix.Close(fd) }()
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return mountError(m, target, err)
+	}
+	return nil
+}
+
+// mountByNumber is mountLong before Linux 6.5: layers have short names by their descriptors.
+func mountByNumber(m *types.Mount, data []string, flags uintptr, target string) error {
+	short := slices.Clone(data)
+	for i, option := range data {
+		layers, ok := strings.CutPrefix(option, "lowerdir=")
+		if !ok {
+			continue
+		}
+		var names []string
+		for layer := range strings.SplitSeq(layers, ":") {
+			fd, err := unix.Open(layer, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return fmt.Errorf("cannot open layer %q: %w", layer, err)
+			}
+			defer func() { _ = unix.Close(fd) }()
+			names = append(names, "/proc/self/fd/"+strconv.Itoa(fd))
+		}
+		short[i] = "lowerdir=" + strings.Join(names, ":")
+	}
+	if err := unix.Mount(m.Source, target, m.Type, flags, strings.Join(short, ",")); err != nil {
 		return mountError(m, target, err)
 	}
 	return nil
