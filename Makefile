@@ -13,7 +13,7 @@ GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' 2>/dev/null) go.
 TEST_PACKAGES := docker.io podman conmon iptables criu
 PREFIX := /usr/local
 
-.PHONY: help demo test check build build-arm64 test-arm64 unit integration lint fmt generate check-generated test-vm conformance bench install deps test-deps clean
+.PHONY: help demo test check build build-arm64 test-arm64 test-arm64-vm unit integration lint fmt generate check-generated test-vm conformance bench install deps test-deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -33,6 +33,9 @@ build-arm64: ## build every program for arm64 into bin/arm64/
 
 test-arm64: deps ## unit tests of arm64, under qemu's user emulation
 	hack/test-arm64.sh
+
+test-arm64-vm: deps ## the runtime's tests and more on a kernel of arm64, in an emulated machine; TEST=pattern, all without
+	hack/test-arm64-vm.sh '$(TEST)'
 
 unit: ## tests beside the code, and test/arch
 	go test $$(go list ./... | grep -v /test/) ./test/arch/...
