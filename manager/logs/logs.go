@@ -75,7 +75,7 @@ func (r *Reader) Read(query Query, send func(Line) error) error {
 	return r.readFiles(files, query, send)
 }
 
-// readFiles reads rotated files and the current one, in that order. The last of them is read to its end.
+// readFiles reads rotated files and the current one, in that order.
 func (r *Reader) readFiles(files []*os.File, query Query, send func(Line) error) error {
 	deliver := func(line Line) error {
 		if !query.wants(line) {
@@ -194,9 +194,18 @@ func (r *Reader) scan(files []*os.File, deliver func(Line) error) error {
 	return nil
 }
 
-// scanFile reads from where the file is to its end, and remembers the beginning of a line that is not complete.
+// scanFile reads from where the file is to where its end is now, and remembers the beginning of a line that is not
+// complete. Who writes faster than the reader reads would never let it come to the end otherwise.
 func (r *Reader) scanFile(file *os.File, deliver func(Line) error) error {
-	reader := bufio.NewReaderSize(file, 64<<10)
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot read the log: %w", err)
+	}
+	position, err := file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return fmt.Errorf("cannot read the log: %w", err)
+	}
+	reader := bufio.NewReaderSize(io.LimitReader(file, info.Size()-position), 64<<10)
 	for {
 		text, err := reader.ReadBytes('\n')
 		if len(r.partial) > 0 {

@@ -210,6 +210,30 @@ func stat(t *testing.T, file *os.File) os.FileInfo {
 	return info
 }
 
+// A program that writes more than anybody reads has a log whose end can't be reached.
+func TestReadingEndsThoughTheLogGrows(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	write(t, path, entry("1\n", "stdout", 1), entry("2\n", "stdout", 2))
+	ctx, cancel := context.WithCancel(t.Context())
+	sent := 0
+	send := func(Line) error {
+		if sent++; sent > 1000 {
+			return errors.New("there is no end")
+		}
+		write(t, path, entry("more\n", "stdout", 3))
+		cancel()
+		return nil
+	}
+	reader := Open(path)
+	defer reader.Close()
+	if err := reader.Read(Query{Tail: -1}, send); err != nil || sent != 2 {
+		t.Errorf("read: %d lines, %v", sent, err)
+	}
+	if err := reader.Follow(ctx, Query{Tail: -1}, nil, send); !errors.Is(err, context.Canceled) {
+		t.Errorf("follow: %d lines, %v", sent, err)
+	}
+}
+
 func TestFollowEnds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	write(t, path, entry("old\n", "stdout", 1))
