@@ -59,8 +59,15 @@ func (c *Container) thaw() {
 	}
 }
 
-// SignalAll sends a signal to every process of the container.
+// SignalAll sends a signal to every process of the container. Without a cgroup only the first is known, and takes the others
+// along if the pid namespace is its own.
 func (c *Container) SignalAll(signal unix.Signal) error {
+	if len(c.Cgroups) == 0 {
+		if c.Status() == specs.StateStopped {
+			return nil
+		}
+		return c.Signal(signal)
+	}
 	group, err := cgroup.Load(c.Cgroups)
 	if err != nil {
 		return err
