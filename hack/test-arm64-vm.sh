@@ -10,7 +10,7 @@ packages=(
 	runtime/launch runtime/nofile manager/bundle manager/unpack manager/volumes shim/process shim/reaper shim/runtimecmd
 )
 userland=(bash dash coreutils util-linux mount findutils grep sed gawk procps runc uidmap busybox-static iproute2 kmod)
-modules=(overlay dummy null_blk bfq) # those that tests want
+modules=(overlay veth null_blk bfq) # those that tests want
 
 work=$(mktemp -d /var/tmp/berth-arm64.XXXXXX)
 qemu=''
@@ -57,6 +57,7 @@ fetch() {
 	done | awk '$1 == "insmod" {print substr($2, index($2, "/lib/modules/") + 1)}' | sort -u | cpio --quiet -pdm -D "$work/kernel" "$work/root/usr/.."
 	cp "$work/kernel/lib/modules/$version"/modules.{order,builtin*} "$work/root/lib/modules/$version/"
 	depmod -b "$work/root" "$version"
+	touch "$work/root/etc/subuid" "$work/root/etc/subgid"
 	mkdir -p "$cache"
 	rm -rf "$cache/root"
 	mv "$work/root" "$cache/root"
@@ -120,6 +121,6 @@ timeout -k 10 "${BERTH_VM_LIMIT:-6000}" qemu-system-aarch64 -M virt -cpu cortex-
 	-display none -serial stdio -monitor none -no-reboot -kernel "$cache/vmlinuz" -initrd "$work/disk.gz" \
 	-append 'console=ttyAMA0 quiet panic=-1' </dev/null >"$work/log" &
 qemu=$!
-tail -f --pid=$qemu "$work/log" | tr -d '\r' | grep --line-buffered -vE '^ *(=== |--- PASS)'
+tail -f --pid=$qemu "$work/log" | sed -u 's/\r$//' | grep --line-buffered -vE '^ *(=== |--- PASS)'
 qemu=''
 grep -q '^arm64: status 0' "$work/log"

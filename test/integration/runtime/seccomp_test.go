@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -61,14 +62,19 @@ func TestSeccompActions(t *testing.T) {
 	}
 }
 
-// TestSeccompArguments denies some modes by a comparison of chmod's second argument.
+// TestSeccompArguments denies some modes by a comparison of chmod's second argument, or where there is no such call of
+// fchmodat's third.
 func TestSeccompArguments(t *testing.T) {
 	const script = `cd /tmp; for mode in 600 700 701; do touch $mode; chmod $mode $mode 2>/dev/null && echo 0 || echo 1; done`
+	call, mode := "chmod", uint(1)
+	if runtime.GOARCH == "arm64" {
+		call, mode = "fchmodat", 2
+	}
 	for op, want := range map[specs.LinuxSeccompOperator]string{
 		specs.OpEqualTo: "0 1 0", specs.OpNotEqual: "1 0 1", specs.OpLessThan: "1 0 0", specs.OpGreaterThan: "0 0 1",
 		specs.OpLessEqual: "1 1 0", specs.OpGreaterEqual: "0 1 1",
 	} {
-		entry := specs.LinuxSyscall{Names: []string{"chmod"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Value: 0o700, Op: op}}}
+		entry := specs.LinuxSyscall{Names: []string{call}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: mode, Value: 0o700, Op: op}}}
 		if got := strings.Join(strings.Fields(filtered(t, entry, script).output()), " "); got != want {
 			t.Errorf("%s: %s, want %s", op, got, want)
 		}
@@ -77,11 +83,11 @@ func TestSeccompArguments(t *testing.T) {
 		args []specs.LinuxSeccompArg
 		want string
 	}{
-		"masked":   {[]specs.LinuxSeccompArg{{Index: 1, Value: 0o007, ValueTwo: 0o001, Op: specs.OpMaskedEqual}}, "0 0 1"},
-		"together": {[]specs.LinuxSeccompArg{{Index: 1, Value: 0o600, Op: specs.OpGreaterThan}, {Index: 0, Value: 0, Op: specs.OpEqualTo}}, "0 0 0"},
-		"either":   {[]specs.LinuxSeccompArg{{Index: 1, Value: 0o600, Op: specs.OpEqualTo}, {Index: 1, Value: 0o701, Op: specs.OpEqualTo}}, "1 0 1"},
+		"masked":   {[]specs.LinuxSeccompArg{{Index: mode, Value: 0o007, ValueTwo: 0o001, Op: specs.OpMaskedEqual}}, "0 0 1"},
+		"together": {[]specs.LinuxSeccompArg{{Index: mode, Value: 0o600, Op: specs.OpGreaterThan}, {Index: 0, Value: 0, Op: specs.OpEqualTo}}, "0 0 0"},
+		"either":   {[]specs.LinuxSeccompArg{{Index: mode, Value: 0o600, Op: specs.OpEqualTo}, {Index: mode, Value: 0o701, Op: specs.OpEqualTo}}, "1 0 1"},
 	} {
-		entry := specs.LinuxSyscall{Names: []string{"chmod"}, Action: specs.ActErrno, Args: test.args}
+		entry := specs.LinuxSyscall{Names: []string{call}, Action: specs.ActErrno, Args: test.args}
 		if got := strings.Join(strings.Fields(filtered(t, entry, script).output()), " "); got != test.want {
 			t.Errorf("%s: %s, want %s", name, got, test.want)
 		}
@@ -105,7 +111,7 @@ func TestSeccompFlags(t *testing.T) {
 // TestSeccompWithoutNoNewPrivileges loads the filter while the process still may, and it stays in place for a user.
 func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
 	for _, noNewPrivileges := range []bool{true, false} {
-		c := filtered(t, specs.LinuxSyscall{Names: []string{"mkdir"}, Action: specs.ActErrno}, "mkdir /tmp/new 2>/dev/null || id -u; grep NoNewPrivs /proc/self/status")
+		c := filtered(t, specs.LinuxSyscall{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}, "mkdir /tmp/new 2>/dev/null || id -u; grep NoNewPrivs /proc/self/status")
 		c.Spec.Process.NoNewPrivileges = noNewPrivileges
 		c.Spec.Process.User = specs.User{UID: 1000, GID: 1000}
 		want := "1000\nNoNewPrivs:\t0\n"
@@ -119,7 +125,7 @@ func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
 }
 
 func TestSeccompInExec(t *testing.T) {
-	c := filtered(t, specs.LinuxSyscall{Names: []string{"mkdir"}, Action: specs.ActErrno}, "exec sleep 1000")
+	c := filtered(t, specs.LinuxSyscall{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}, "exec sleep 1000")
 	c.start()
 	if r := c.verb("exec", c.ID, "mkdir", "/tmp/new"); r.Status != 1 || !strings.Contains(r.Stderr, "Operation not permitted") {
 		t.Errorf("%+v", r)
