@@ -14,7 +14,7 @@ import (
 // What the configuration says of the process holds after a restore too.
 func TestProcessSettings(t *testing.T) {
 	testenv.NeedCRIU(t)
-	c := newContainer(t, "sleep 1000 & "+echo)
+	c := newContainer(t, "sleep 1000 & until pidof sleep >/dev/null; do :; done; "+echo)
 	c.useHostPrograms()
 	umask, score := uint32(0o027), 321
 	c.Spec.Process.User = specs.User{AdditionalGids: []uint32{9, 10}, Umask: &umask}
