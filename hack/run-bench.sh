@@ -10,14 +10,17 @@ hack/make-images.sh "$work/layout" >/dev/null 2>&1
 go build -o "$work/bench" ./test/bench
 # As an installation writes them, and Debian's have been written: the kernel maps what the linker wrote in smaller pieces.
 cp -r "${BERTH_BIN:-bin}" "$work/bin"
-# A hierarchy lives on without its mount while it has groups, and removed ones take a moment: containerd has no statistics
-# of any container then.
+# A hierarchy lives on without its mount while it has groups, and removed ones take a moment, as does its end: containerd has
+# no statistics of any container then.
 end_hugetlb() {
-	for _ in $(seq 100); do
+	set +e
+	for _ in $(seq 10); do
 		find $hugetlb -mindepth 1 -depth -type d -exec rmdir {} \; 2>/dev/null
 		umount $hugetlb
-		grep -q :hugetlb: /proc/self/cgroup || break
-		sleep 0.1
+		for _ in $(seq 20); do
+			grep -q :hugetlb: /proc/self/cgroup || break 2
+			sleep 0.05
+		done
 		mount -t cgroup -o hugetlb cgroup $hugetlb
 	done
 	rmdir $hugetlb

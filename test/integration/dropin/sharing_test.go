@@ -116,8 +116,7 @@ func watching(e *engine) {
 // and dockerd tells of 0 bytes.
 func endHierarchies(t *testing.T) []string {
 	left, dir := unmounted(t), t.TempDir()
-	for deadline := time.Now().Add(testenv.Patience(5 * time.Second)); len(left) > 0 && time.Now().Before(deadline); left = unmounted(t) {
-		time.Sleep(20 * time.Millisecond) // groups that have been removed take a moment
+	for deadline := time.Now().Add(testenv.Patience(5 * time.Second)); len(left) > 0 && time.Now().Before(deadline); {
 		for _, options := range left {
 			if strings.HasPrefix(options, "name=") {
 				options = "none," + options
@@ -127,6 +126,10 @@ func endHierarchies(t *testing.T) []string {
 			if output, err := command.CombinedOutput(); err != nil {
 				t.Logf("%v: %s", command.Args, output)
 			}
+		}
+		// That takes a moment, as does the end of a group that has been removed.
+		for again := time.Now().Add(testenv.Patience(time.Second)); len(left) > 0 && time.Now().Before(again); left = unmounted(t) {
+			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	return left
