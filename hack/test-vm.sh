@@ -1,8 +1,8 @@
 #!/bin/bash
 # test-vm.sh [PART...]: the tests that a host with cgroup v1, or without AppArmor, modules and systemd can't show, each part
 # in a virtual machine of its own: emulation is slow, and a part that hangs doesn't take the others with it. Without
-# arguments all parts are run. BERTH_VM_TESTS narrows the tests (a pattern for go test -run), BERTH_VM_KERNEL chooses the
-# kernel (hack/vm/README.md). The full output of a part is in .cache/vm/PART.log.
+# arguments all parts are run but bench, which wants a quiet host. BERTH_VM_TESTS narrows the tests (a pattern for go test
+# -run), BERTH_VM_KERNEL chooses the kernel (hack/vm/README.md). The full output of a part is in .cache/vm/PART.log.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 repo=$PWD
@@ -13,7 +13,7 @@ pattern=${BERTH_VM_TESTS:-.}
 declare -A limits=(
 	[runtime-1]=1200 [runtime-2]=1200 [attack]=1200 [checkpoint]=1500 [systemd]=900 [systemd-v1]=900 [systemd-hybrid]=900
 	[shim]=1500 [daemon]=1500 [demo]=600
-	[docker]=2700 [podman]=2700 [failure]=1800 [networks]=1800
+	[docker]=2700 [podman]=2700 [failure]=1800 [networks]=1800 [bench]=1200
 )
 declare -A titles=(
 	[runtime-1]="the runtime on cgroup v2, first half" [runtime-2]="the runtime on cgroup v2, second half"
@@ -24,6 +24,7 @@ declare -A titles=(
 	[shim]="the shim on cgroup v2" [daemon]="berthd on cgroup v2" [demo]="the demo on cgroup v2"
 	[docker]="containerd and dockerd with our runtime on cgroup v2" [podman]="podman with our runtime on cgroup v2"
 	[failure]="berthd and its helpers killed, on cgroup v2" [networks]="networks and volumes of berthd on cgroup v2"
+	[bench]="the runtime beside crun and runc on cgroup v2"
 )
 order=(runtime-1 runtime-2 attack checkpoint systemd systemd-v1 systemd-hybrid shim daemon demo docker podman failure networks)
 
@@ -83,6 +84,7 @@ RUN
 		[ "$1" != systemd ] || { tests dropin UnderSystemd; tests checkpoint '^TestSystemd'; }
 		;;
 	demo) echo "cd $repo && hack/run-demo.sh" ;;
+	bench) echo "ip link set lo up; mount -t tmpfs none /tmp; $work/bench -bin /data/bin -only runtime,crowd -runs 20" ;;
 	*) tests "$1" "$pattern" ;;
 	esac
 }
@@ -110,6 +112,8 @@ report() {
 	local log=$logs/$1.log line
 	if [ "$1" = demo ]; then
 		grep -E '^(==|demo:)' "$log"
+	elif [ "$1" = bench ]; then
+		grep -E '^(\||#|bench:)' "$log"
 	else
 		grep -E '^ *--- FAIL|^panic|_test.go:[0-9]+: ' -A 2 "$log" | grep -E -v '^ *(=== |--- (PASS|SKIP))|^--$|instructions, runc has|for comparison' | cut -c 1-300
 	fi
@@ -126,6 +130,7 @@ main() {
 	for part in "$@"; do
 		case $part in
 		demo) ;;
+		bench) go build -o "$work/bench" ./test/bench || exit 1 ;;
 		systemd) compile runtime && compile dropin && compile checkpoint || exit 1 ;;
 		runtime-* | systemd-*) compile runtime || exit 1 ;;
 		docker | podman) compile dropin || exit 1 ;;
