@@ -27,7 +27,7 @@ func inVM(t *testing.T, script string) {
 // legacy is a machine with some controllers of cgroup v1, that the runtime and the container's cgroup are shown.
 const legacy = `mount -t tmpfs none /sys/fs/cgroup
 	for controller in %s; do mkdir /sys/fs/cgroup/$controller && mount -t cgroup -o $controller none /sys/fs/cgroup/$controller; done
-	"$@"; status=$?; for file in %s; do cat /sys/fs/cgroup/$file; done; rmdir /sys/fs/cgroup/*/berth-test 2>/dev/null; exit $status`
+	"$@"; status=$?; for file in %s; do cat /sys/fs/cgroup/$file; done; rmdir /sys/fs/cgroup/*/berth-test* 2>/dev/null; exit $status`
 
 // limitsOf creates the container with controllers of v1, and returns the contents of files below /sys/fs/cgroup.
 func (c *container) limitsOf(controllers string, files ...string) string {
@@ -145,7 +145,8 @@ func TestControllersOfV1(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			// The controller has to leave v2 first, which takes until its last cgroup there is gone.
-			inVM(t, `cd /sys/fs/cgroup; mkdir -p berth-test; for d in berth-test .; do echo "-io -hugetlb" > $d/cgroup.subtree_control; done`)
+			parent := testenv.CgroupParent[1:]
+			inVM(t, fmt.Sprintf(`cd /sys/fs/cgroup; mkdir -p %[1]s; for d in %[1]s .; do echo "-io -hugetlb" > $d/cgroup.subtree_control; done`, parent))
 			// And back: a hierarchy of v1 goes away with a mount, if the last cgroup in it has gone before.
 			const back = `for i in $(seq 100); do
 				grep -q '^[1-9]' /proc/self/cgroup || exec sh -c 'echo "+io +hugetlb" > /sys/fs/cgroup/cgroup.subtree_control'
