@@ -100,7 +100,7 @@ func TestContainerdCheckpoint(t *testing.T) {
 	testenv.NeedCRIU(t)
 	dir := testenv.ShortDir(t)
 	parent := cgroupParent(t, "ctr")
-	e := &engine{t: t, client: []string{testenv.Peer(t, "ctr"), "--address", startContainerd(t, dir), "--namespace", "berth-test"}}
+	e := &engine{t: t, client: []string{testenv.Peer(t, "ctr"), "--address", startContainerd(t, dir), "--namespace", "berth-test-ctr"}}
 	name := testenv.BusyboxImage(t, testenv.Registry(t))
 	e.must("image", "pull", "--plain-http", "--snapshotter", "native", name)
 	e.must("run", "--detach", "--runtime", "io.containerd.runc.v2", "--runc-binary", testenv.Binary(t, "berth-runtime"), "--runc-root", filepath.Join(dir, "state"),

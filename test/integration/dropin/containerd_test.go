@@ -14,7 +14,7 @@ func TestContainerd(t *testing.T) {
 	parent := cgroupParent(t, "ctr")
 	address := startContainerd(t, dir)
 	rootfs := testenv.BusyboxRootfs(t)
-	e := &engine{t: t, client: []string{testenv.Peer(t, "ctr"), "--address", address, "--namespace", "berth-test"}}
+	e := &engine{t: t, client: []string{testenv.Peer(t, "ctr"), "--address", address, "--namespace", "berth-test-ctr"}}
 	t.Cleanup(func() {
 		for id := range strings.FieldsSeq(e.must("task", "ls", "-q")) {
 			e.try("task", "rm", "--force", id)

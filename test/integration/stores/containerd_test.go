@@ -15,6 +15,8 @@ import (
 	"github.com/berthd/berth/test/testenv"
 )
 
+func TestMain(m *testing.M) { testenv.Main(m) }
+
 // containerd is a private containerd that keeps its images and layers in our services.
 type containerd struct {
 	t       testing.TB
@@ -65,9 +67,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.content.v1.conte
 	return c
 }
 
-// run runs a ctr command and returns what it prints.
+// run runs a ctr command and returns what it prints. Containers have their cgroups below one with the namespace's name.
 func (c *containerd) run(args ...string) (string, error) {
-	output, err := exec.Command(c.ctr, append([]string{"--address", c.address, "--namespace", "berth-test"}, args...)...).CombinedOutput()
+	output, err := exec.Command(c.ctr, append([]string{"--address", c.address, "--namespace", testenv.CgroupParent[1:]}, args...)...).CombinedOutput()
 	return string(output), err
 }
 
