@@ -92,7 +92,7 @@ func (g Leg) Want(n int) Leg {
 	return g
 }
 
-// Explain replaces the sentence of a failure.
+// Explain replaces the sentence of a failure, as Op.Explain does.
 func (g Leg) Explain(failure func(unix.Errno) error) Leg {
 	g.last.program.explanations[g.last.legs[g.index].index].failure = failure
 	return g

@@ -64,6 +64,23 @@ func TestFailureBecomesASentence(t *testing.T) {
 	wantStatus(t, process, exitSetupFailed)
 }
 
+func TestExplainedFailure(t *testing.T) {
+	for file, want := range map[string]string{"/nowhere": "it is not there", "/etc/passwd/x": `cannot open "/etc/passwd/x": not a directory`} {
+		p := New()
+		p.Call("open", `"`+file+`"`, unix.SYS_OPENAT, Cwd, p.String(file), Int(unix.O_RDONLY), Int(0)).Explain(func(errno unix.Errno) error {
+			if errno != unix.ENOENT {
+				return nil
+			}
+			return errors.New("it is not there")
+		})
+		process := fork(t, p, Birth{})
+		if err := process.Executed(); err == nil || err.Error() != want {
+			t.Errorf("%s: error %v, want %q", file, err, want)
+		}
+		wantStatus(t, process, exitSetupFailed)
+	}
+}
+
 func TestSlotsAndJumps(t *testing.T) {
 	p := New()
 	status := p.NewSlot()

@@ -144,7 +144,9 @@ func (p *Program) failure(value uint32) error {
 	}
 	e := p.explanations[index]
 	if e.failure != nil {
-		return e.failure(errno)
+		if err := e.failure(errno); err != nil {
+			return err
+		}
 	}
 	if errno == unix.ENOSYS {
 		return fmt.Errorf("cannot %s %s: %w (it takes Linux 5.15, and no filter that hides its system calls)", e.verb, e.object, errno)

@@ -197,7 +197,7 @@ func (o Op) Then(label Label) Op {
 	return o
 }
 
-// Explain replaces the sentence of a failure.
+// Explain replaces the sentence of a failure, where the function has one for the errno: nil leaves it.
 func (o Op) Explain(failure func(unix.Errno) error) Op {
 	o.program.explanations[o.index].failure = failure
 	return o

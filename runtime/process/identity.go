@@ -31,21 +31,21 @@ func (c Config) addUser(p *launch.Program) {
 	if len(user.AdditionalGids) == 0 || os.Geteuid() == 0 && holds(unix.CAP_SETGID) {
 		set.Tolerate(unix.EPERM)
 	}
-	p.Call("become", "process.user.gid", unix.SYS_SETRESGID, launch.Int(user.GID), launch.Int(user.GID), launch.Int(user.GID)).
+	p.Call("become", fmt.Sprintf("group %d", user.GID), unix.SYS_SETRESGID, launch.Int(user.GID), launch.Int(user.GID), launch.Int(user.GID)).
 		Explain(func(errno unix.Errno) error { return unmapped("group", user.GID, errno) })
-	p.Call("become", "process.user.uid", unix.SYS_SETRESUID, launch.Int(user.UID), launch.Int(user.UID), launch.Int(user.UID)).
+	p.Call("become", fmt.Sprintf("user %d", user.UID), unix.SYS_SETRESUID, launch.Int(user.UID), launch.Int(user.UID), launch.Int(user.UID)).
 		Explain(func(errno unix.Errno) error { return unmapped("user", user.UID, errno) })
 	prctl(unix.PR_SET_KEEPCAPS, 0)
 	p.Call("set", "process.user.umask", unix.SYS_UMASK, launch.Int(c.umask()))
 	c.addCapabilities(p)
 }
 
-// unmapped is the failure to become a user or group.
+// unmapped explains why the process can't become a user or group.
 func unmapped(kind string, id uint32, errno unix.Errno) error {
-	if errno == unix.EINVAL {
-		return fmt.Errorf("cannot become %s %d: the container's user namespace has no such %[1]s", kind, id)
+	if errno != unix.EINVAL {
+		return nil
 	}
-	return fmt.Errorf("cannot become %s %d: %w", kind, id, errno)
+	return fmt.Errorf("cannot become %s %d: the container's user namespace has no such %[1]s", kind, id)
 }
 
 func noGroups(errno unix.Errno) error {
@@ -56,7 +56,7 @@ func noGroups(errno unix.Errno) error {
 	case unix.EPERM:
 		return errors.New(failed + ": the container's user namespace, whose mappings are none of newgidmap's, denies it")
 	}
-	return fmt.Errorf(failed+": %w", errno)
+	return nil
 }
 
 func (c Config) umask() uint32 {

@@ -269,10 +269,10 @@ func (b *Builder) setAttributes(mount launch.Arg, name string, c attributeChange
 		mount, b.empty, launch.Int(flags), launch.Pin(b.program, attr), launch.Int(unsafe.Sizeof(*attr)))
 	if b.config.OwnUser {
 		op.Explain(func(errno unix.Errno) error {
-			if errno == unix.EPERM {
-				return fmt.Errorf("cannot set the attributes of the mount at %q: a user namespace may not change how the host has mounted it: %w", name, errno)
+			if errno != unix.EPERM {
+				return nil
 			}
-			return fmt.Errorf("cannot set the attributes of the mount at %q: %w", name, errno)
+			return fmt.Errorf("cannot set the attributes of the mount at %q: a user namespace may not change how the host has mounted it: %w", name, errno)
 		})
 	}
 	return op
