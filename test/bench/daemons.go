@@ -34,7 +34,11 @@ const cgroupParent = "/bench"
 
 // daemons pairs whole engines: a container from the client's command line to its exit, exec, and memory.
 func (b *bench) daemons() error {
-	b.later(func() { _ = testenv.RemoveCgroups(cgroupParent) })
+	b.later(func() {
+		if err := testenv.RemoveCgroups(cgroupParent); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	})
 	engines := []engine{b.startBerth(), b.startDocker(), b.startContainerd(), b.setUpPodman()}
 	if engines[0].skip != "" {
 		return errors.New(engines[0].skip)

@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // furnished is a bare container that also has what its configuration asks the kernel for: cgroups, file systems, devices,
@@ -34,19 +36,18 @@ func newFurnished(bundle, id, program, argument string) (*furnished, error) {
 		return nil, err
 	}
 	f := &furnished{bare: newBare(filepath.Join(bundle, "rootfs"), program, argument)}
-	// In the order in which the kernel lists them. On cgroup v2 the only one is the mount itself.
-	procs, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
-	if _, v2 := os.Stat("/sys/fs/cgroup/cgroup.procs"); v2 == nil {
-		procs = []string{"/sys/fs/cgroup/cgroup.procs"}
+	hierarchies, err := testenv.Hierarchies()
+	if err != nil {
+		return nil, err
 	}
-	for _, path := range procs {
-		f.groups = append(f.groups, filepath.Join(filepath.Dir(path), id))
+	for _, hierarchy := range hierarchies {
+		f.groups = append(f.groups, filepath.Join(hierarchy, id))
 	}
 	f.mounts(spec)
 	f.devices()
 	f.hide(spec)
 	f.confine(spec)
-	return f, err
+	return f, nil
 }
 
 func (f *furnished) call(number uintptr, args ...uintptr) {

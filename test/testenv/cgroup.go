@@ -48,6 +48,23 @@ func RemoveCgroups(path string) error {
 	return nil
 }
 
+// Hierarchies returns where the host's hierarchies of cgroups are mounted, without links to them, as cpu is one to
+// cpu,cpuacct on many hosts.
+func Hierarchies() ([]string, error) {
+	if exists("/sys/fs/cgroup/cgroup.procs") {
+		return []string{"/sys/fs/cgroup"}, nil
+	}
+	procs, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	var dirs []string
+	for _, path := range procs {
+		dir := filepath.Dir(path)
+		if info, err := os.Lstat(dir); err == nil && info.IsDir() {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs, err
+}
+
 func removeCgroupTree(top string) error {
 	var file unix.Statfs_t
 	if unix.Statfs(top, &file) == nil && file.Type == unix.TMPFS_MAGIC {

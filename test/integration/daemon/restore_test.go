@@ -151,15 +151,9 @@ func TestRestartPoliciesAfterAReboot(t *testing.T) {
 // reboot does to the daemon's world what a power failure does: everything that is not on disk is gone.
 func (w *world) reboot() {
 	w.t.Helper()
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		line, err := os.ReadFile(file)
-		if err != nil || !strings.Contains(string(line), w.State+"/") {
-			continue
-		}
-		var pid int
-		if _, err := fmt.Sscanf(file, "/proc/%d/cmdline", &pid); err == nil && pid != os.Getpid() {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+	for _, p := range testenv.Processes(w.t, w.State+"/") {
+		if p.Pid != os.Getpid() {
+			_ = syscall.Kill(p.Pid, syscall.SIGKILL)
 		}
 	}
 	for _, dir := range []string{"/sys/fs/cgroup/*/", "/sys/fs/cgroup/"} {

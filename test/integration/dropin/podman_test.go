@@ -3,7 +3,6 @@ package dropin_test
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/berthd/berth/test/testenv"
@@ -31,7 +30,7 @@ func startPodman(t *testing.T) *engine {
 	t.Cleanup(func() {
 		e.must("rm", "--all", "--force")
 		// A monitor has podman clean up after its container, which mounts the storage again.
-		waitFor(t, "the monitors to end", func() bool { return len(processesNaming(t, dir)) == 0 })
+		waitFor(t, "the monitors to end", func() bool { return len(testenv.Processes(t, dir)) == 0 })
 		e.must("system", "reset", "--force")
 	})
 	e.must("import", "--quiet", archive(t, dir), image)
@@ -39,19 +38,3 @@ func startPodman(t *testing.T) *engine {
 }
 
 func TestPodman(t *testing.T) { stories(t, startPodman(t)) }
-
-// processesNaming returns the command lines in which dir is.
-func processesNaming(t *testing.T, dir string) []string {
-	t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var lines []string
-	for _, path := range paths {
-		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), dir) { // it may have ended meanwhile
-			lines = append(lines, string(line))
-		}
-	}
-	return lines
-}

@@ -1,11 +1,8 @@
 package failure_test
 
 import (
-	"bytes"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -16,16 +13,10 @@ import (
 // shimOf finds the shim of a container: the process that names its bundle.
 func shimOf(t testing.TB, c *berthv1.Container) int {
 	t.Helper()
-	for _, dir := range globs(t, "/proc/[0-9]*") {
-		line, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err != nil || !bytes.Contains(line, []byte(c.Id)) || !bytes.HasPrefix(line, []byte("containerd-shim-berth-v2")) {
-			continue
+	for _, p := range testenv.Processes(t, c.Id) {
+		if strings.HasPrefix(p.Args, "containerd-shim-berth-v2") {
+			return p.Pid
 		}
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pid
 	}
 	t.Fatalf("no shim for container %s", c.Name)
 	return 0

@@ -181,24 +181,10 @@ func (c *containerd) expectNoShim() {
 	})
 }
 
-// shims returns the pids of shims that serve this containerd.
-func (c *containerd) shims() (pids []int) {
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil || !strings.Contains(string(data), shimName) || !strings.Contains(string(data), c.address) {
-			continue
-		}
-		var pid int
-		if _, err := fmt.Sscanf(file, "/proc/%d/cmdline", &pid); err != nil {
-			c.t.Fatal(err)
-		}
-		pids = append(pids, pid)
-	}
-	return pids
+// shims returns those that serve this containerd.
+func (c *containerd) shims() []testenv.Process {
+	c.t.Helper()
+	return testenv.Processes(c.t, shimName, c.address)
 }
 
 // TestUnderAServiceManager: what it waits for is containerd's word, and no container's.
@@ -219,16 +205,16 @@ func TestUnderAServiceManager(t *testing.T) {
 func TestContainerdCleansUpBehindADeadShim(t *testing.T) {
 	c := startContainerd(t)
 	c.mustRun(append(c.flags("web", "-d"), "sleep", "1000")...)
-	pids := c.shims()
-	if len(pids) != 1 {
-		t.Fatalf("shims %v", pids)
+	shims := c.shims()
+	if len(shims) != 1 {
+		t.Fatalf("shims %v", shims)
 	}
 	var pid int
 	list := c.mustRun("tasks", "ls")
 	if _, err := fmt.Sscanf(list[strings.Index(list, "web"):], "web %d", &pid); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(shims[0].Pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	testenv.Until(t, usual, "the container of the dead shim is gone", func() error {

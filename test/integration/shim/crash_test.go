@@ -161,15 +161,8 @@ func TestKilledAtAnyInstant(t *testing.T) {
 func (c *container) expectNothingLeft() {
 	c.t.Helper()
 	base := filepath.Dir(c.Bundle)
-	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, file := range cmdlines {
-		data, err := os.ReadFile(file)
-		if err == nil && strings.Contains(string(data), base+"/") {
-			c.t.Errorf("left process %s: %s", file, strings.ReplaceAll(string(data), "\x00", " "))
-		}
+	for _, p := range testenv.Processes(c.t, base+"/") {
+		c.t.Errorf("left %v", p)
 	}
 	for _, pattern := range []string{"/sys/fs/cgroup/*" + testenv.CgroupParent + "/" + c.ID, "/sys/fs/cgroup" + testenv.CgroupParent + "/" + c.ID, base + "/runtime/*/*"} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {

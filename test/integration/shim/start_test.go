@@ -54,7 +54,7 @@ func TestManagerKilledDuringAStart(t *testing.T) {
 			_ = read.Close()
 			c.deleteVerb()
 			_ = start.Wait()
-			testenv.Until(t, usual, "no shim is left", func() error { return noneOf(c.Bundle) })
+			testenv.Until(t, usual, "no shim is left", func() error { return noneOf(t, c.Bundle) })
 			c.expectNothingLeft()
 		})
 	}
@@ -112,7 +112,7 @@ func TestStartWithoutAReader(t *testing.T) {
 			t.Errorf("start: %v, %s", err, &stderr)
 		}
 		_ = stdout.Close()
-		testenv.Until(t, usual, "no shim is left", func() error { return noneOf(c.Bundle) })
+		testenv.Until(t, usual, "no shim is left", func() error { return noneOf(t, c.Bundle) })
 		if _, err := os.Lstat(c.Bundle + "/shim.sock"); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the socket is still there, %v", err)
 		}
@@ -120,16 +120,10 @@ func TestStartWithoutAReader(t *testing.T) {
 }
 
 // noneOf tells of the first process that has the path in its command line.
-func noneOf(path string) error {
-	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return err
-	}
-	for _, file := range cmdlines {
-		data, err := os.ReadFile(file)
-		if err == nil && strings.Contains(string(data), path) {
-			return fmt.Errorf("process %s: %s", file, strings.ReplaceAll(string(data), "\x00", " "))
-		}
+func noneOf(t testing.TB, path string) error {
+	t.Helper()
+	if left := testenv.Processes(t, path); len(left) > 0 {
+		return errors.New(left[0].String())
 	}
 	return nil
 }
@@ -160,6 +154,6 @@ func TestAnotherShimRightAfterShutdown(t *testing.T) {
 			}
 		}
 		c.shutdown()
-		testenv.Until(t, usual, "the shim has ended", func() error { return noneOf(c.Bundle) })
+		testenv.Until(t, usual, "the shim has ended", func() error { return noneOf(t, c.Bundle) })
 	}
 }
