@@ -11,9 +11,10 @@ BINARIES := bin/berth bin/berthd bin/containerd-shim-berth-v2 bin/berth-runtime 
 GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' 2>/dev/null) go.mod go.sum
 # What some tests drive or compare with. They skip with a reason where it is missing.
 TEST_PACKAGES := docker.io podman conmon iptables criu
-PREFIX := /usr/local
+PREFIX ?= /usr/local
+DESTDIR ?=
 
-.PHONY: help demo test check build build-arm64 test-arm64 test-arm64-vm unit integration lint fmt generate check-generated test-vm conformance bench install deps test-deps clean
+.PHONY: help demo test check build build-arm64 test-arm64 test-arm64-vm unit integration lint fmt generate check-generated test-vm conformance bench install uninstall deps test-deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -68,8 +69,11 @@ conformance: deps build ## the OCI validation programs with berth-runtime and wi
 bench: deps build ## pair berth with crun, runc, containerd, dockerd and podman; ratios to docs/benchmarks.md
 	hack/save-bench.sh
 
-install: build ## install programs and systemd units below PREFIX (/usr/local)
-	hack/install.sh $(PREFIX)
+install: build ## install programs and systemd units below PREFIX (/usr/local), for packagers inside DESTDIR
+	hack/install.sh install '$(PREFIX)' '$(DESTDIR)'
+
+uninstall: ## remove what install put below PREFIX
+	hack/install.sh uninstall '$(PREFIX)' '$(DESTDIR)'
 
 deps: ## install what building and testing need: Go, Debian packages
 	@hack/install-deps.sh

@@ -10,13 +10,14 @@ case $series in
 *) echo "vm: unknown kernel $series: it must be 5.10, 6.1 or 6.12" >&2; exit 2 ;;
 esac
 
-newest() { find "$cache/boot" -name "vmlinuz-$series[.-]*" -printf '%f\n' 2>/dev/null | sort -V | tail -n 1; }
+mkdir -p "$cache/boot"
+newest() { find "$cache/boot" -name "vmlinuz-$series[.-]*" -printf '%f\n' | sort -V | tail -n 1; }
 have=$(newest)
 [ -z "$have" ] || { echo "${have#vmlinuz-}"; exit; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{lists,archives,download} "$cache/boot"
+mkdir -p "$work"/{lists,archives,download}
 mirror=$(apt-get indextargets --format '$(REPO_URI)' | grep -E '/debian/?$' | head -n 1)
 mirror=${mirror:-http://deb.debian.org/debian/}
 mirror=${mirror%/}
