@@ -59,28 +59,20 @@ func (d *daemon) build() (err error) {
 	if d.volumes, err = volumes.New(volumes.Config{DB: d.db, Dir: filepath.Join(o.root, "volumes"), Logger: d.log}); err != nil {
 		return err
 	}
-	runtime, err := program(o.runtime)
-	if err != nil {
-		return err
-	}
-	shim, err := program(o.shim)
-	if err != nil {
-		return err
-	}
 	id, err := daemonID(o.root)
 	if err != nil {
 		return err
 	}
 	d.host = server.Host{
-		ID: id, Root: o.root, State: o.state, Snapshotter: d.clients.Snapshotter, Runtime: runtime, Shim: shim,
+		ID: id, Root: o.root, State: o.state, Snapshotter: d.clients.Snapshotter, Runtime: o.runtime, Shim: o.shim,
 		ContentAddress: o.contentAddress, SnapshotterAddress: o.snapshotterAddress,
 	}
 	launcher := shims.New(shims.Config{
-		Shim: shim, Runtime: runtime, RuntimeRoot: filepath.Join(o.state, "runtime"), Namespace: "berth", Address: o.addresses[0],
+		Shim: o.shim, Runtime: o.runtime, RuntimeRoot: filepath.Join(o.state, "runtime"), Namespace: "berth", Address: o.addresses[0],
 	})
 	d.containers, err = containers.New(containers.Config{
 		Root: o.root, State: o.state, Snapshots: d.clients.Snapshots, Snapshotter: d.clients.Snapshotter, Images: d.images,
-		Networks: d.networks, Volumes: d.volumes, Shims: launcher, Events: d.events, Init: beside(o.init), CgroupParent: o.cgroupParent,
+		Networks: d.networks, Volumes: d.volumes, Shims: launcher, Events: d.events, Init: o.init, CgroupParent: o.cgroupParent,
 		Logger: d.log,
 	})
 	return err
@@ -102,7 +94,7 @@ func program(name string) (string, error) {
 	path := beside(name)
 	info, err := os.Stat(path)
 	if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
-		return "", fmt.Errorf("cannot find program %q beside berthd or in PATH", name)
+		return "", errors.New("there is no such program beside berthd or in PATH")
 	}
 	return path, nil
 }

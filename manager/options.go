@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -67,7 +68,7 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	set.StringVar(&o.nftTable, "nft-table", "berth", "nftables `table` of the networks")
 	set.StringVar(&o.contentAddress, "content-address", "", "`socket` of a content store in another process")
 	set.StringVar(&o.snapshotterAddress, "snapshotter-address", "", "`socket` of a snapshotter in another process")
-	set.StringVar(&o.snapshotter, "snapshotter", "overlay", "`name` of the snapshotter")
+	set.StringVar(&o.snapshotter, "snapshotter", "", "`name` of the snapshotter: overlay or native; without it overlay where that works")
 	set.StringVar(&o.runtime, "runtime", "berth-runtime", "OCI runtime: a `path`, or a name beside berthd or in PATH")
 	set.StringVar(&o.shim, "shim", "containerd-shim-berth-v2", "shim: a `path`, or a name beside berthd or in PATH")
 	set.StringVar(&o.init, "init", "berth-init", "init of containers that ask for one: a `path`, or a name beside berthd or in PATH")
@@ -87,21 +88,22 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	if set.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", set.Arg(0))
 	}
+	given := map[string]bool{}
+	set.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if err := o.check(given); err != nil {
+		return o, err
+	}
 	return o, o.complete()
 }
 
 // longestState leaves room for the names of sockets below the state directory: an address has at most 107 bytes.
 const longestState = 60
 
-// complete makes paths absolute and refuses what can't work.
+// longestSocket is what fits into sun_path of struct sockaddr_un beside the zero byte at its end.
+const longestSocket = 107
+
+// complete makes paths of the addresses, and checks their lengths.
 func (o *options) complete() error {
-	for _, dir := range []*string{&o.root, &o.state} {
-		absolute, err := filepath.Abs(*dir)
-		if err != nil {
-			return fmt.Errorf("cannot use directory %q: %w", *dir, err)
-		}
-		*dir = absolute
-	}
 	if len(o.state) > longestState {
 		return fmt.Errorf("--state %q is too long: it has %d characters, and sockets below it need it to have at most %d", o.state, len(o.state), longestState)
 	}
@@ -110,8 +112,13 @@ func (o *options) complete() error {
 	}
 	for i, address := range o.addresses {
 		path := strings.TrimPrefix(strings.TrimPrefix(address, "unix:"), "//")
-		if !filepath.IsAbs(path) {
+		switch {
+		case !filepath.IsAbs(path):
 			return fmt.Errorf("invalid --address %q: want unix:///path/of/socket; other kinds are not implemented", address)
+		case len(path) > longestSocket:
+			return fmt.Errorf("invalid --address %q: a socket's path has at most %d bytes", address, longestSocket)
+		case slices.Contains(o.addresses[:i], path):
+			return fmt.Errorf("invalid --address %q: it is given twice", address)
 		}
 		o.addresses[i] = path
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/berthd/berth/internal/version"
@@ -45,6 +46,11 @@ func (f *Flags) Parse(args []string, stdout io.Writer) error {
 			return err
 		}
 		return flag.ErrHelp
+	}
+	for name, path := range map[string]string{"root": f.Root, "address": f.Address} {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("invalid --%s %q: want an absolute path", name, path)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 package stores
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ type Config struct {
 	Root string
 	// ContentAddress and SnapshotterAddress are sockets of stores in other processes. Empty: in this one.
 	ContentAddress, SnapshotterAddress string
-	// Snapshotter is the name of the snapshotter to ask for.
+	// Snapshotter is the name of the snapshotter to ask for. In this process it is the layout, and empty chooses one.
 	Snapshotter string
 	Logger      *slog.Logger
 }
@@ -47,7 +48,7 @@ type Clients struct {
 
 // Connect opens the stores of this process, or connects to others and checks that they answer.
 func Connect(ctx context.Context, config Config) (_ *Clients, err error) {
-	clients := &Clients{Snapshotter: config.Snapshotter}
+	clients := &Clients{Snapshotter: cmp.Or(config.Snapshotter, snapshotter.Overlay)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, clients.Close())
@@ -88,10 +89,11 @@ func (c *Clients) connectContent(ctx context.Context, config Config) error {
 func (c *Clients) connectSnapshotter(ctx context.Context, config Config) error {
 	var connection grpc.ClientConnInterface
 	if config.SnapshotterAddress == "" {
-		store, err := snapshotter.Open(filepath.Join(config.Root, "snapshots"), snapshotter.Options{Logger: config.Logger})
+		store, err := snapshotter.Open(filepath.Join(config.Root, "snapshots"), snapshotter.Options{Layout: config.Snapshotter, Logger: config.Logger})
 		if err != nil {
 			return err
 		}
+		c.Snapshotter = store.Name()
 		c.closers = append(c.closers, store.Close)
 		channel := newChannel()
 		snapshotter.Register(channel, store)

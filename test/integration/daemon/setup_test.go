@@ -93,12 +93,45 @@ func TestFlagsThatCanNotWork(t *testing.T) {
 		"--bridge-subnet": {"--bridge-subnet", "fd00::/64"},
 		"flag provided":   {"--nonsense"},
 		"not a socket":    {"--address", "unix://" + filepath.Join(dir, "r", "daemon-id")},
+		`invalid --address "unix://` + dir + `/b": it is given twice`:                      {"--address", "unix://" + filepath.Join(dir, "b")},
+		"a socket's path has at most 107 bytes":                                            {"--address", "unix:///" + strings.Repeat("x", 107)},
+		`invalid --root "relative": want an absolute path`:                                 {"--root", "relative"},
+		`invalid --state "` + filepath.Join(dir, "r") + `": it is --root too`:              {"--state", filepath.Join(dir, "r")},
+		`invalid --group "nosuch": group: unknown group nosuch`:                            {"--group", "nosuch"},
+		`invalid --snapshotter "foo": want overlay or native`:                              {"--snapshotter", "foo"},
+		`invalid --cgroup-parent "../x": it may not contain the element ".."`:              {"--cgroup-parent", "../x"},
+		`invalid --cgroup-parent "/": want the path of a cgroup`:                           {"--cgroup-parent", "/"},
+		`invalid --insecure-registry "http://host": want a host or host:port`:              {"--insecure-registry", "http://host"},
+		`invalid --cni-plugin-dir "/nowhere": stat /nowhere: no such file or directory`:    {"--cni-plugin-dir", "/nowhere"},
+		`invalid --shim "no-such-shim": there is no such program beside berthd or in PATH`: {"--shim", "no-such-shim"},
+		`invalid --init "no-such-init": there is no such program`:                          {"--init", "no-such-init"},
 	} {
 		base := []string{"--root", filepath.Join(dir, "r"), "--state", filepath.Join(dir, "s"), "--address", "unix://" + filepath.Join(dir, "b")}
-		if said := testenv.DaemonFails(t, append(base, args...)...); !strings.Contains(said, text) {
+		said := testenv.DaemonFails(t, append(base, args...)...)
+		if !strings.Contains(said, text) {
 			t.Errorf("with %q it said %q", args, said)
 		}
+		if lines := strings.Count(said, "\n"); lines != 1 {
+			t.Errorf("with %q it said %d lines: %q", args, lines, said)
+		}
 	}
+	if _, err := os.Stat("relative"); err == nil {
+		t.Error("it has made a directory of the relative path")
+	}
+}
+
+// The layout of berthd's own snapshotter is the one that was asked for.
+func TestNativeSnapshotter(t *testing.T) {
+	w := newWorld(t, "--snapshotter", "native")
+	id := w.run("", w.spec("sh", "-c", "echo hello >/file; cat /file"))
+	if code := w.wait(id); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	info, err := w.system.GetInfo(w.ctx(), &berthv1.GetInfoRequest{})
+	if err != nil || info.GetSnapshotter() != "native" {
+		t.Errorf("the info names the snapshotter %q, %v", info.GetSnapshotter(), err)
+	}
+	w.remove(id)
 }
 
 func TestVersionFlag(t *testing.T) {
