@@ -56,7 +56,7 @@ func (d *daemon) build() (err error) {
 	}); err != nil {
 		return err
 	}
-	if d.volumes, err = volumes.New(volumes.Config{DB: d.db, Dir: filepath.Join(o.root, "volumes"), Logger: d.log}); err != nil {
+	if d.volumes, err = volumes.New(volumes.Config{DB: d.db, Dir: filepath.Join(o.root, "volumes"), Events: d.events, Logger: d.log}); err != nil {
 		return err
 	}
 	id, err := daemonID(o.root)

@@ -93,7 +93,7 @@ func (o *observer) moved(current int64) {
 
 // fetch brings a blob into the store, unless it is there.
 func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, observe *observer) error {
-	unlock, err := p.busy.lock(ctx, desc.Digest.String())
+	unlock, err := p.busy.Lock(ctx, desc.Digest.String())
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/berthd/berth/manager/blobs"
 	"github.com/berthd/berth/manager/gc"
+	"github.com/berthd/berth/manager/namelock"
 	"github.com/berthd/berth/manager/registry"
 	"github.com/berthd/berth/manager/unpack"
 )
@@ -47,7 +48,7 @@ type Service struct {
 	collector *gc.Collector
 	registry  *registry.Client
 	// busy are the digests and chain IDs that some pull works on, so that another waits instead of doing it again.
-	busy locks
+	busy namelock.Locks
 }
 
 // Image is what containers are made from.

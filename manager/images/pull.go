@@ -147,7 +147,7 @@ func (p *pull) fetchLayer(ctx context.Context, layer ocispec.Descriptor) error {
 // unpack makes the snapshot of a layer, unless it is there.
 func (p *pull) unpack(ctx context.Context, layer unpack.Layer) (chain string, err error) {
 	chain = layer.ChainID()
-	unlock, err := p.busy.lock(ctx, chain)
+	unlock, err := p.busy.Lock(ctx, chain)
 	if err != nil {
 		return "", err
 	}

@@ -117,7 +117,7 @@ func (p *pull) choose(ctx context.Context, s *source, found registry.Manifest, w
 
 // keepManifest stores a manifest or index as it came, with labels that say what it needs.
 func (p *pull) keepManifest(ctx context.Context, m registry.Manifest, labels map[string]string) error {
-	unlock, err := p.busy.lock(ctx, m.Descriptor.Digest.String())
+	unlock, err := p.busy.Lock(ctx, m.Descriptor.Digest.String())
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -13,13 +14,19 @@ import (
 )
 
 // Populate copies the directory at path inside the file system at root into the volume, if the volume is empty.
-// Symbolic links in path are resolved inside root.
+// Symbolic links in path are resolved inside root. Others can use the volume when all of it is there, or nothing.
 func (s *Service) Populate(ctx context.Context, name, root, path string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.volumes[name]
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := s.get(name)
 	if r == nil {
 		return noSuchVolume(name)
+	}
+	if r, err = s.emptyHalfPopulated(r); err != nil {
+		return err
 	}
 	target, err := os.Open(s.data(name))
 	if err != nil {
@@ -43,24 +50,41 @@ func (s *Service) Populate(ctx context.Context, name, root, path string) error {
 		return err
 	}
 	c := &copier{ctx: ctx, inodes: map[inode]string{}, top: target}
-	if err := c.directory(source, target, ""); err != nil {
-		return errors.Join(fmt.Errorf("cannot copy %q of the image into volume %q: %w", path, name, err), s.abandon(&started))
+	err = c.directory(source, target, "")
+	if err == nil {
+		// The files must not reach the disk after the record that says they are there.
+		err = os.NewSyscallError("syncfs", unix.Syncfs(int(target.Fd())))
+	}
+	if err != nil {
+		_, undone := s.emptyHalfPopulated(&started)
+		return errors.Join(fmt.Errorf("cannot copy %q of the image into volume %q: %w", path, name, err), undone)
 	}
 	finished := *r
 	return s.put(&finished)
 }
 
-// abandon empties a volume that is only half populated.
-func (s *Service) abandon(r *record) error {
-	if err := os.RemoveAll(s.data(r.Name)); err != nil {
-		return fmt.Errorf("cannot empty volume %q: %w", r.Name, err)
+// emptyHalfPopulated empties a volume whose population failed, or was cut off by a crash, and returns its record. Others are left alone.
+// The directory itself stays: a container may have it mounted.
+func (s *Service) emptyHalfPopulated(r *record) (*record, error) {
+	if !r.Populating {
+		return r, nil
 	}
-	if err := os.MkdirAll(s.data(r.Name), 0o755); err != nil {
-		return fmt.Errorf("cannot make volume %q: %w", r.Name, err)
+	data := s.data(r.Name)
+	entries, err := os.ReadDir(data)
+	if err != nil {
+		return nil, fmt.Errorf("cannot empty volume %q: %w", r.Name, err)
+	}
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(data, entry.Name())); err != nil {
+			return nil, fmt.Errorf("cannot empty volume %q: %w", r.Name, err)
+		}
+	}
+	if err := errors.Join(os.Chown(data, 0, 0), os.Chmod(data, 0o755)); err != nil {
+		return nil, fmt.Errorf("cannot empty volume %q: %w", r.Name, err)
 	}
 	clean := *r
 	clean.Populating = false
-	return s.put(&clean)
+	return &clean, s.put(&clean)
 }
 
 // openInRoot opens a directory of a file system that strangers made.

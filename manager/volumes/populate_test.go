@@ -119,34 +119,3 @@ func TestPopulateLeavesContentAlone(t *testing.T) {
 		t.Errorf("the image's file came too: %v", err)
 	}
 }
-
-// What a crash leaves is finished or undone by the next start.
-func TestRecovery(t *testing.T) {
-	db, s := openTestService(t)
-	half, err := s.Use(t.Context(), "half", "container")
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, half+"/some", "1")
-	populating := *s.volumes["half"]
-	populating.Populating = true
-	if err := s.put(&populating); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Create(t.Context(), Volume{}); err != nil { // its container was never made
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(s.cfg.Dir, removingPrefix+"x", dataDir, "file"), "1")
-
-	s = reopen(t, db, s)
-	volumes, err := s.List(t.Context(), nil)
-	if err != nil || len(volumes) != 1 || volumes[0].Name != "half" || len(volumes[0].Containers) != 1 {
-		t.Errorf("the volumes are %v, %v", volumes, err)
-	}
-	if entries, err := os.ReadDir(half); err != nil || len(entries) > 0 {
-		t.Errorf("of a half copy %v is left, %v", entries, err)
-	}
-	if entries, err := os.ReadDir(s.cfg.Dir); err != nil || len(entries) != 1 {
-		t.Errorf("there are the directories %v, %v", entries, err)
-	}
-}

@@ -1,7 +1,7 @@
 // Package volumes keeps directories that outlive containers.
 //
-//	DIR/NAME/_data        what containers see
-//	DIR/.removing-RANDOM  a volume on its way out, which the next start finishes removing
+//	DIR/NAME/_data            what containers see
+//	DIR/.removing-HASH-RANDOM a removed volume whose content is being deleted; HASH is that of its name
 package volumes
 
 import (
@@ -11,9 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,13 +23,14 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/events"
+	"github.com/berthd/berth/manager/namelock"
 	"github.com/berthd/berth/manager/store"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
 const (
-	dataDir        = "_data"
-	removingPrefix = ".removing-"
+	dataDir = "_data"
 	// localDriver is the only one there is.
 	localDriver = "local"
 )
@@ -40,7 +39,9 @@ const (
 type Config struct {
 	DB *bbolt.DB
 	// Dir holds a directory for each volume.
-	Dir    string
+	Dir string
+	// Events is told of what happens to volumes.
+	Events *events.Broker
 	Logger *slog.Logger
 }
 
@@ -49,7 +50,11 @@ type Service struct {
 	cfg   Config
 	table *store.Table[record]
 
-	mu      sync.Mutex // held while a volume is populated, too: nobody may use half of one
+	// busy is locked, by a volume's name, while its record, its directory or its content changes. Copies and deletions take
+	// long: only calls that change the same volume wait for them.
+	busy namelock.Locks
+
+	mu      sync.Mutex // held for moments only, never during I/O
 	volumes map[string]*record
 }
 
@@ -93,42 +98,7 @@ func New(cfg Config) (*Service, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of volumes: %w", err)
 	}
-	if err := s.recover(); err != nil {
-		return nil, fmt.Errorf("cannot bring the volumes in order: %w", err)
-	}
-	return s, nil
-}
-
-// recover finishes or undoes what a crash cut off.
-func (s *Service) recover() error {
-	entries, err := os.ReadDir(s.cfg.Dir)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if strings.HasPrefix(entry.Name(), removingPrefix) {
-			if err := os.RemoveAll(filepath.Join(s.cfg.Dir, entry.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	for _, r := range maps.Clone(s.volumes) {
-		if r.Pending && len(r.Users) == 0 {
-			if err := s.remove(r); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := os.MkdirAll(s.data(r.Name), 0o755); err != nil {
-			return err
-		}
-		if r.Populating {
-			if err := s.abandon(r); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return s, s.recover()
 }
 
 func (s *Service) data(name string) string { return filepath.Join(s.cfg.Dir, name, dataDir) }
@@ -159,128 +129,101 @@ var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
 
 // Create makes a volume, or answers the one that is there with the same driver and options. An empty name makes an
 // anonymous one, which is removed with its container.
-func (s *Service) Create(_ context.Context, volume Volume) (Volume, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r, err := s.create(volume)
-	if err != nil {
-		return Volume{}, err
-	}
-	return s.volume(r), nil
-}
-
-func (s *Service) create(volume Volume) (*record, error) {
+func (s *Service) Create(ctx context.Context, volume Volume) (Volume, error) {
 	if driver := cmp.Or(volume.Driver, localDriver); driver != localDriver {
-		return nil, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("the volume driver %q is not implemented", driver))
+		return Volume{}, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("the volume driver %q is not implemented", driver))
 	}
 	if len(volume.Options) > 0 {
-		return nil, errdefs.As(errdefs.ErrUnimplemented, errors.New("options of the volume driver \"local\" are not implemented"))
+		return Volume{}, errdefs.As(errdefs.ErrUnimplemented, errors.New("options of the volume driver \"local\" are not implemented"))
 	}
 	pending := volume.Name == ""
 	if pending {
 		volume.Name, volume.Anonymous = NewName(), true
 	}
 	if !volumeName.MatchString(volume.Name) {
-		return nil, invalid("the volume name %q is not valid: want letters, digits, '_', '.' and '-', at most 255; a directory of the host begins with a slash", volume.Name)
+		return Volume{}, invalid("the volume name %q is not valid: want letters, digits, '_', '.' and '-', at most 255; a directory of the host begins with a slash", volume.Name)
 	}
-	if r := s.volumes[volume.Name]; r != nil {
-		return r, nil
+	unlock, err := s.lock(ctx, volume.Name)
+	if err != nil {
+		return Volume{}, err
 	}
-	r := &record{
-		Name: volume.Name, Labels: volume.Labels, CreatedAt: time.Now().UTC(), Anonymous: volume.Anonymous, Pending: pending,
+	defer unlock()
+	r, err := s.create(&record{Name: volume.Name, Labels: volume.Labels, CreatedAt: time.Now().UTC(), Anonymous: volume.Anonymous, Pending: pending})
+	if err != nil {
+		return Volume{}, err
+	}
+	return s.volume(r), nil
+}
+
+// create makes the volume unless there is one of that name. Its name is locked.
+func (s *Service) create(r *record) (*record, error) {
+	if before := s.get(r.Name); before != nil {
+		return before, nil
 	}
 	if err := s.put(r); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(s.data(r.Name), 0o755); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot make volume %q: %w", r.Name, err), s.remove(r))
-	}
-	if err := os.Chmod(filepath.Dir(s.data(r.Name)), 0o711); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot make volume %q: %w", r.Name, err), s.remove(r))
+	if err := s.makeDirectory(r.Name); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot make volume %q: %w", r.Name, err), s.bury(r))
 	}
 	s.cfg.Logger.Info("volume created", "volume", r.Name)
+	s.publish("create", r.Name, nil)
 	return r, nil
 }
 
-// put records a changed copy of a volume.
+// makeDirectory makes a volume's directory unless it is there. Its modes are set by chmod: users of containers need them, and berthd
+// may have been started with any umask.
+func (s *Service) makeDirectory(name string) error {
+	data := s.data(name)
+	if err := os.MkdirAll(filepath.Dir(data), 0o711); err != nil {
+		return err
+	}
+	if err := os.Chmod(filepath.Dir(data), 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(data, 0o755); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil // its mode is that of its content
+		}
+		return err
+	}
+	return os.Chmod(data, 0o755)
+}
+
+// lock waits until no other call changes the volume.
+func (s *Service) lock(ctx context.Context, name string) (unlock func(), err error) {
+	if unlock, err = s.busy.Lock(ctx, name); err != nil {
+		return nil, fmt.Errorf("cannot wait for another call that changes volume %q: %w", name, err)
+	}
+	return unlock, nil
+}
+
+func (s *Service) get(name string) *record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.volumes[name]
+}
+
+// put records a changed copy of a volume, whose name is locked.
 func (s *Service) put(r *record) error {
 	if err := s.table.Put(r.Name, r); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.volumes[r.Name] = r
 	return nil
 }
 
-// Use records that a container uses a volume, made now if it is not there, and returns its directory.
-func (s *Service) Use(_ context.Context, name, containerID string) (hostPath string, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r, err := s.create(Volume{Name: name})
-	if err != nil {
-		return "", err
+func (s *Service) publish(action, name string, attributes map[string]string) {
+	if s.cfg.Events == nil {
+		return
 	}
-	if slices.Contains(r.Users, containerID) {
-		return s.data(name), nil
+	all := map[string]string{"driver": localDriver}
+	for key, value := range attributes {
+		all[key] = value
 	}
-	used := *r
-	used.Pending = false
-	used.Users = append(slices.Clone(r.Users), containerID)
-	return s.data(r.Name), s.put(&used)
-}
-
-// Release undoes each Use of a container. With anonymous, its anonymous volumes that nothing else uses are removed.
-func (s *Service) Release(_ context.Context, containerID string, anonymous bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var errs []error
-	for _, r := range maps.Clone(s.volumes) {
-		i := slices.Index(r.Users, containerID)
-		if i < 0 {
-			continue
-		}
-		left := *r
-		left.Users = slices.Delete(slices.Clone(r.Users), i, i+1)
-		if anonymous && r.Anonymous && len(left.Users) == 0 {
-			errs = append(errs, s.remove(r))
-			continue
-		}
-		errs = append(errs, s.put(&left))
-	}
-	return errors.Join(errs...)
-}
-
-// Remove deletes a volume and its content. With force it is no error if there is none.
-func (s *Service) Remove(_ context.Context, name string, force bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.volumes[name]
-	if r == nil && force {
-		return nil
-	}
-	if r == nil {
-		return noSuchVolume(name)
-	}
-	if len(r.Users) > 0 {
-		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot remove volume %q: container %.12s uses it", name, r.Users[0]))
-	}
-	return s.remove(r)
-}
-
-// remove takes a volume away at once, by its name, and then what was in it.
-func (s *Service) remove(r *record) error {
-	grave := filepath.Join(s.cfg.Dir, removingPrefix+rand.Text())
-	if err := os.Rename(filepath.Join(s.cfg.Dir, r.Name), grave); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot remove volume %q: %w", r.Name, err)
-	}
-	if err := s.table.Delete(r.Name); err != nil {
-		return err
-	}
-	delete(s.volumes, r.Name)
-	if err := os.RemoveAll(grave); err != nil {
-		return fmt.Errorf("cannot remove the content of volume %q: %w", r.Name, err)
-	}
-	s.cfg.Logger.Info("volume removed", "volume", r.Name)
-	return nil
+	s.cfg.Events.Publish(&berthv1.Event{Type: "volume", Action: action, Id: name, Attributes: all})
 }
 
 // Inspect tells all of one volume.

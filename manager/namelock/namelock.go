@@ -1,18 +1,19 @@
-package images
+// Package namelock has mutexes by name.
+package namelock
 
 import (
 	"context"
 	"sync"
 )
 
-// locks are mutexes by name. The zero value is ready to use.
-type locks struct {
+// Locks are mutexes by name. The zero value is ready to use.
+type Locks struct {
 	mu   sync.Mutex
 	held map[string]chan struct{} // closed when the name is let go
 }
 
-// lock waits until nobody else has name, or ctx is done.
-func (l *locks) lock(ctx context.Context, name string) (unlock func(), err error) {
+// Lock waits until nobody else has name, or ctx is done.
+func (l *Locks) Lock(ctx context.Context, name string) (unlock func(), err error) {
 	for {
 		l.mu.Lock()
 		held := l.held[name]
