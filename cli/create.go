@@ -63,6 +63,12 @@ func (a *app) runCreate(cmd *cobra.Command, options *createOptions, args []strin
 	if err != nil {
 		return err
 	}
+	process := container.GetProcess()
+	stdin, _, _, err := attachedStreams(options.attach, process.GetStdin())
+	if err != nil {
+		return err
+	}
+	setInput(process, stdin)
 	conn, err := a.connect(cmd.Context())
 	if err != nil {
 		return err

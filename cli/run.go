@@ -93,9 +93,7 @@ func (a *app) newSession(process *berthv1.ProcessSpec, options *runOptions) (*se
 	if s.stdin, s.stdout, s.stderr, err = attachedStreams(options.attach, process.GetStdin()); err != nil {
 		return nil, err
 	}
-	process.Stdin = process.GetStdin() || s.stdin
-	// A terminal is left open for whoever attaches next: its input ends with a key, not with a client.
-	process.StdinOnce = s.stdin && !process.GetTty()
+	setInput(process, s.stdin)
 	if process.GetTty() && s.stdin && !terminal.Is(a.in) {
 		return nil, errors.New("the input is not a terminal, which -t needs together with -i; leave one of them out")
 	}
@@ -103,6 +101,13 @@ func (a *app) newSession(process *berthv1.ProcessSpec, options *runOptions) (*se
 		process.TtySize = &berthv1.TerminalSize{Width: uint32(width), Height: uint32(height)}
 	}
 	return s, nil
+}
+
+// setInput says when the input of a process ends. That of a terminal is left open for the client that attaches next: it
+// ends with a key, not with a client.
+func setInput(process *berthv1.ProcessSpec, attached bool) {
+	process.Stdin = process.GetStdin() || attached
+	process.StdinOnce = attached && !process.GetTty()
 }
 
 // attachedStreams reads the values of -a; without any, output is attached, and input with -i.

@@ -244,7 +244,7 @@ func newIsolation(spec *berthv1.ContainerSpec) Isolation {
 		MaskedPaths: security.GetMaskedPaths().GetValues(), ReadonlyPaths: security.GetReadonlyPaths().GetValues(),
 	}
 	if isolation.IpcMode == "" {
-		isolation.IpcMode = "private"
+		isolation.IpcMode = "shareable"
 	}
 	if isolation.CgroupnsMode == "" {
 		isolation.CgroupnsMode = "private"

@@ -124,9 +124,6 @@ func (f *networkFlags) applyEndpoints(network *berthv1.NetworkSpec) error {
 		if special {
 			return fmt.Errorf("conflicting options: --network %s has no addresses or aliases of its own", name)
 		}
-		if f.publishAll || len(f.publish) > 0 {
-			return fmt.Errorf("conflicting options: --network %s has no ports that could be published", name)
-		}
 		network.Mode = name
 		return nil
 	case name == "default":

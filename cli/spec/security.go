@@ -32,7 +32,7 @@ func (f *securityFlags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.readOnly, "read-only", false, "Mount the root file system read-only")
 	set.StringArrayVar(&f.sysctls, "sysctl", nil, "Kernel parameter of the container's namespaces, as net.core.somaxconn=1024")
 	set.StringVar(&f.pid, "pid", "", "PID namespace: host or container:NAME")
-	set.StringVar(&f.ipc, "ipc", "", "IPC namespace: private, host or container:NAME")
+	set.StringVar(&f.ipc, "ipc", "", "IPC namespace: shareable, private, none (without /dev/shm), host or container:NAME")
 	set.StringVar(&f.uts, "uts", "", "UTS namespace: host")
 	set.StringVar(&f.cgroup, "cgroupns", "", "cgroup namespace: private or host")
 	set.StringVar(&f.user, "userns", "", "User namespace: host, auto, or uid:gid:size")
@@ -80,6 +80,8 @@ func (f *securityFlags) applyNamespaces(namespaces *berthv1.Namespaces) error {
 		{"cgroupns", f.cgroup, false, &namespaces.Cgroup},
 	} {
 		switch value := namespace.value; {
+		case namespace.flag == "ipc" && (value == "private" || value == "shareable" || value == "none"):
+			*namespace.to = value
 		case value == "private":
 		case value == "" || value == "host":
 			*namespace.to = value
@@ -89,6 +91,9 @@ func (f *securityFlags) applyNamespaces(namespaces *berthv1.Namespaces) error {
 			want := "want private or host"
 			if namespace.joinable {
 				want += " or container:NAME"
+			}
+			if namespace.flag == "ipc" {
+				want += ", or shareable or none"
 			}
 			return invalid(namespace.flag, value, want)
 		}

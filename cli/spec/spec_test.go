@@ -131,7 +131,6 @@ func TestRefusedFlags(t *testing.T) {
 		"--security-opt seccomp=/none":       `cannot read the seccomp profile: open /none: no such file or directory`,
 		"--sysctl a":                         `invalid value "a" for --sysctl: want NAME=value`,
 		"--pid mine":                         `invalid value "mine" for --pid: want private or host or container:NAME`,
-		"--network host -p 80":               `conflicting options: --network host has no ports that could be published`,
 		"--network none --ip 10.0.0.1":       `conflicting options: --network none has no addresses or aliases of its own`,
 		"--network host --network bridge":    `conflicting options: --network host can't be combined with another network`,
 		"--ip fd00::1":                       `invalid value "fd00::1" for --ip: want an address of that family`,

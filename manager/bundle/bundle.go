@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -22,6 +23,8 @@ const (
 	HostnameFile   = "hostname"
 	HostsFile      = "hosts"
 	ResolvConfFile = "resolv.conf"
+	// ShmDir is a mount of another container's /dev/shm, while a container is made that shares it.
+	ShmDir = "shm"
 )
 
 // initPath is where the init of `--init` appears in a container.
@@ -89,7 +92,7 @@ func Build(request Request) (*specs.Spec, error) {
 			Namespaces:  namespaces(request),
 		},
 	}
-	if !hostNamespace(request.Spec.GetNamespaces().GetUts()) {
+	if uts := request.Spec.GetNamespaces().GetUts(); !hostNamespace(uts) && !strings.HasPrefix(uts, "container:") {
 		spec.Hostname, spec.Domainname = request.Hostname, request.Spec.GetDomainname()
 	}
 	rootfs := filepath.Join(request.Dir, RootfsDir)
@@ -157,6 +160,10 @@ func MergeProcess(asked *berthv1.ProcessSpec, image ocispec.ImageConfig) *berthv
 		if len(merged.GetArgs()) == 0 {
 			merged.Args = image.Cmd
 		}
+	}
+	// An entrypoint of one empty word stands for none: builders write ENTRYPOINT [""] to take one away.
+	if values := merged.GetEntrypoint().GetValues(); len(values) == 1 && values[0] == "" {
+		merged.Entrypoint = &berthv1.StringList{}
 	}
 	if merged.GetWorkingDir() == "" {
 		merged.WorkingDir = image.WorkingDir

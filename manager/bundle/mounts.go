@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -35,11 +36,7 @@ func defaultMounts(request Request) []specs.Mount {
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)}},
 	}
-	if hostNamespace(request.Spec.GetNamespaces().GetIpc()) {
-		// A new mount of mqueue shows the host's queues by itself, also on a host that has it mounted nowhere.
-		list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
-		list = append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rprivate"}})
-	}
+	list = withSharedMemory(list, request)
 	if hostNamespace(request.Spec.GetNetwork().GetMode()) {
 		// sysfs can't be mounted anew for the network namespace of somebody else.
 		for i := range list {
@@ -48,7 +45,27 @@ func defaultMounts(request Request) []specs.Mount {
 			}
 		}
 	}
-	return append(list, fileMounts(request)...)
+	return list
+}
+
+// withSharedMemory gives /dev/shm the same scope as the IPC namespace: POSIX shared memory is files there. A new mount
+// of mqueue shows the queues of the IPC namespace by itself, also on a host that has it mounted nowhere.
+func withSharedMemory(list []specs.Mount, request Request) []specs.Mount {
+	ipc := request.Spec.GetNamespaces().GetIpc()
+	source := ""
+	switch {
+	case hostNamespace(ipc):
+		source = "/dev/shm"
+	case strings.HasPrefix(ipc, "container:"):
+		source = filepath.Join(request.Dir, ShmDir)
+	case ipc != "none":
+		return list
+	}
+	list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
+	if source == "" {
+		return list
+	}
+	return append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: source, Options: []string{"rbind", "rprivate"}})
 }
 
 // fileMounts are the files that the manager writes for each container.
@@ -62,26 +79,30 @@ func fileMounts(request Request) []specs.Mount {
 	return list
 }
 
+// addMounts puts the mounts in the order in which they are made: Linux's own file systems, then everything else by
+// depth, so that no mount hides another one. A volume at /etc is mounted before /etc/hosts.
 func addMounts(request Request, spec *specs.Spec) error {
-	list := defaultMounts(request)
+	placed := fileMounts(request)
 	if request.Spec.GetInit() {
 		spec.Process.Args = append([]string{initPath, "--"}, spec.Process.Args...)
-		list = append(list, specs.Mount{Destination: initPath, Type: "bind", Source: request.Init, Options: []string{"bind", "ro", "rprivate"}})
+		placed = append(placed, specs.Mount{Destination: initPath, Type: "bind", Source: request.Init, Options: []string{"bind", "ro", "rprivate"}})
 	}
-	var asked []specs.Mount
+	list := defaultMounts(request)
 	for _, mount := range request.Mounts {
 		converted, err := convertMount(mount)
 		if err != nil {
 			return err
 		}
-		asked = append(asked, converted)
+		target := converted.Destination
+		placed = slices.DeleteFunc(placed, func(m specs.Mount) bool { return m.Destination == target })
+		placed = append(placed, converted)
+		// A file system below the target would be hidden by it.
+		list = slices.DeleteFunc(list, func(m specs.Mount) bool {
+			return m.Destination == target || strings.HasPrefix(m.Destination, target+"/")
+		})
 	}
-	// What lies deeper is mounted later, so that nothing is hidden.
-	sort.SliceStable(asked, func(i, j int) bool { return depth(asked[i].Destination) < depth(asked[j].Destination) })
-	for _, mount := range asked {
-		list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Destination == mount.Destination })
-	}
-	spec.Mounts = append(list, asked...)
+	sort.SliceStable(placed, func(i, j int) bool { return depth(placed[i].Destination) < depth(placed[j].Destination) })
+	spec.Mounts = append(list, placed...)
 	return nil
 }
 
@@ -139,8 +160,19 @@ func CheckMount(mount *berthv1.Mount) error {
 	if !slices.Contains(propagations, mount.GetPropagation()) {
 		return invalid("unknown propagation %q", mount.GetPropagation())
 	}
-	if mount.GetRelabel() != "" {
+	return checkRelabel(mount)
+}
+
+// checkRelabel accepts relabelling where there are no labels: on a host without SELinux it means nothing.
+func checkRelabel(mount *berthv1.Mount) error {
+	switch mount.GetRelabel() {
+	case "":
+		return nil
+	case "z", "Z":
+		if _, err := os.Stat("/sys/fs/selinux/enforce"); err != nil {
+			return nil //nolint:nilerr // SELinux is not there
+		}
 		return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("mount at %q: not implemented: relabelling for SELinux", mount.GetTarget()))
 	}
-	return nil
+	return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("invalid mount at %q: unknown relabelling %q: want z or Z", mount.GetTarget(), mount.GetRelabel()))
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,31 +24,38 @@ import (
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
-// Create makes a container from an image that is here. Nothing runs yet.
-func (s *Service) Create(ctx context.Context, name string, spec *berthv1.ContainerSpec) (_ *berthv1.Container, err error) {
+// Create makes a container from an image that is here. Nothing runs yet. The warnings name what the container does
+// without, in sentences.
+func (s *Service) Create(ctx context.Context, name string, spec *berthv1.ContainerSpec) (_ *berthv1.Container, warnings []string, err error) {
 	if err := s.validate(name, spec); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	image, err := s.cfg.Images.Resolve(ctx, spec.GetImage())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if wanted := spec.GetPlatform(); wanted != nil {
 		err := image.CheckPlatform(&ocispec.Platform{OS: wanted.GetOs(), Architecture: wanted.GetArchitecture(), Variant: wanted.GetVariant()})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	message, err := s.describe(spec, image)
+	message, warnings, err := s.describe(spec, image)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	created, err := s.create(ctx, name, message, fromImage{stopSignal: stopSignal(spec, image), parentSnapshot: image.ChainID})
+	return created, warnings, err
+}
+
+// create makes a described container, or leaves nothing behind.
+func (s *Service) create(ctx context.Context, name string, message *berthv1.Container, from fromImage) (_ *berthv1.Container, err error) {
 	ctx = context.WithoutCancel(ctx)
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
 
 	c := s.newContainer(message)
-	c.image = fromImage{stopSignal: stopSignal(spec, image), parentSnapshot: image.ChainID}
+	c.image = from
 	c.life <- struct{}{}
 	defer func() { <-c.life }()
 	if err := s.nameContainer(c, name); err != nil {
@@ -70,23 +78,24 @@ func (s *Service) Create(ctx context.Context, name string, spec *berthv1.Contain
 }
 
 // describe makes the message of a new container out of what was asked for and the image's defaults.
-func (s *Service) describe(spec *berthv1.ContainerSpec, image images.Image) (*berthv1.Container, error) {
+func (s *Service) describe(spec *berthv1.ContainerSpec, image images.Image) (_ *berthv1.Container, warnings []string, err error) {
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
 	id := hex.EncodeToString(random[:])
 	process := bundle.MergeProcess(spec.GetProcess(), image.Config.Config)
 	if len(bundle.Command(process)) == 0 {
-		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("no command: neither the request nor image %q names one", spec.GetImage()))
+		return nil, nil, invalid("no command: neither the request nor image %q names one", spec.GetImage())
 	}
-	exposed := slices.Clone(spec.GetNetwork().GetExposedPorts())
-	for port := range image.Config.Config.ExposedPorts {
-		if !slices.Contains(exposed, port) {
-			exposed = append(exposed, port)
-		}
+	exposed, warnings, err := exposedPorts(spec, image)
+	if err != nil {
+		return nil, nil, err
 	}
-	slices.Sort(exposed)
+	warnings = append(warnings, missing(spec, image)...)
 	spec = proto.CloneOf(spec)
 	spec.Labels = mergeLabels(image.Config.Config.Labels, spec.GetLabels())
+	if err := s.resolveReferences(spec); err != nil {
+		return nil, nil, err
+	}
 	dir := s.recordDir(id)
 	message := &berthv1.Container{
 		Id: id, CreatedAt: timestamppb.Now(), Spec: spec, State: &berthv1.ContainerState{Status: statusCreated},
@@ -99,7 +108,50 @@ func (s *Service) describe(spec *berthv1.ContainerSpec, image images.Image) (*be
 	for target := range image.Config.Config.Volumes {
 		message.Mounts = append(message.Mounts, &berthv1.MountState{Mount: &berthv1.Mount{Type: berthv1.MountType_MOUNT_TYPE_VOLUME, Target: target}})
 	}
-	return message, nil
+	return message, warnings, nil
+}
+
+// exposedPorts are the ports of the request and of the image, one by one: both may name ranges, as "8000-8002/tcp". A
+// container whose network is not its own publishes none, whatever its image exposes.
+func exposedPorts(spec *berthv1.ContainerSpec, image images.Image) (ports, warnings []string, err error) {
+	add := func(text string) error {
+		numbers, protocol, given := strings.Cut(text, "/")
+		if !given {
+			protocol = "tcp"
+		}
+		first, last, err := portRange(numbers)
+		if err != nil || first == 0 || last < first {
+			return invalid("cannot expose %q: want PORT or FIRST-LAST, with /tcp, /udp or /sctp", text)
+		}
+		for port := first; port <= last; port++ {
+			ports = append(ports, fmt.Sprintf("%d/%s", port, strings.ToLower(protocol)))
+		}
+		return nil
+	}
+	for _, text := range spec.GetNetwork().GetExposedPorts() {
+		if err := add(text); err != nil {
+			return nil, nil, err
+		}
+	}
+	for text := range image.Config.Config.ExposedPorts {
+		if err := add(text); err != nil {
+			warnings = append(warnings, fmt.Sprintf("the port %q that image %q exposes is left out: it is not valid", text, spec.GetImage()))
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports), warnings, nil
+}
+
+// missing tells what is asked for and not done, where that is no reason to refuse the container.
+func missing(spec *berthv1.ContainerSpec, image images.Image) (warnings []string) {
+	network := spec.GetNetwork()
+	if mode := network.GetMode(); (mode == "host" || mode == "none") && (len(network.GetPorts()) > 0 || network.GetPublishAll()) {
+		warnings = append(warnings, fmt.Sprintf("published ports are discarded when using %s network mode", mode))
+	}
+	if image.HasHealthCheck && len(spec.GetHealth().GetTest()) == 0 {
+		warnings = append(warnings, fmt.Sprintf("image %q has a health check, which this berthd does not run", spec.GetImage()))
+	}
+	return warnings
 }
 
 func mergeLabels(image, asked map[string]string) map[string]string {

@@ -2,15 +2,19 @@ package containers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/manager/bundle"
 	"github.com/berthd/berth/manager/networks"
+	"github.com/berthd/berth/manager/rootfs"
+	"github.com/berthd/berth/manager/sharing"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -31,33 +35,58 @@ func joinable(spec *berthv1.ContainerSpec) []joined {
 	}
 }
 
-// bundleRequest gathers what the OCI configuration is made of.
-func (s *Service) bundleRequest(c *container, size *berthv1.TerminalSize) (bundle.Request, error) {
+// resolveReferences replaces the references to other containers by their IDs: a name may be another container's when the
+// container is started.
+func (s *Service) resolveReferences(spec *berthv1.ContainerSpec) error {
+	namespaces, network := spec.GetNamespaces(), spec.GetNetwork()
+	var fields []*string
+	if namespaces != nil {
+		fields = append(fields, &namespaces.Pid, &namespaces.Ipc, &namespaces.Uts, &namespaces.Cgroup)
+	}
+	if network != nil {
+		fields = append(fields, &network.Mode)
+	}
+	for _, field := range fields {
+		target, shared := strings.CutPrefix(*field, "container:")
+		if !shared {
+			continue
+		}
+		other, err := s.find(target)
+		if err != nil {
+			return fmt.Errorf("cannot join the namespaces of a container: %w", err)
+		}
+		*field = "container:" + other.id
+	}
+	return nil
+}
+
+// bundleRequest gathers what the OCI configuration is made of. The caller closes the handles when the container is made.
+func (s *Service) bundleRequest(ctx context.Context, c *container, size *berthv1.TerminalSize, handles *sharing.Handles) (bundle.Request, error) {
 	message := c.snapshot()
-	joins, err := s.joins(message)
+	joins, err := s.joins(ctx, message, handles)
 	if err != nil {
 		return bundle.Request{}, err
 	}
 	return bundle.Request{
-		ID: c.id, Dir: c.bundle, Spec: message.GetSpec(), Process: message.GetProcess(), Hostname: hostname(message),
+		ID: c.id, Dir: c.bundle, Spec: message.GetSpec(), Process: message.GetProcess(), Hostname: s.hostname(message),
 		Mounts: message.GetMounts(), Joins: joins, CgroupParent: s.cfg.CgroupParent, Init: s.cfg.Init, TTYSize: size,
 	}, nil
 }
 
 // joins finds the namespaces that the container does not get of its own: those of other containers, and the network
 // namespace that connect makes.
-func (s *Service) joins(message *berthv1.Container) (map[specs.LinuxNamespaceType]string, error) {
+func (s *Service) joins(ctx context.Context, message *berthv1.Container, handles *sharing.Handles) (map[specs.LinuxNamespaceType]string, error) {
 	joins := map[specs.LinuxNamespaceType]string{}
+	join := func(kind specs.LinuxNamespaceType, file, target string) (err error) {
+		joins[kind], err = s.openNamespace(ctx, target, file, handles)
+		return err
+	}
 	for _, namespace := range joinable(message.GetSpec()) {
-		target, shared := strings.CutPrefix(namespace.asked, "container:")
-		if !shared {
-			continue
+		if target, shared := strings.CutPrefix(namespace.asked, "container:"); shared {
+			if err := join(namespace.kind, namespace.file, target); err != nil {
+				return nil, err
+			}
 		}
-		path, err := s.namespaceOf(target, namespace.file)
-		if err != nil {
-			return nil, err
-		}
-		joins[namespace.kind] = path
 	}
 	mode, target, err := networks.ParseMode(message.GetSpec().GetNetwork())
 	if err != nil {
@@ -67,30 +96,64 @@ func (s *Service) joins(message *berthv1.Container) (map[specs.LinuxNamespaceTyp
 	case ownsNetns(mode):
 		joins[specs.NetworkNamespace] = s.netnsPath(message.GetId())
 	case mode == networks.ModeContainer:
-		if joins[specs.NetworkNamespace], err = s.namespaceOf(target, "net"); err != nil {
-			return nil, err
-		}
+		err = join(specs.NetworkNamespace, "net", target)
 	}
-	return joins, nil
+	return joins, err
 }
 
-func (s *Service) namespaceOf(ref, file string) (string, error) {
+// openNamespace opens a namespace of a running container; for ipc, its mount namespace too, where /dev/shm is.
+func (s *Service) openNamespace(ctx context.Context, ref, file string, handles *sharing.Handles) (path string, err error) {
 	other, err := s.find(ref)
 	if err != nil {
 		return "", fmt.Errorf("cannot join the %s namespace: %w", file, err)
 	}
 	message := other.snapshot()
-	if !isActive(message.GetState().GetStatus()) {
+	current := other.active()
+	if current == nil || !isActive(message.GetState().GetStatus()) {
 		return "", errRunsNoMore(message.GetName())
 	}
-	return fmt.Sprintf("/proc/%d/ns/%s", message.GetState().GetPid(), file), nil
+	pid := message.GetState().GetPid()
+	path, err = handles.Namespace(pid, file)
+	if err == nil && file == "ipc" {
+		err = handles.Mounts(pid)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot join the namespaces of container %q: %w", message.GetName(), err)
+	}
+	// The shim has not reaped its process, so the ID was not another process's when the namespace was opened.
+	ctx, cancel := context.WithTimeout(ctx, shimAnswerLimit)
+	defer cancel()
+	state, err := current.task().State(ctx, "")
+	if err != nil {
+		return "", fmt.Errorf("cannot join the namespaces of container %q: %w", message.GetName(), err)
+	}
+	if state.Pid != pid || !state.Running && !state.Paused {
+		return "", errRunsNoMore(message.GetName())
+	}
+	return path, nil
 }
+
+// shimAnswerLimit bounds how long the shim of another container is waited for.
+const shimAnswerLimit = 10 * time.Second
 
 // writeBundle mounts the root file system and writes config.json and the files that the container sees in /etc, except
 // for hosts, which needs the addresses. It returns the environment of the container's process.
 func (s *Service) writeBundle(ctx context.Context, c *container, request bundle.Request) ([]string, error) {
 	if err := s.mountRootfs(ctx, c); err != nil {
 		return nil, err
+	}
+	if err := rootfs.LinkMtab(filepath.Join(c.bundle, bundle.RootfsDir)); err != nil {
+		return nil, err
+	}
+	mode, target, err := networks.ParseMode(request.Spec.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	if mode == networks.ModeContainer {
+		if err := s.shareFiles(c, target); err != nil {
+			return nil, err
+		}
+		return bundle.Write(request)
 	}
 	resolv, err := s.cfg.Networks.ResolvConf(request.Spec.GetNetwork())
 	if err != nil {
@@ -102,4 +165,48 @@ func (s *Service) writeBundle(ctx context.Context, c *container, request bundle.
 		}
 	}
 	return bundle.Write(request)
+}
+
+// shareFiles gives a container the files in /etc of the one whose network it shares: they say which names have which
+// addresses there. Each is one file with two names, so that a change in one container is seen in the other.
+func (s *Service) shareFiles(c *container, ref string) error {
+	other, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{bundle.HostnameFile, bundle.HostsFile, bundle.ResolvConfFile} {
+		path := filepath.Join(c.bundle, name)
+		err := os.Remove(path) // makeBundle has made an empty one
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			err = os.Link(filepath.Join(other.bundle, name), path)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot share /etc/%s of container %q: %w", name, other.snapshot().GetName(), err)
+		}
+	}
+	return nil
+}
+
+// hostname is the container's host name: its own, the host's, or that of the container whose network it shares.
+func (s *Service) hostname(message *berthv1.Container) string {
+	const chain = 16 // of containers that share one network; records of old daemons may form a ring
+	for range chain {
+		spec := message.GetSpec()
+		mode, target, err := networks.ParseMode(spec.GetNetwork())
+		switch {
+		case spec.GetHostname() != "":
+			return spec.GetHostname()
+		case mode == networks.ModeHost || spec.GetNamespaces().GetUts() == "host":
+			if name, err := os.Hostname(); err == nil {
+				return name
+			}
+		case err == nil && mode == networks.ModeContainer:
+			if other, err := s.find(target); err == nil {
+				message = other.snapshot()
+				continue
+			}
+		}
+		break
+	}
+	return short(message.GetId())
 }

@@ -164,17 +164,19 @@ func (s *Service) populateVolumes(ctx context.Context, c *container, states []*b
 	return nil
 }
 
-// removeBundle unmounts the root file system and removes the bundle. If something is still mounted, nothing is removed:
+// removeBundle unmounts what is mounted in the bundle and removes it. If something is still mounted, nothing is removed:
 // it would be removed from the image's or the user's files.
 func (s *Service) removeBundle(c *container) error { return removeBundleDir(c.bundle) }
 
 func removeBundleDir(dir string) error {
-	root := filepath.Join(dir, bundle.RootfsDir)
-	if err := rootfs.Unmount(root); err != nil {
-		return err
-	}
-	if err := os.Remove(root); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot remove the bundle: %w", err)
+	for _, name := range []string{bundle.RootfsDir, bundle.ShmDir} {
+		mount := filepath.Join(dir, name)
+		if err := rootfs.Unmount(mount); err != nil {
+			return err
+		}
+		if err := os.Remove(mount); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot remove the bundle: %w", err)
+		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("cannot remove the bundle: %w", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/berthd/berth/manager/bundle"
 	"github.com/berthd/berth/manager/netns"
 	"github.com/berthd/berth/manager/networks"
+	"github.com/berthd/berth/manager/sharing"
 	"github.com/berthd/berth/manager/shims"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -90,12 +91,14 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 	defer cancel()
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
-	request, err := s.bundleRequest(c, size)
+	var shared sharing.Handles
+	defer shared.Close()
+	request, err := s.bundleRequest(ctx, c, size, &shared)
 	if err != nil {
 		return 0, err
 	}
 	undo.Add(func(context.Context) error { return s.removeBundle(c) })
-	if err := makeBundle(c.bundle); err != nil {
+	if err := errors.Join(makeBundle(c.bundle), shared.MountSharedMemory(filepath.Join(c.bundle, bundle.ShmDir))); err != nil {
 		return 0, err
 	}
 	var task *shims.Task
@@ -208,6 +211,9 @@ func (s *Service) plugIn(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	if mode == networks.ModeContainer {
+		return nil // shareFiles gives it the other container's /etc/hosts
+	}
 	var connected networks.Result
 	if mode == networks.ModeNetworks {
 		connected, err = s.cfg.Networks.Attach(ctx, networks.Request{
@@ -218,7 +224,7 @@ func (s *Service) plugIn(ctx context.Context, c *container) error {
 		}
 	}
 	hosts, err := s.cfg.Networks.Hosts(networks.HostsRequest{
-		Hostname: hostname(message), Domainname: spec.GetDomainname(), Spec: spec.GetNetwork(), Endpoints: connected.Endpoints,
+		Hostname: s.hostname(message), Domainname: spec.GetDomainname(), Spec: spec.GetNetwork(), Endpoints: connected.Endpoints,
 	})
 	if err != nil {
 		return err
@@ -266,20 +272,6 @@ func (s *Service) dropShim(ctx context.Context, c *container, task *shims.Task) 
 		return nil
 	}
 	return err
-}
-
-// hostname is what a container's host name is.
-func hostname(message *berthv1.Container) string {
-	spec := message.GetSpec()
-	if spec.GetHostname() != "" {
-		return spec.GetHostname()
-	}
-	if spec.GetNetwork().GetMode() == "host" || spec.GetNamespaces().GetUts() == "host" {
-		if name, err := os.Hostname(); err == nil {
-			return name
-		}
-	}
-	return short(message.GetId())
 }
 
 // errRunsNoMore is for containers whose namespaces others want to join.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/docker/go-units"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
@@ -124,11 +125,16 @@ func (s *Service) checkNamespaces(spec *berthv1.ContainerSpec) error {
 		target, joins := strings.CutPrefix(namespace.asked, "container:")
 		switch {
 		case joins:
-			if _, err := s.find(target); err != nil {
+			other, err := s.find(target)
+			if err != nil {
 				return fmt.Errorf("cannot join the %s namespace: %w", namespace.kind, err)
 			}
+			if err := checkShareable(namespace.kind, other.snapshot()); err != nil {
+				return err
+			}
+		case namespace.kind == specs.IPCNamespace && (namespace.asked == "shareable" || namespace.asked == "none"):
 		case namespace.asked != "" && namespace.asked != "host" && namespace.asked != "private":
-			return invalid("unknown %s namespace %q: want private, host or container:NAME", namespace.kind, namespace.asked)
+			return invalid("unknown %s namespace %q: want private, host or container:NAME, for ipc also shareable or none", namespace.kind, namespace.asked)
 		}
 	}
 	if spec.GetNamespaces().GetUts() == "host" && spec.GetHostname() != "" {
@@ -141,6 +147,37 @@ func (s *Service) checkNamespaces(spec *berthv1.ContainerSpec) error {
 	if mode == networks.ModeContainer {
 		if _, err := s.find(target); err != nil {
 			return fmt.Errorf("cannot join the network namespace: %w", err)
+		}
+		return checkSharedNetwork(spec)
+	}
+	return nil
+}
+
+// checkShareable refuses the IPC namespace of a container that keeps it for itself.
+func checkShareable(kind specs.LinuxNamespaceType, other *berthv1.Container) error {
+	mode := other.GetSpec().GetNamespaces().GetIpc()
+	if kind != specs.IPCNamespace || mode != "private" && mode != "none" {
+		return nil
+	}
+	return invalid("cannot join the ipc namespace of container %q: it was made with the ipc namespace %q; make it with shareable", other.GetName(), mode)
+}
+
+// checkSharedNetwork refuses what belongs to a network namespace where that is another container's.
+func checkSharedNetwork(spec *berthv1.ContainerSpec) error {
+	network := spec.GetNetwork()
+	for _, option := range []struct {
+		name  string
+		given bool
+	}{
+		{"a host name", spec.GetHostname() != ""},
+		{"published ports", len(network.GetPorts()) > 0 || network.GetPublishAll()},
+		{"exposed ports", len(network.GetExposedPorts()) > 0},
+		{"name servers", len(network.GetDnsServers())+len(network.GetDnsSearch())+len(network.GetDnsOptions()) > 0},
+		{"extra hosts", len(network.GetExtraHosts()) > 0},
+		{"a MAC address", network.GetMacAddress() != ""},
+	} {
+		if option.given {
+			return invalid("conflicting options: %s and the network mode %q: the network is the other container's", option.name, network.GetMode())
 		}
 	}
 	return nil

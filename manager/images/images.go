@@ -59,6 +59,8 @@ type Image struct {
 	Name string
 	// Config is the configuration, for the platform that was pulled.
 	Config ocispec.Image
+	// HasHealthCheck says that the image names a command that checks the health of its containers.
+	HasHealthCheck bool
 	// ChainID is the key of the committed snapshot that holds all layers. Empty for an image without layers.
 	ChainID string
 	// Target is the manifest or index that Name stands for.
@@ -116,7 +118,7 @@ func (s *Service) Resolve(_ context.Context, ref string) (Image, error) {
 // image makes what callers see of a record that was found under a name.
 func (f found) image() Image {
 	r := f.record
-	image := Image{ID: r.ID, Name: r.ID, Config: r.config, Target: r.Manifest}
+	image := Image{ID: r.ID, Name: r.ID, Config: r.config, HasHealthCheck: r.healthCheck, Target: r.Manifest}
 	if f.name != "" {
 		image.Name, image.Target = f.name, r.Names[f.name].Target
 	}

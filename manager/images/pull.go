@@ -186,7 +186,7 @@ func (p *pull) record(ctx context.Context, source *source) (PullResult, error) {
 		names[digested.String()] = given
 	}
 	updated, err := p.index.put(&record{
-		ID: source.manifest.Config.Digest.String(), Manifest: source.descriptor, Raw: source.rawConfig, config: source.config,
+		ID: source.manifest.Config.Digest.String(), Manifest: source.descriptor, Raw: source.rawConfig, config: source.config, healthCheck: hasHealthCheck(source.rawConfig),
 		Content: given.Content, LayerSizes: sizes, Names: names,
 	})
 	if err != nil {

@@ -39,6 +39,8 @@ type record struct {
 	Names      map[string]name `json:"names"`
 
 	config ocispec.Image
+	// healthCheck says that the configuration has a command that checks the health of containers.
+	healthCheck bool
 }
 
 // name is a name of an image. Two names may stand for different manifests, as one compressed with gzip and one with
@@ -54,7 +56,23 @@ func (r *record) parse() error {
 	if err := json.Unmarshal(r.Raw, &r.config); err != nil {
 		return fmt.Errorf("cannot read the configuration of image %s: %w", short(r.ID), err)
 	}
+	r.healthCheck = hasHealthCheck(r.Raw)
 	return nil
+}
+
+// hasHealthCheck looks for a health check, which is Docker's addition to the OCI configuration. One of another form
+// than Docker's is none.
+func hasHealthCheck(raw []byte) bool {
+	var docker struct {
+		Config struct {
+			Healthcheck struct{ Test []string }
+		} `json:"config"`
+	}
+	if err := json.Unmarshal(raw, &docker); err != nil {
+		return false
+	}
+	test := docker.Config.Healthcheck.Test
+	return len(test) > 0 && test[0] != "NONE"
 }
 
 func (r *record) size() int64 {

@@ -83,6 +83,11 @@ func (s *Service) ResolvConf(spec *berthv1.NetworkSpec) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if mode == ModeHost && len(spec.GetDnsServers())+len(spec.GetDnsSearch())+len(spec.GetDnsOptions()) == 0 {
+		if content, err := os.ReadFile(hostResolvers[0]); err == nil {
+			return content, nil // all of it, comments and options that are not known here too
+		}
+	}
 	host, err := readResolvers(mode == ModeHost)
 	if err != nil {
 		return nil, err
@@ -159,11 +164,25 @@ type HostsRequest struct {
 	Endpoints            []*berthv1.EndpointState
 }
 
+const loopbackHosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+	"fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+
+// hostsBefore are the lines that a container's /etc/hosts begins with: in the host's network the host's, as Docker does.
+func hostsBefore(spec *berthv1.NetworkSpec) string {
+	if mode, _, err := ParseMode(spec); err != nil || mode != ModeHost {
+		return loopbackHosts
+	}
+	content, err := os.ReadFile("/etc/hosts")
+	if err != nil { // a host without the file has no names to give
+		return loopbackHosts
+	}
+	return strings.TrimSuffix(string(content), "\n") + "\n"
+}
+
 // Hosts makes a container's /etc/hosts. It is made anew after each Attach.
 func (s *Service) Hosts(request HostsRequest) ([]byte, error) {
 	var text bytes.Buffer
-	text.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
-		"fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	text.WriteString(hostsBefore(request.Spec))
 	for _, extra := range request.Spec.GetExtraHosts() {
 		name, address, err := parseExtraHost(extra)
 		if err != nil {

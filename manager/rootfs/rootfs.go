@@ -141,6 +141,28 @@ func parseOptions(options []string) (flags uintptr, data string) {
 	return flags, strings.Join(rest, ",")
 }
 
+// LinkMtab makes /etc/mtab of a root file system a link to /proc/mounts, as Docker does, unless the image has something
+// there: older programs read their mounts from it. The image's links are followed inside the root only. An image
+// without /etc gets no link.
+func LinkMtab(root string) error {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open the root file system: %w", &os.PathError{Op: "open", Path: root, Err: err})
+	}
+	defer func() { _ = unix.Close(dir) }()
+	etc, err := unix.Openat2(dir, "etc", &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil //nolint:nilerr // there is no such directory
+	}
+	defer func() { _ = unix.Close(etc) }()
+	if err := unix.Symlinkat("/proc/mounts", etc, "mtab"); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("cannot make /etc/mtab: %w", &os.PathError{Op: "symlinkat", Path: "etc/mtab", Err: err})
+	}
+	return nil
+}
+
 // Unmount takes away everything that is mounted at target. It does nothing if target is not there or not a mount.
 func Unmount(target string) error {
 	for range 64 { // mounts that lie on one another

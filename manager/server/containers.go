@@ -28,11 +28,11 @@ func NewContainers(service *containers.Service) *Containers { return &Containers
 
 // CreateContainer makes a container.
 func (s *Containers) CreateContainer(ctx context.Context, r *berthv1.CreateContainerRequest) (*berthv1.CreateContainerResponse, error) {
-	container, err := s.containers.Create(ctx, r.GetName(), r.GetSpec())
+	container, warnings, err := s.containers.Create(ctx, r.GetName(), r.GetSpec())
 	if err != nil {
 		return nil, err
 	}
-	return &berthv1.CreateContainerResponse{Id: container.GetId(), Name: container.GetName()}, nil
+	return &berthv1.CreateContainerResponse{Id: container.GetId(), Name: container.GetName(), Warnings: warnings}, nil
 }
 
 // StartContainer runs its process.

@@ -3,6 +3,7 @@ package script_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -36,6 +37,14 @@ func TestScripts(t *testing.T) {
 			env.Vars = append(env.Vars, "PATH="+path, "BERTH_HOST="+d.Host, "DIR="+d.dir(), "REGISTRY="+w.registry,
 				"IMAGE="+w.image("busybox"), "WEB="+w.image("web"), "PORT="+freePort(d.t), "PORT2="+freePort(d.t), "OCTET="+strconv.Itoa(os.Getpid()%256), "NO_COLOR=1")
 			return nil
+		},
+		Condition: func(condition string) (bool, error) {
+			path, is := strings.CutPrefix(condition, "exists:")
+			if !is {
+				return false, fmt.Errorf("unknown condition %q", condition)
+			}
+			_, err := os.Stat(path)
+			return err == nil, nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":      exits,
