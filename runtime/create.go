@@ -18,19 +18,29 @@ const notifySocket = "NOTIFY_SOCKET"
 
 // creation holds the flags that create and run share.
 type creation struct {
-	options       container.CreateOptions
-	consoleSocket string
+	options               container.CreateOptions
+	bundle, consoleSocket string
 }
 
 func (c *creation) define(g *globals, flags *flag.FlagSet) {
-	c.options = container.CreateOptions{Protect: ensureReadOnly, Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Tolerant: g.tolerant, Warn: g.warn}
-	both(flags.StringVar, &c.options.Bundle, "bundle,b", "`directory` with config.json")
+	c.options = container.CreateOptions{Root: g.root, Systemd: g.systemd, Console: -1, Tolerant: g.tolerant, Warn: g.warn}
+	c.bundle = "."
+	both(flags.StringVar, &c.bundle, "bundle,b", "`directory` with config.json")
 	flags.StringVar(&c.consoleSocket, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&c.options.PidFile, "pid-file", "", "`file` to write the process's pid to")
 	flags.StringVar(&c.options.PidfdSocket, "pidfd-socket", "", "`path` of a unix socket to send a pidfd of the process to")
 	flags.IntVar(&c.options.PreserveFDs, "preserve-fds", 0, "pass `n` more descriptors to the container, from 3 on")
 	flags.BoolVar(&c.options.NoPivot, "no-pivot", false, "move the root instead of pivot_root, for a host on a ramdisk")
 	flags.BoolVar(&c.options.NoNewKeyring, "no-new-keyring", false, "let the container use the caller's session keyring")
+}
+
+// enter reads the bundle and begins what is done with it.
+func (c *creation) enter(begin func() (int, error)) (int, error) {
+	var err error
+	if c.options.Bundle, err = container.ReadBundle(c.bundle); err != nil {
+		return 1, err
+	}
+	return enter(c.options.Bundle.Traced(), begin)
 }
 
 // connect opens the console socket, if there is one, and looks at what else the caller hands over.
@@ -40,7 +50,7 @@ func (c *creation) connect() error {
 		c.options.PreserveFDs += n
 		c.options.Env = []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
 	}
-	c.options.PidfdSocket = container.SocketOf(c.options.Bundle, c.options.PidfdSocket)
+	c.options.PidfdSocket = container.SocketOf(c.bundle, c.options.PidfdSocket)
 	c.options.Notify = os.Getenv(notifySocket) != ""
 	if err := checkPreserved(c.options.PreserveFDs); err != nil {
 		return err
@@ -48,7 +58,7 @@ func (c *creation) connect() error {
 	if c.consoleSocket == "" {
 		return nil
 	}
-	fd, err := terminal.Connect(container.SocketOf(c.options.Bundle, c.consoleSocket))
+	fd, err := terminal.Connect(container.SocketOf(c.bundle, c.consoleSocket))
 	c.options.Console = fd
 	return err
 }
@@ -73,6 +83,10 @@ func (g *globals) create(args []string) (int, error) {
 		return 1, err
 	}
 	c.options.ID = id
+	return c.enter(func() (int, error) { return c.create(g) })
+}
+
+func (c *creation) create(g *globals) (int, error) {
 	if err := c.connect(); err != nil {
 		return 1, err
 	}
@@ -81,7 +95,7 @@ func (g *globals) create(args []string) (int, error) {
 		return 1, err
 	}
 	defer created.Close()
-	g.note("container %q has process %d", id, created.Pid)
+	g.note("container %q has process %d", created.ID, created.Pid)
 	return 0, c.checkConsole(created, true)
 }
 
@@ -103,20 +117,30 @@ func (g *globals) start(args []string) (int, error) {
 		return 1, err
 	}
 	defer c.Close()
+	// The lock is the only thing that is taken before, as the state must not change while it is read. A second execution
+	// of the runtime releases it and takes it again.
+	traced, err := c.TracedAtStart()
+	if err != nil {
+		return 1, err
+	}
+	return enter(traced, func() (int, error) { return g.startLocked(c) })
+}
+
+func (g *globals) startLocked(c *container.Container) (int, error) {
 	c.Warn = g.warn
 	ready, err := c.ListenReady(os.Getenv(notifySocket))
 	if err != nil {
 		return 1, err
 	}
 	defer ready.Close()
-	if err := c.Start(ensureReadOnly); err != nil {
+	if err := c.Start(); err != nil {
 		return 1, err
 	}
 	c.Close()
 	return 0, ready.Wait(c.Pid)
 }
 
-func (g *globals) run(args []string) (_ int, err error) {
+func (g *globals) run(args []string) (int, error) {
 	flags := newFlags("run", "[options] ID")
 	var c creation
 	var detach, keep bool
@@ -129,6 +153,10 @@ func (g *globals) run(args []string) (_ int, err error) {
 		return 1, err
 	}
 	c.options.ID, c.options.Attached = id, true
+	return c.enter(func() (int, error) { return c.run(g, detach, keep) })
+}
+
+func (c *creation) run(g *globals, detach, keep bool) (_ int, err error) {
 	if err := c.connect(); err != nil {
 		return 1, err
 	}
@@ -144,7 +172,7 @@ func (g *globals) run(args []string) (_ int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	g.note("container %q has process %d", id, created.Pid)
+	g.note("container %q has process %d", created.ID, created.Pid)
 	if err := c.checkConsole(created, detach); err != nil {
 		return 1, err
 	}

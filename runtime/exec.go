@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -22,11 +23,12 @@ type execution struct {
 	tty, detach             bool
 	nnp                     *bool // nil: as the container has it
 	apparmor, label         string
+	ignored                 []string // fields of the file that there are none of
 }
 
-func (g *globals) exec(args []string) (_ int, err error) {
+func (g *globals) exec(args []string) (int, error) {
 	flags := newFlags("exec", "[options] ID COMMAND [ARGUMENT…]  or  exec [options] -process FILE ID")
-	e := execution{options: container.ExecOptions{Protect: ensureReadOnly, Warn: g.warn, Console: -1}}
+	e := execution{options: container.ExecOptions{Warn: g.warn, Console: -1}}
 	both(flags.StringVar, &e.process, "process,p", "`file` with the process as JSON")
 	flags.StringVar(&e.consoleSocket, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&e.cwd, "cwd", "", "working `directory`")
@@ -70,26 +72,43 @@ func (e *execution) attempt(g *globals, id string, command []string) (int, error
 	if err != nil {
 		return 0, err
 	}
-	if err := checkPreserved(e.options.PreserveFDs); err != nil {
-		return 0, err
-	}
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
 	}
-	if err := e.describe(g, c, command); err != nil {
+	described := e.process == "" || isRegular(e.process)
+	if !described {
+		e.options.Process = container.AnyProcess() // a pipe can be read only once
+	} else if err := e.describe(c, command); err != nil {
 		return 0, err
 	}
-	return e.perform(g, c)
+	traced, err := c.Traced(e.options.Process)
+	if err != nil {
+		return 0, err
+	}
+	return enter(traced, func() (int, error) {
+		if !described {
+			if err := e.describe(c, command); err != nil {
+				return 0, err
+			}
+		}
+		for _, field := range e.ignored {
+			g.warn(fmt.Sprintf("process %q: field %s: there is no such field, it is ignored", e.process, field))
+		}
+		return e.perform(g, c)
+	})
+}
+
+// isRegular tells whether a file can be read again.
+func isRegular(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // describe puts the process together: from a file, or from the container's own with what the flags change.
-func (e *execution) describe(g *globals, c *container.Container, command []string) error {
+func (e *execution) describe(c *container.Container, command []string) error {
 	if e.process != "" {
-		process, ignored, err := config.LoadProcess(e.process)
-		for _, field := range ignored {
-			g.warn(fmt.Sprintf("process %q: field %s: there is no such field, it is ignored", e.process, field))
-		}
-		e.options.Process = process
+		var err error
+		e.options.Process, e.ignored, err = config.LoadProcess(e.process)
 		return err
 	}
 	if len(command) == 0 {
@@ -167,6 +186,9 @@ func (e *execution) setUser(process *specs.Process) error {
 }
 
 func (e *execution) perform(g *globals, c *container.Container) (_ int, err error) {
+	if err := checkPreserved(e.options.PreserveFDs); err != nil {
+		return 0, err
+	}
 	wanted := e.options.Process.Terminal && e.detach
 	switch {
 	case wanted && e.consoleSocket == "":

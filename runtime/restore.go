@@ -13,9 +13,10 @@ func (g *globals) restore(args []string) (int, error) {
 	var images checkpointing
 	var detach bool
 	var console, context string
+	dir := "."
 	images.define(g, flags)
-	o := container.CreateOptions{Root: g.root, Systemd: g.systemd, Bundle: ".", Console: -1, Tolerant: g.tolerant, Warn: g.warn}
-	both(flags.StringVar, &o.Bundle, "bundle,b", "`directory` with config.json")
+	o := container.CreateOptions{Root: g.root, Systemd: g.systemd, Console: -1, Tolerant: g.tolerant, Warn: g.warn}
+	both(flags.StringVar, &dir, "bundle,b", "`directory` with config.json")
 	flags.StringVar(&console, "console-socket", "", "`path` of a unix socket to send the terminal's master to")
 	flags.StringVar(&o.PidFile, "pid-file", "", "`file` to write the process's pid to")
 	images.pass(flags, criu.TCPClose, "tcp-close", "restore established TCP connections closed")
@@ -35,8 +36,11 @@ func (g *globals) restore(args []string) (int, error) {
 	if context != "" {
 		images.options.Passed.Text(criu.LSMMountContext, context)
 	}
+	if o.Bundle, err = container.ReadBundle(dir); err != nil {
+		return 1, err
+	}
 	if console != "" {
-		if o.Console, err = terminal.Connect(container.SocketOf(o.Bundle, console)); err != nil {
+		if o.Console, err = terminal.Connect(container.SocketOf(dir, console)); err != nil {
 			return 1, err
 		}
 	}

@@ -27,8 +27,9 @@ import (
 
 // CreateOptions are what create and run are told.
 type CreateOptions struct {
-	Root, ID, Bundle string
-	Console          int // a socket to send the terminal's master over, or -1
+	Root, ID string
+	Bundle   *Bundle
+	Console  int // a socket to send the terminal's master over, or -1
 	Announcement
 	PreserveFDs  int
 	Env          []string // more than what the configuration has
@@ -36,9 +37,8 @@ type CreateOptions struct {
 	NoPivot      bool
 	NoNewKeyring bool
 	Systemd      bool
-	Protect      func() error // executes the runtime from a read-only handle, unless it runs from one
-	Attached     bool         // start comes from this process, not from another over the socket
-	Tolerant     func() bool  // tells whether the container may do without a cgroup that can't be made
+	Attached     bool        // start comes from this process, not from another over the socket
+	Tolerant     func() bool // tells whether the container may do without a cgroup that can't be made
 	Warn         func(text string)
 }
 
@@ -53,15 +53,13 @@ type Created struct {
 	early   *early // the process while its cgroup is being made, or nil
 }
 
-// Create makes the container. On failure nothing of it stays.
+// Create makes the container. On failure nothing of it stays. The caller has protected the runtime's binary where the
+// bundle is Traced.
 func Create(o CreateOptions) (_ *Created, err error) {
-	b, err := readBundle(o)
-	if err != nil {
+	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	if err := protect(b.spec, o.Protect); err != nil {
-		return nil, err
-	}
+	b := o.Bundle
 	b.filter = compile(b.spec)
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
@@ -70,7 +68,7 @@ func Create(o CreateOptions) (_ *Created, err error) {
 		return nil, err
 	}
 	defer plan.Close()
-	created, group, err := register(o, b, plan, &undo)
+	created, group, err := register(o, plan, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -96,39 +94,46 @@ func (c *Created) explain(err error) error {
 	return err
 }
 
-// bundle is what a container is made from.
-type bundle struct {
-	path    string
-	content []byte
-	spec    *specs.Spec
-	filter  compilation // once it was begun
+// Bundle is what a container is made from.
+type Bundle struct {
+	path     string
+	document *config.Document
+	spec     *specs.Spec
+	filter   compilation // once it was begun
 }
 
-func readBundle(o CreateOptions) (bundle, error) {
-	path, err := filepath.Abs(o.Bundle)
+// ReadBundle reads the configuration in a directory. It changes nothing.
+func ReadBundle(dir string) (*Bundle, error) {
+	path, err := filepath.Abs(dir)
 	if err != nil {
-		return bundle{}, fmt.Errorf("cannot find the bundle: %w", err)
+		return nil, fmt.Errorf("cannot find the bundle: %w", err)
 	}
 	document, err := config.Read(path)
 	if err != nil {
-		return bundle{}, err
+		return nil, err
 	}
-	for _, field := range document.Ignored {
-		o.Warn(fmt.Sprintf("%s of bundle %q: field %s: there is no such field, it is ignored", config.File, path, field))
+	if document.Spec.Process == nil {
+		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
 	}
-	spec := document.Spec
-	if spec.Process == nil {
-		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container without process: config.json has none"))
+	return &Bundle{path: path, document: document, spec: document.Spec}, nil
+}
+
+// complete adds to the bundle's configuration what the caller hands over.
+func (o *CreateOptions) complete() error {
+	b := o.Bundle
+	for _, field := range b.document.Ignored {
+		o.Warn(fmt.Sprintf("%s of bundle %q: field %s: there is no such field, it is ignored", config.File, b.path, field))
 	}
-	spec.Process.Env = append(spec.Process.Env, o.Env...)
-	if spec.Process.Terminal && o.Console < 0 {
-		return bundle{}, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
+	b.spec.Process.Env = append(b.spec.Process.Env, o.Env...)
+	if b.spec.Process.Terminal && o.Console < 0 {
+		return errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot create a container with process.terminal without --console-socket"))
 	}
-	return bundle{path: path, content: document.Content, spec: spec}, nil
+	return nil
 }
 
 // register makes what there is of a container beside its process: its directory and its cgroup, which may be nil.
-func register(o CreateOptions, b bundle, plan *namespace.Plan, undo *cleanup.Stack) (*Created, cgroup.Cgroup, error) {
+func register(o CreateOptions, plan *namespace.Plan, undo *cleanup.Stack) (*Created, cgroup.Cgroup, error) {
+	b := o.Bundle
 	c, err := newContainer(o.Root, o.ID)
 	if err != nil {
 		return nil, nil, err
@@ -137,7 +142,7 @@ func register(o CreateOptions, b bundle, plan *namespace.Plan, undo *cleanup.Sta
 	c.Warn = o.Warn
 	undo.Add(created.afterHooks)
 	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
-	c.config, c.spec = b.content, b.spec
+	c.config, c.spec = b.document.Content, b.spec
 	c.describe(b.spec, b.path)
 	c.SharedKeyring = o.NoNewKeyring
 	if o.Notify {

@@ -28,8 +28,7 @@ type ExecOptions struct {
 	PreserveFDs  int
 	IgnorePaused bool
 	Warn         func(text string)
-	Cgroups      []string     // below the container's: one PATH, or any number of CONTROLLERS:PATH
-	Protect      func() error // executes the runtime from a read-only handle, unless it runs from one
+	Cgroups      []string // below the container's: one PATH, or any number of CONTROLLERS:PATH
 }
 
 // Executed is a process that exec has started.
@@ -44,7 +43,7 @@ func (e *Executed) Process() *launch.Process { return e.process }
 // Kill ends the process.
 func (e *Executed) Kill() { e.process.Kill() }
 
-// Exec starts another process in the container.
+// Exec starts another process in the container. The caller has protected the runtime's binary where the process is Traced.
 func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	states := []specs.ContainerState{specs.StateCreated, specs.StateRunning}
 	if o.IgnorePaused {
@@ -58,7 +57,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 		return nil, err
 	}
 	inherit(o.Process, spec.Process)
-	if err := c.protectFrom(spec, o.Process, o.Protect); err != nil {
+	if err := c.noteTracer(spec, o.Process); err != nil {
 		return nil, err
 	}
 	filter := compile(spec)

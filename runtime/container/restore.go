@@ -37,13 +37,12 @@ type restoration struct {
 
 // Restore makes a container whose processes go on where they were at the checkpoint. On failure nothing of it stays.
 func Restore(o CreateOptions, images CheckpointOptions) (_ *Created, err error) {
-	bundle, err := readBundle(o)
-	if err != nil {
+	if err := o.complete(); err != nil {
 		return nil, err
 	}
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(context.Background(), err) }()
-	created, group, err := register(o, bundle, nil, &undo)
+	created, group, err := register(o, nil, &undo)
 	if err != nil {
 		return nil, err
 	}

@@ -12,20 +12,15 @@ import (
 	"github.com/berthd/berth/runtime/process"
 )
 
-// Start lets the process of a created container execute its program. Before the runtime comes into the container for
-// hooks there, protect executes it from a read-only handle, unless it runs from one.
-func (c *Container) Start(protect func() error) error {
+// Start lets the process of a created container execute its program. The caller has protected the runtime's binary where
+// the container is TracedAtStart.
+func (c *Container) Start() error {
 	if err := c.require("start", specs.StateCreated); err != nil {
 		return err
 	}
 	spec, err := c.Spec()
 	if err != nil {
 		return err
-	}
-	if spec.Hooks != nil && len(spec.Hooks.StartContainer) > 0 {
-		if err := c.protectFrom(spec, spec.Process, protect); err != nil {
-			return err
-		}
 	}
 	return c.endAfter(c.startWith(spec, func() error { return c.release(spec) }))
 }

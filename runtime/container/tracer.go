@@ -15,26 +15,44 @@ import (
 // tracerFile is in the directory of a container in which exec has started a process that may trace others.
 const tracerFile = "tracer"
 
-// protect keeps the runtime's binary from those who may look at the runtime while it is in the container.
-func protect(spec *specs.Spec, how func() error) error {
-	if hasNeighbours(spec) || canTrace(spec, spec.Process) {
-		return how()
+// Traced tells whether the runtime may be traced while it is in the container that the bundle is for.
+func (b *Bundle) Traced() bool { return hasNeighbours(b.spec) || canTrace(b.spec, b.spec.Process) }
+
+// Traced tells whether the runtime may be traced while it executes a process in the container.
+func (c *Container) Traced(process *specs.Process) (bool, error) {
+	spec, err := c.Spec()
+	if err != nil {
+		return false, err
+	}
+	return hasNeighbours(spec) || canTrace(spec, spec.Process) || canTrace(spec, process) || unix.Access(c.tracer(), unix.F_OK) == nil, nil
+}
+
+// TracedAtStart tells whether the runtime comes into the container when it starts, for hooks, and may be traced there.
+func (c *Container) TracedAtStart() (bool, error) {
+	spec, err := c.Spec()
+	if err != nil || spec.Hooks == nil || len(spec.Hooks.StartContainer) == 0 {
+		return false, err
+	}
+	return c.Traced(spec.Process)
+}
+
+// noteTracer leaves word that a process of exec may trace others. It lasts as long as the container: the process can
+// hand the capability on to its children, which outlive it.
+func (c *Container) noteTracer(spec *specs.Spec, process *specs.Process) error {
+	if !canTrace(spec, process) || canTrace(spec, spec.Process) {
+		return nil
+	}
+	if err := os.WriteFile(c.tracer(), nil, 0o600); err != nil {
+		return fmt.Errorf("cannot note that a process of container %q may trace others: %w", c.ID, err)
 	}
 	return nil
 }
 
-// protectFrom is protect for an exec of a process. The next one will know of it.
-func (c *Container) protectFrom(spec *specs.Spec, process *specs.Process, how func() error) error {
-	marker := filepath.Join(c.dir, tracerFile)
-	if canTrace(spec, process) && !canTrace(spec, spec.Process) {
-		if err := os.WriteFile(marker, nil, 0o600); err != nil {
-			return fmt.Errorf("cannot note that a process of container %q may trace others: %w", c.ID, err)
-		}
-	}
-	if unix.Access(marker, unix.F_OK) == nil {
-		return how()
-	}
-	return protect(spec, how)
+func (c *Container) tracer() string { return filepath.Join(c.dir, tracerFile) }
+
+// AnyProcess stands for a process that is not known yet: it may have every capability.
+func AnyProcess() *specs.Process {
+	return &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_SYS_PTRACE"}}}
 }
 
 // hasNeighbours tells whether there are processes in the container's pid namespace of whom nothing is known.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +26,8 @@ func TestTerminals(t *testing.T) {
 	d := startDaemon(t)
 	image := w.image("busybox")
 	for name, test := range map[string]func(*testing.T, *daemon, string){
-		"run": testRunTerminal, "detach": testDetach, "detach keys": testDetachKeys, "exec": testExecTerminal, "start": testStartTerminal,
+		"run": testRunTerminal, "detach": testDetach, "detach keys": testDetachKeys, "exec": testExecTerminal,
+		"privileged": testPrivilegedTerminal, "start": testStartTerminal,
 		"signals": testSignals, "colours": testColours, "input ends": testInputEnds, "interrupt": testInterrupt, "stats": testStats,
 	} {
 		// The first to come pulls the image: the others must not see the bars.
@@ -100,6 +102,27 @@ func testDetachKeys(t *testing.T, d *daemon, image string) {
 	state, err := d.berth("inspect", "--format", "{{.State.Status}}", "other")
 	if err != nil || state != "running\n" {
 		t.Errorf("the container is %q (%v), not running", state, err)
+	}
+}
+
+// testPrivilegedTerminal: the runtime protects its binary from processes with CAP_SYS_PTRACE by a second execution, which
+// has to find the shim's socket unused. One such process in a container concerns all that come after it.
+func testPrivilegedTerminal(t *testing.T, d *daemon, image string) {
+	t.Cleanup(func() { _, _ = d.berth("rm", "-f", "strong", "plain") })
+	for _, args := range [][]string{
+		{"run", "--rm", "-t", "--privileged", image, "tty"},
+		{"run", "--rm", "-t", "--cap-add", "SYS_PTRACE", image, "tty"},
+		{"run", "-d", "--name", "strong", "--privileged", image, "sleep", "1000"},
+		{"exec", "-t", "strong", "tty"},
+		{"run", "-d", "--name", "plain", image, "sleep", "1000"},
+		{"run", "--rm", "-t", "--pid", "container:plain", image, "tty"},
+		{"exec", "-t", "--privileged", "plain", "tty"},
+		{"exec", "-t", "plain", "tty"},
+	} {
+		output, err := d.berth(args...)
+		if err != nil || !slices.Contains(args, "-d") && !strings.HasPrefix(output, "/dev/pts/") {
+			t.Errorf("berth %v: %v: %q", args, err, output)
+		}
 	}
 }
 

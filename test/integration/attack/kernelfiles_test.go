@@ -49,7 +49,7 @@ func TestNullOfTheImage(t *testing.T) {
 	}
 }
 
-// withTerminal runs the container with a terminal, whose other end it throws away.
+// withTerminal runs the container with a terminal, whose other end it throws away. Like an engine it accepts one connection.
 func (c *container) withTerminal(verb ...string) outcome {
 	c.t.Helper()
 	socket := filepath.Join(c.Bundle, "console")
@@ -59,14 +59,16 @@ func (c *container) withTerminal(verb ...string) outcome {
 		c.t.Fatal(err)
 	}
 	defer func() { _ = listener.Close() }()
+	done := make(chan struct{})
+	defer close(done)
 	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			defer func() { _ = conn.Close() }()
+		conn, err := listener.Accept()
+		if err != nil {
+			return
 		}
+		_ = listener.Close()
+		defer func() { _ = conn.Close() }()
+		<-done
 	}()
 	c.Spec.Process.Terminal = true
 	c.writeConfig()

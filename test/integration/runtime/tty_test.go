@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // consoleSocket returns the path of a socket, and what receives the terminal that is sent to it.
@@ -104,6 +106,87 @@ func TestForegroundTerminal(t *testing.T) {
 	r := c.run()
 	wantEqual(t, r.Status, 4)
 	wantEqual(t, strings.ReplaceAll(r.Stdout, "\r\n", "\n"), "terminal\n")
+}
+
+// TestTerminalWhereTheRuntimeMayBeTraced: where a process of the container may trace the runtime, the runtime executes
+// itself again from a protected file. Receivers accept one connection, so it must not have connected before.
+func TestTerminalWhereTheRuntimeMayBeTraced(t *testing.T) {
+	neighbour := sleeping(t, nil)
+	pids := fmt.Sprintf("/proc/%d/ns/pid", neighbour.state().Pid)
+	kinds := map[string]func(spec *specs.Spec){
+		"privileged": unrestricted,
+		"SYS_PTRACE": func(spec *specs.Spec) {
+			spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_SYS_PTRACE")
+		},
+		"joined pid namespace": func(spec *specs.Spec) {
+			for i := range spec.Linux.Namespaces {
+				if n := &spec.Linux.Namespaces[i]; n.Type == specs.PIDNamespace {
+					n.Path = pids
+				}
+			}
+		},
+	}
+	const script = "test -t 1 && echo terminal"
+	for name, change := range kinds {
+		t.Run("create "+name, func(t *testing.T) {
+			c := newContainer(t).shell(script)
+			c.Spec.Process.Terminal = true
+			change(c.Spec)
+			c.writeConfig()
+			wantOneTerminal(t, c, func(path string) {
+				c.leave("create", "--bundle", c.Bundle, "--console-socket", path, c.ID)
+				c.must("start", c.ID)
+			})
+		})
+		t.Run("run "+name, func(t *testing.T) {
+			c := newContainer(t).shell(script)
+			c.Spec.Process.Terminal = true
+			change(c.Spec)
+			c.writeConfig()
+			wantOneTerminal(t, c, func(path string) { c.leave("run", "--detach", "--bundle", c.Bundle, "--console-socket", path, c.ID) })
+		})
+		t.Run("exec "+name, func(t *testing.T) {
+			c := sleeping(t, change)
+			wantOneTerminal(t, c, func(path string) {
+				c.leave("exec", "--tty", "--detach", "--console-socket", path, c.ID, "sh", "-c", script)
+			})
+		})
+	}
+	t.Run("after a privileged exec", func(t *testing.T) {
+		c := sleeping(t, nil)
+		c.must("exec", "--cap", "CAP_SYS_PTRACE", c.ID, "true")
+		wantOneTerminal(t, c, func(path string) {
+			c.leave("exec", "--tty", "--detach", "--console-socket", path, c.ID, "sh", "-c", script)
+		})
+	})
+}
+
+func unrestricted(spec *specs.Spec) { privileged(&container{Spec: spec}) }
+
+// wantOneTerminal gives begin the path of a socket that takes one connection, over which the terminal of a process that
+// prints that it has one has to come.
+func wantOneTerminal(t *testing.T, c *container, begin func(path string)) {
+	t.Helper()
+	path, receive := consoleSocket(t, c)
+	begin(path)
+	terminal := receive()
+	defer terminal.Close()
+	wantEqual(t, readAll(t, terminal), "terminal\n")
+}
+
+// TestProcessFromAPipe: a pipe can't be read by two executions of the runtime.
+func TestProcessFromAPipe(t *testing.T) {
+	for name, change := range map[string]func(spec *specs.Spec){"plain": nil, "privileged": unrestricted} {
+		c := sleeping(t, change)
+		for _, capability := range []string{"CAP_KILL", "CAP_SYS_PTRACE"} {
+			process := fmt.Sprintf(`{"args":["echo","hello"],"cwd":"/","capabilities":{"bounding":[%q]}}`, capability)
+			inside := c.command("exec", "--process", "/dev/stdin", c.ID)
+			inside.Stdin = strings.NewReader(process) // which is a pipe for the runtime
+			if r := testenv.Execute(t, inside); r.Status != 0 || r.Stdout != "hello\n" {
+				t.Errorf("%s container, %s: %+v", name, capability, r)
+			}
+		}
+	}
 }
 
 func TestTerminalErrors(t *testing.T) {

@@ -1,4 +1,15 @@
-package main
+// Package selfexe keeps the container from writing to the runtime's binary (CVE-2019-5736).
+//
+// A process that is about to become the container's is for a moment the runtime inside the container. A process that may
+// look at it there gets a handle of the host's binary through /proc/PID/exe, and can write to the binary as soon as it is
+// not busy any more. The process is hidden from all that lack CAP_SYS_PTRACE in the host's user namespace, and it never
+// executes a file of the container as the runtime (see launch.Last). Where a process of the container may have that
+// capability the runtime itself runs from a file that is read-only and not the host's: the binary as an overlay without
+// an upper layer shows it. A read-only mount of the binary, as a shim starts the runtime from, is no handle to write
+// through either. But repeated attempts to open it keep everybody else from executing the binary, because the kernel
+// counts the writers of a file before it looks at the mount. The second execution costs the start of a Go program, and
+// so all other containers are spared it.
+package selfexe
 
 import (
 	"errors"
@@ -15,20 +26,11 @@ import (
 	"github.com/berthd/berth/runtime/nofile"
 )
 
-// A process that is to become the container's is for a moment the runtime in the container. Whoever may look at it
-// there, through /proc/PID/exe, gets a handle to the host's binary and can write to it once it isn't busy any more
-// (CVE-2019-5736). The process is hidden from all but those who have CAP_SYS_PTRACE in the host's user namespace, and
-// never executes a file of the container's as the runtime (see launch.Last). For containers with that capability the
-// runtime itself runs from a file that nobody can write to and that is not the host's: the binary as an overlay without
-// an upper layer shows it. A read-only mount of the binary, as a shim starts the runtime from, is no handle to write
-// through either. But who tries that again and again keeps everybody else from executing the binary, as the kernel
-// counts the writers of a file before it looks at the mount. It costs the start of another Go program, and so the
-// others are spared it.
-
 const ownFile = "/proc/self/exe"
 
-// ensureReadOnly returns if the runtime runs from such a file, and otherwise executes itself again from one.
-func ensureReadOnly() error {
+// Protect returns if the runtime runs from a protected file, and otherwise executes the runtime again from one. The second
+// execution starts from the beginning: whatever the first has read from a pipe, sent or connected to is lost to it.
+func Protect() error {
 	if os.Geteuid() != 0 {
 		return nil // and the container's root can't write to root's files either
 	}
