@@ -53,8 +53,8 @@ func (s *service) Mounts(_ context.Context, r *snapshotsapi.MountsRequest) (*sna
 	return &snapshotsapi.MountsResponse{Mounts: mounts}, nil
 }
 
-func (s *service) Commit(_ context.Context, r *snapshotsapi.CommitSnapshotRequest) (*emptypb.Empty, error) {
-	err := s.snapshotter.commit(graph.Commit{Key: r.Key, Name: r.Name, Parent: r.Parent, Labels: r.Labels})
+func (s *service) Commit(ctx context.Context, r *snapshotsapi.CommitSnapshotRequest) (*emptypb.Empty, error) {
+	err := s.snapshotter.commit(ctx, graph.Commit{Key: r.Key, Name: r.Name, Parent: r.Parent, Labels: r.Labels})
 	return &emptypb.Empty{}, err
 }
 
@@ -81,31 +81,33 @@ func (s *service) Update(_ context.Context, r *snapshotsapi.UpdateSnapshotReques
 	return &snapshotsapi.UpdateSnapshotResponse{Info: info}, nil
 }
 
-// infosPerMessage keeps a message of List below gRPC's limit of 4 MiB, with labels of ordinary size.
-const infosPerMessage = 100
-
 func (s *service) List(r *snapshotsapi.ListSnapshotsRequest, stream snapshotsapi.Snapshots_ListServer) error {
 	matches, err := filters.Parse(r.Filters)
 	if err != nil {
 		return err
 	}
 	var infos []*snapshotsapi.Info
-	err = s.snapshotter.graph.Walk(func(snapshot graph.Snapshot) error {
-		if matches(fields{snapshot.Info}) {
+	err = s.snapshotter.graph.Walk(func(snapshot graph.Snapshot, err error) {
+		switch {
+		case err != nil:
+			s.snapshotter.log.Error("a snapshot can't be read", "error", err)
+		case matches(fields{snapshot.Info}):
 			infos = append(infos, snapshot.Info)
 		}
-		return nil
 	})
-	for err == nil && len(infos) > 0 {
-		n := min(len(infos), infosPerMessage)
-		err = stream.Send(&snapshotsapi.ListSnapshotsResponse{Info: infos[:n]})
-		infos = infos[n:]
+	if err != nil {
+		return err
 	}
-	return err
+	for batch := range grpcserve.Batches(infos) {
+		if err := stream.Send(&snapshotsapi.ListSnapshotsResponse{Info: batch}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (s *service) Usage(_ context.Context, r *snapshotsapi.UsageRequest) (*snapshotsapi.UsageResponse, error) {
-	size, inodes, err := s.snapshotter.usage(r.Key)
+func (s *service) Usage(ctx context.Context, r *snapshotsapi.UsageRequest) (*snapshotsapi.UsageResponse, error) {
+	size, inodes, err := s.snapshotter.usage(ctx, r.Key)
 	if err != nil {
 		return nil, err
 	}

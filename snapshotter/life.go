@@ -1,11 +1,11 @@
 package snapshotter
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"path/filepath"
-	"strconv"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/api/types"
@@ -20,21 +20,12 @@ import (
 func (s *Snapshotter) create(info *snapshotsapi.Info) (mounts []*types.Mount, err error) {
 	info.CreatedAt = timestamppb.Now()
 	info.UpdatedAt = info.CreatedAt
-	id, err := s.newID()
+	id, dir, err := s.newDirectory()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot prepare snapshot %q: %w", info.Name, err)
 	}
 	defer s.made(id)
 	snapshot, err := s.graph.Plan(id, info)
-	if err != nil {
-		return nil, fmt.Errorf("cannot prepare snapshot %q: %w", info.Name, err)
-	}
-	dir := s.path(id)
-	// A directory of this name is left over from before a crash that lost its id.
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("cannot prepare snapshot %q: %w", info.Name, err)
-	}
-	err = os.Mkdir(dir, 0o711)
 	if err == nil {
 		err = s.layout.Make(snapshot)
 	}
@@ -42,20 +33,36 @@ func (s *Snapshotter) create(info *snapshotsapi.Info) (mounts []*types.Mount, er
 		err = s.graph.Insert(snapshot)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot prepare snapshot %q: %w", info.Name, err), os.RemoveAll(dir))
+		s.removeDirectory(dir)
+		return nil, fmt.Errorf("cannot prepare snapshot %q: %w", info.Name, err)
 	}
 	return s.layout.Mounts(snapshot), nil
 }
 
-func (s *Snapshotter) newID() (uint64, error) {
+// newDirectory makes an empty directory for a snapshot and returns its id. Names that are taken are skipped: a crash
+// that lost an id leaves its directory, and one that can't be removed stays.
+func (s *Snapshotter) newDirectory() (id uint64, dir string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return 0, errdefs.As(errdefs.ErrUnavailable, errors.New("the snapshotter is closed"))
+		return 0, "", errdefs.As(errdefs.ErrUnavailable, errors.New("the snapshotter is closed"))
 	}
-	s.lastID++
-	s.making[s.lastID] = true
-	return s.lastID, nil
+	for {
+		s.lastID++
+		dir = s.path(s.lastID)
+		err := os.Mkdir(dir, 0o711)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = os.Chmod(dir, 0o711) // whatever the umask is
+		}
+		if err != nil {
+			return 0, "", err
+		}
+		s.making[s.lastID] = true
+		return s.lastID, dir, nil
+	}
 }
 
 func (s *Snapshotter) made(id uint64) {
@@ -77,13 +84,13 @@ func (s *Snapshotter) mounts(key string) ([]*types.Mount, error) {
 	return s.layout.Mounts(snapshot), nil
 }
 
-func (s *Snapshotter) commit(c graph.Commit) error {
+func (s *Snapshotter) commit(ctx context.Context, c graph.Commit) error {
 	snapshot, err := s.graph.Get(c.Key)
 	if err == nil && c.Parent != "" && c.Parent != snapshot.Info.Parent && !s.layout.Rebase() {
 		err = errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("layout %q cannot put a snapshot on a parent afterwards: not implemented", s.name))
 	}
 	if err == nil {
-		c.Size, c.Inodes, err = s.layout.Usage(snapshot)
+		c.Size, c.Inodes, err = s.layout.Usage(ctx, snapshot)
 	}
 	if err == nil {
 		err = s.graph.Commit(c)
@@ -95,7 +102,7 @@ func (s *Snapshotter) commit(c graph.Commit) error {
 }
 
 // usage tells what a snapshot takes on disk, without its parents.
-func (s *Snapshotter) usage(key string) (size, inodes int64, err error) {
+func (s *Snapshotter) usage(ctx context.Context, key string) (size, inodes int64, err error) {
 	snapshot, err := s.graph.Get(key)
 	if err != nil {
 		return 0, 0, err
@@ -103,7 +110,7 @@ func (s *Snapshotter) usage(key string) (size, inodes int64, err error) {
 	if snapshot.Info.Kind == snapshotsapi.Kind_COMMITTED {
 		return snapshot.Size, snapshot.Inodes, nil
 	}
-	if size, inodes, err = s.layout.Usage(snapshot); err != nil {
+	if size, inodes, err = s.layout.Usage(ctx, snapshot); err != nil {
 		return 0, 0, fmt.Errorf("cannot measure snapshot %q: %w", key, err)
 	}
 	return size, inodes, nil
@@ -121,54 +128,6 @@ func (s *Snapshotter) remove(key string) error {
 	if s.closed {
 		return nil // Open removes it
 	}
-	s.remover.Go(func() {
-		if err := os.RemoveAll(s.path(id)); err != nil {
-			s.log.Warn("cannot remove the directory of a removed snapshot", "snapshot", key, "error", err)
-		}
-	})
+	s.remover.Go(func() { s.removeDirectory(s.path(id)) })
 	return nil
-}
-
-// Cleanup removes every directory that no snapshot has, and returns when they are gone.
-func (s *Snapshotter) Cleanup() error {
-	orphans, err := s.orphans()
-	if err != nil {
-		return fmt.Errorf("cannot look for left-over directories: %w", err)
-	}
-	var errs []error
-	for _, path := range orphans {
-		s.log.Info("removing a directory without a snapshot", "path", path)
-		errs = append(errs, os.RemoveAll(path))
-	}
-	return errors.Join(errs...)
-}
-
-func (s *Snapshotter) orphans() ([]string, error) {
-	// The directories are listed before the graph is read: one that gets its snapshot in between is not an orphan. One
-	// whose snapshot is still being made is in s.making from before its directory exists.
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return nil, err
-	}
-	known := map[string]bool{}
-	for id := range s.making {
-		known[strconv.FormatUint(id, 10)] = true
-	}
-	err = s.graph.Walk(func(snapshot graph.Snapshot) error {
-		known[strconv.FormatUint(snapshot.ID, 10)] = true
-		return nil
-	})
-	var orphans []string
-	for _, entry := range entries {
-		if !known[entry.Name()] {
-			orphans = append(orphans, filepath.Join(s.dir, entry.Name()))
-		}
-	}
-	return orphans, err
-}
-
-func (s *Snapshotter) path(id uint64) string {
-	return filepath.Join(s.dir, strconv.FormatUint(id, 10))
 }

@@ -58,6 +58,8 @@ func prepare(t *testing.T, s *Snapshotter, key, parent string) string {
 	return filepath.Join(s.path(snapshot.ID), "fs")
 }
 
+func commitOf(key, name string) graph.Commit { return graph.Commit{Key: key, Name: name} }
+
 func directories(t *testing.T, s *Snapshotter) []string {
 	t.Helper()
 	entries, err := os.ReadDir(s.dir)
@@ -79,10 +81,10 @@ func TestLifeOfALayer(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "file"), make([]byte, 32<<10), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.commit(graph.Commit{Key: "extract", Name: "layer"}); err != nil {
+		if err := s.commit(t.Context(), graph.Commit{Key: "extract", Name: "layer"}); err != nil {
 			t.Fatal(err)
 		}
-		if size, inodes, err := s.usage("layer"); err != nil || size < 32<<10 || inodes != 2 {
+		if size, inodes, err := s.usage(t.Context(), "layer"); err != nil || size < 32<<10 || inodes != 2 {
 			t.Errorf("usage: %d bytes, %d inodes, %v", size, inodes, err)
 		}
 		if _, err := s.mounts("layer"); !errors.Is(err, errdefs.ErrFailedPrecondition) {
@@ -129,10 +131,10 @@ func TestOnlyOverlayRebases(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Snapshotter) {
 		prepare(t, s, "extract-1", "")
 		prepare(t, s, "extract-2", "")
-		if err := s.commit(graph.Commit{Key: "extract-1", Name: "below"}); err != nil {
+		if err := s.commit(t.Context(), graph.Commit{Key: "extract-1", Name: "below"}); err != nil {
 			t.Fatal(err)
 		}
-		err := s.commit(graph.Commit{Key: "extract-2", Name: "above", Parent: "below"})
+		err := s.commit(t.Context(), graph.Commit{Key: "extract-2", Name: "above", Parent: "below"})
 		if s.Name() == Overlay && err != nil || s.Name() == Native && !errors.Is(err, errdefs.ErrUnimplemented) {
 			t.Errorf("commit on a parent afterwards: %v", err)
 		}
@@ -154,13 +156,14 @@ func TestOpenRemovesWhatACrashLeft(t *testing.T) {
 		if again.Name() != s.Name() {
 			t.Errorf("the layout changed to %q", again.Name())
 		}
+		again.remover.Wait()
 		if got := directories(t, again); !slices.Equal(got, []string{"1"}) {
 			t.Errorf("directories %v", got)
 		}
 		if _, err := os.Stat(kept); err != nil {
 			t.Error(err)
 		}
-		if next := prepare(t, again, "next", ""); filepath.Base(filepath.Dir(next)) != "2" {
+		if next := prepare(t, again, "next", ""); filepath.Base(filepath.Dir(next)) != "8" {
 			t.Errorf("the next one is %s", next)
 		}
 	})
@@ -168,11 +171,8 @@ func TestOpenRemovesWhatACrashLeft(t *testing.T) {
 
 func TestCleanupKeepsWhatIsBeingMade(t *testing.T) {
 	s := open(t, t.TempDir(), Native)
-	id, err := s.newID()
+	id, _, err := s.newDirectory()
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(s.path(id), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Cleanup(); err != nil {

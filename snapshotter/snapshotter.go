@@ -45,6 +45,7 @@
 package snapshotter
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -77,12 +78,14 @@ type Options struct {
 // layout is how the files of snapshots lie on disk. Each snapshot has a directory of its own, which exists and is
 // empty when Make is called.
 type layout interface {
-	// Make fills the directory of a new snapshot.
+	// Make fills the directory of a snapshot. What is there of it is left as it is.
 	Make(s graph.Snapshot) error
+	// Complete says whether all is there that Make makes.
+	Complete(s graph.Snapshot) bool
 	// Mounts tells how to mount a snapshot.
 	Mounts(s graph.Snapshot) []*types.Mount
 	// Usage measures what a snapshot takes on disk.
-	Usage(s graph.Snapshot) (size, inodes int64, err error)
+	Usage(ctx context.Context, s graph.Snapshot) (size, inodes int64, err error)
 	// Rebase says whether a snapshot that was made on nothing can be put on a parent later.
 	Rebase() bool
 }
@@ -98,15 +101,20 @@ type Snapshotter struct {
 	mu     sync.Mutex
 	lastID uint64
 	making map[uint64]bool // directories of snapshots that the graph doesn't know yet
-	closed bool
+	// removing are the directories that are being removed. Each channel is closed at the end of it.
+	removing map[string]chan struct{}
+	closed   bool
 
-	remover sync.WaitGroup // the goroutines that Remove has started
+	alive   context.Context //nolint:containedctx // it ends with Close, and cuts off what is being removed then
+	end     context.CancelFunc
+	remover sync.WaitGroup // the goroutines that remove directories
 }
 
-// Open opens the snapshots in dir, creating it if it is not there, and removes what a crash left behind. A directory
-// can be open only once: a second Open fails with ErrUnavailable.
+// Open opens the snapshots in dir, creating it if it is not there, and begins to remove what a crash left behind. A
+// directory can be open only once: a second Open fails with ErrUnavailable.
 func Open(dir string, options Options) (*Snapshotter, error) {
-	s := &Snapshotter{dir: filepath.Join(dir, "snapshots"), log: options.Logger, making: map[uint64]bool{}}
+	s := &Snapshotter{dir: filepath.Join(dir, "snapshots"), log: options.Logger, making: map[uint64]bool{}, removing: map[string]chan struct{}{}}
+	s.alive, s.end = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -117,6 +125,9 @@ func Open(dir string, options Options) (*Snapshotter, error) {
 	}{{dir, 0o711}, {s.dir, 0o711}} {
 		if err := os.MkdirAll(d.path, d.mode); err != nil {
 			return nil, fmt.Errorf("cannot create snapshot directory %q: %w", dir, err)
+		}
+		if err := widen(d.path, d.mode); err != nil {
+			return nil, fmt.Errorf("cannot open snapshot directory %q: %w", dir, err)
 		}
 	}
 	g, err := graph.Open(filepath.Join(dir, "metadata.db"))
@@ -132,10 +143,11 @@ func Open(dir string, options Options) (*Snapshotter, error) {
 }
 
 func (s *Snapshotter) prepare(name string) (err error) {
-	if s.lastID, err = s.graph.LastID(); err != nil {
+	if s.lastID, err = s.highestID(); err != nil {
 		return err
 	}
-	if err := s.Cleanup(); err != nil {
+	orphans, err := s.orphans()
+	if err != nil {
 		return err
 	}
 	if s.name, err = chooseLayout(filepath.Dir(s.dir), name); err != nil {
@@ -147,22 +159,37 @@ func (s *Snapshotter) prepare(name string) (err error) {
 	case Native:
 		s.layout = native.New(s.dir)
 	}
+	if err := s.restore(); err != nil {
+		return err
+	}
+	// A container can leave a tree that takes minutes to remove.
+	s.remover.Go(func() { s.removeOrphans(orphans) })
 	return nil
 }
 
 // Name returns the layout in use: Overlay or Native.
 func (s *Snapshotter) Name() string { return s.name }
 
-// Close waits for directories that are being removed and closes the graph.
+// Close stops the removal of directories, which the next Open goes on with, and closes the graph.
 func (s *Snapshotter) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	s.end()
 	s.remover.Wait()
 	if err := s.graph.Close(); err != nil {
 		return fmt.Errorf("cannot close snapshot directory %q: %w", filepath.Dir(s.dir), err)
 	}
 	return nil
+}
+
+// widen gives a directory the permissions that it lacks: a narrow umask may have taken them.
+func widen(dir string, mode os.FileMode) error {
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode()&mode == mode {
+		return err
+	}
+	return os.Chmod(dir, info.Mode()|mode)
 }
 
 func unknownLayout(name string) error {

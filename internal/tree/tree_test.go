@@ -13,6 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// memoryDir returns a directory for many entries, on a tmpfs if there is one.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "berth-tree-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := Remove(context.WithoutCancel(t.Context()), dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // makeDeep makes a chain of directories in dir, each with a file, and returns its top.
 func makeDeep(t *testing.T, dir string, depth int) string {
 	t.Helper()
@@ -29,10 +44,10 @@ func makeDeep(t *testing.T, dir string, depth int) string {
 		file, err = unix.Openat(at, "file", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
 		if err == nil {
 			_ = unix.Close(file)
-			err = unix.Mkdirat(at, "d", 0o755)
+			err = unix.Mkdirat(at, "directory", 0o755)
 		}
 		if err == nil {
-			next, err = unix.Openat(at, "d", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			next, err = unix.Openat(at, "directory", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		}
 		_ = unix.Close(at)
 		at = next
@@ -66,7 +81,7 @@ const deep = 3_000 // several times PATH_MAX by its path
 func TestRemoveDeep(t *testing.T) {
 	for _, limit := range []uint64{128, 24} { // more than the window, and less
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
-			top := makeDeep(t, t.TempDir(), deep)
+			top := makeDeep(t, memoryDir(t), deep)
 			limitFiles(t, limit)
 			if err := Remove(t.Context(), top); err != nil {
 				t.Fatal(err)
@@ -79,12 +94,12 @@ func TestRemoveDeep(t *testing.T) {
 }
 
 func TestRemoveWideAndDeep(t *testing.T) {
-	top := filepath.Join(t.TempDir(), "top")
-	for i := range 45 {
+	top := filepath.Join(memoryDir(t), "top")
+	for i := range 40 {
 		if err := os.MkdirAll(filepath.Join(top, strings.Repeat("a/", i), fmt.Sprint(i), strings.Repeat("b/", 2*i)), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		for j := range 20 {
+		for j := range 5 {
 			if err := os.MkdirAll(filepath.Join(top, strings.Repeat("a/", i), fmt.Sprint("dir", j)), 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -234,7 +249,7 @@ func TestRemoveTellsWhatStays(t *testing.T) {
 }
 
 func TestRemoveStopsWhenCancelled(t *testing.T) {
-	top := makeDeep(t, t.TempDir(), 100)
+	top := makeDeep(t, memoryDir(t), 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := Remove(ctx, top); !errors.Is(err, context.Canceled) {
@@ -246,8 +261,7 @@ func TestRemoveStopsWhenCancelled(t *testing.T) {
 }
 
 func TestUsageOfADeepTree(t *testing.T) {
-	top := makeDeep(t, t.TempDir(), deep)
-	defer func() { _ = Remove(t.Context(), top) }() // t.TempDir can't
+	top := makeDeep(t, memoryDir(t), deep)
 	limitFiles(t, 128)
 	_, inodes, err := Usage(t.Context(), top)
 	if err != nil || inodes != 2*deep+1 {
@@ -257,7 +271,7 @@ func TestUsageOfADeepTree(t *testing.T) {
 
 // TestUsageGoesOnAfterADeepBranch has directories on both sides of branches deeper than what stays open.
 func TestUsageGoesOnAfterADeepBranch(t *testing.T) {
-	top := filepath.Join(t.TempDir(), "top")
+	top := filepath.Join(memoryDir(t), "top")
 	want := int64(1)
 	for _, name := range []string{"1", "2", "3", "4"} {
 		at := filepath.Join(top, name)
@@ -287,5 +301,23 @@ func TestUsageGoesOnAfterADeepBranch(t *testing.T) {
 	}
 	if size, inodes, err := Usage(t.Context(), top+"x"); size != 0 || inodes != 0 || err != nil {
 		t.Errorf("of nothing: %d, %d, %v", size, inodes, err)
+	}
+}
+
+func TestUsageCountsAFileOnce(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "file")
+	if err := os.WriteFile(name, make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alone, inodes, err := Usage(t.Context(), dir)
+	if err != nil || inodes != 2 || alone < 64<<10 {
+		t.Errorf("one file: %d bytes, %d inodes, %v", alone, inodes, err)
+	}
+	if err := os.Link(name, name+"2"); err != nil {
+		t.Fatal(err)
+	}
+	if linked, inodes, err := Usage(t.Context(), dir); err != nil || inodes != 2 || linked != alone {
+		t.Errorf("with a second name: %d bytes, %d inodes, %v; want %d, 2", linked, inodes, err, alone)
 	}
 }

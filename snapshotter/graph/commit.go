@@ -62,7 +62,7 @@ func (g *Graph) Commit(c Commit) error {
 // rebase puts a snapshot that was prepared on nothing onto a parent.
 func rebase(tx *bbolt.Tx, s *Snapshot, parent string) error {
 	if s.Info.Parent != "" {
-		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf(
+		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf(
 			"snapshot %q was prepared on %q and cannot be committed on %q", s.Info.Name, s.Info.Parent, parent))
 	}
 	if _, err := parentsOf(tx, parent); err != nil {

@@ -3,6 +3,7 @@
 package graph
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -148,23 +149,28 @@ func parentsOf(tx *bbolt.Tx, name string) ([]uint64, error) {
 		return nil, fmt.Errorf("cannot use parent: %w", err)
 	}
 	if parent.Info.Kind != snapshotsapi.Kind_COMMITTED {
-		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("parent %q is not a committed snapshot", name))
+		return nil, errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("parent %q is not a committed snapshot", name))
 	}
 	return append([]uint64{parent.ID}, parent.Parents...), nil
 }
 
-// Remove takes a snapshot out of the graph and returns its id. It refuses while others stand on it.
+// Remove takes a snapshot out of the graph, also one whose record can't be read, and returns its id, or 0 if that is not
+// known. It refuses while others stand on it.
 func (g *Graph) Remove(name string) (id uint64, err error) {
 	err = g.db.Update(func(tx *bbolt.Tx) error {
 		s, err := get(tx, name)
-		if err != nil {
+		if err != nil && !errors.Is(err, errdefs.ErrDataLoss) {
 			return err
 		}
+		unreadable := err != nil
 		prefix := name + "\x00"
 		if child, _ := tx.Bucket(bucketChildren).Cursor().Seek([]byte(prefix)); strings.HasPrefix(string(child), prefix) {
 			return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("snapshot %q has a child, %q", name, child[len(prefix):]))
 		}
 		id = s.ID
+		if unreadable {
+			return dropUnreadable(tx, name)
+		}
 		return drop(tx, s)
 	})
 	return id, err
@@ -188,15 +194,12 @@ func (g *Graph) Update(info *snapshotsapi.Info, mask []string) (updated *snapsho
 }
 
 // Walk calls f for every snapshot, in the order of their names. It sees the graph as it was when it began. Parents are
-// not filled in.
-func (g *Graph) Walk(f func(Snapshot) error) error {
+// not filled in. A record that can't be read is given with its error; its Info has at most a name, and its ID may be 0.
+func (g *Graph) Walk(f func(Snapshot, error)) error {
 	return g.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketSnapshots).ForEach(func(name, value []byte) error {
-			s, err := decode(name, value)
-			if err != nil {
-				return err
-			}
-			return f(s)
+			f(decode(name, value))
+			return nil
 		})
 	})
 }
@@ -243,17 +246,37 @@ func drop(tx *bbolt.Tx, s Snapshot) error {
 	return tx.Bucket(bucketSnapshots).Delete([]byte(s.Info.Name))
 }
 
+// dropUnreadable removes a snapshot whose record does not tell what it stands on.
+func dropUnreadable(tx *bbolt.Tx, name string) error {
+	children := tx.Bucket(bucketChildren)
+	suffix := []byte("\x00" + name)
+	var link []byte
+	c := children.Cursor()
+	for key, _ := c.First(); key != nil && link == nil; key, _ = c.Next() {
+		if bytes.HasSuffix(key, suffix) {
+			link = bytes.Clone(key)
+		}
+	}
+	if link != nil {
+		if err := children.Delete(link); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketSnapshots).Delete([]byte(name))
+}
+
 const headerSize = 3 * 8
 
 func decode(name, value []byte) (Snapshot, error) {
 	s := Snapshot{Info: &snapshotsapi.Info{}}
 	if len(value) < headerSize {
-		return s, damaged(name, errors.New("it is missing or too short"))
+		return Snapshot{Info: &snapshotsapi.Info{Name: string(name)}}, damaged(name, errors.New("it is missing or too short"))
 	}
 	s.ID = binary.BigEndian.Uint64(value)
 	s.Size = int64(binary.BigEndian.Uint64(value[8:]))
 	s.Inodes = int64(binary.BigEndian.Uint64(value[16:]))
 	if err := proto.Unmarshal(value[headerSize:], s.Info); err != nil {
+		s.Info = &snapshotsapi.Info{Name: string(name)}
 		return s, damaged(name, err)
 	}
 	return s, nil

@@ -18,12 +18,17 @@ import (
 type copier struct {
 	from, to string
 	links    map[link]string // the copy of a file with several names
+	names    []byte          // room for the names of attributes
+	value    []byte          // room for one attribute
 }
+
+// attributeLimit is the most that the kernel takes as one extended attribute, and as all their names.
+const attributeLimit = 64 << 10
 
 type link struct{ dev, ino uint64 }
 
 func copyTree(from, to string) error {
-	c := copier{from: from, to: to, links: map[link]string{}}
+	c := copier{from: from, to: to, links: map[link]string{}, names: make([]byte, attributeLimit), value: make([]byte, attributeLimit)}
 	type dir struct {
 		path string
 		stat *syscall.Stat_t
@@ -88,7 +93,7 @@ func (c *copier) copyMetadata(from, to string, stat *syscall.Stat_t) error {
 	if err := os.Lchown(to, int(stat.Uid), int(stat.Gid)); err != nil {
 		return err
 	}
-	if err := copyXattrs(from, to); err != nil {
+	if err := c.copyXattrs(from, to); err != nil {
 		return err
 	}
 	if stat.Mode&syscall.S_IFMT != syscall.S_IFLNK {
@@ -116,37 +121,58 @@ func copyFile(from, to string) error {
 		return err
 	}
 	if unix.IoctlFileClone(int(target.Fd()), int(source.Fd())) != nil {
-		_, err = io.Copy(target, source)
+		err = copyData(target, source)
 	}
 	return errors.Join(err, target.Close())
 }
 
-func copyXattrs(from, to string) error {
-	names, err := listXattrs(from)
+// copyData copies a file and leaves its holes holes.
+func copyData(target, source *os.File) error {
+	info, err := source.Stat()
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		value := make([]byte, 64<<10) // the kernel's limit for one value
-		n, err := unix.Lgetxattr(from, name, value)
+	for end := int64(0); ; {
+		start, err := unix.Seek(int(source.Fd()), end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // no data behind end
+			return target.Truncate(info.Size())
+		}
+		if err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		if end, err = unix.Seek(int(source.Fd()), start, unix.SEEK_HOLE); err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		for _, file := range []*os.File{source, target} {
+			if _, err := file.Seek(start, io.SeekStart); err != nil {
+				return err
+			}
+		}
+		if _, err := io.CopyN(target, source, end-start); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *copier) copyXattrs(from, to string) error {
+	n, err := unix.Llistxattr(from, c.names)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot list attributes: %w", err)
+	}
+	for name := range strings.SplitSeq(string(c.names[:n]), "\x00") {
+		if name == "" {
+			continue
+		}
+		n, err := unix.Lgetxattr(from, name, c.value)
 		if err != nil {
 			return fmt.Errorf("cannot read attribute %q: %w", name, err)
 		}
-		if err := unix.Lsetxattr(to, name, value[:n], 0); err != nil {
+		if err := unix.Lsetxattr(to, name, c.value[:n], 0); err != nil {
 			return fmt.Errorf("cannot set attribute %q: %w", name, err)
 		}
 	}
 	return nil
-}
-
-func listXattrs(path string) ([]string, error) {
-	list := make([]byte, 64<<10) // the kernel's limit for all names
-	n, err := unix.Llistxattr(path, list)
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return strings.FieldsFunc(string(list[:n]), func(r rune) bool { return r == 0 }), nil
 }

@@ -80,3 +80,25 @@ func TestCopyReportsWhatIsMissing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestCopyKeepsHoles(t *testing.T) {
+	from, to := filepath.Join(t.TempDir(), "from"), filepath.Join(t.TempDir(), "to")
+	must(t, os.Mkdir(from, 0o755))
+	sparse := filepath.Join(from, "sparse")
+	file, err := os.Create(sparse)
+	must(t, err)
+	_, err = file.WriteAt([]byte("in the middle"), 32<<20)
+	must(t, err, file.Truncate(64<<20), file.Close(), os.WriteFile(filepath.Join(from, "empty"), nil, 0o600))
+	must(t, copyTree(from, to))
+	was, is := lstat(t, sparse), lstat(t, filepath.Join(to, "sparse"))
+	if is.Size != was.Size || is.Blocks > was.Blocks {
+		t.Errorf("the copy has %d bytes in %d blocks, the source %d in %d", is.Size, is.Blocks, was.Size, was.Blocks)
+	}
+	part := make([]byte, len("in the middle"))
+	copied, err := os.Open(filepath.Join(to, "sparse"))
+	must(t, err)
+	defer func() { _ = copied.Close() }()
+	if _, err := copied.ReadAt(part, 32<<20); err != nil || string(part) != "in the middle" {
+		t.Errorf("the copy has %q, %v", part, err)
+	}
+}

@@ -3,6 +3,9 @@
 package overlay
 
 import (
+	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +15,7 @@ import (
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/api/types"
 
+	"github.com/berthd/berth/internal/tree"
 	"github.com/berthd/berth/snapshotter/graph"
 )
 
@@ -30,15 +34,16 @@ func New(dir string) *Layout {
 // shows those of the topmost layer.
 func (l *Layout) Make(s graph.Snapshot) error {
 	fs := l.path(s.ID, "fs")
-	if err := os.Mkdir(fs, 0o755); err != nil {
+	made, err := makeDirectory(fs, 0o755)
+	if err != nil {
 		return err
 	}
 	if s.Info.Kind == snapshotsapi.Kind_ACTIVE {
-		if err := os.Mkdir(l.path(s.ID, "work"), 0o711); err != nil {
+		if _, err := makeDirectory(l.path(s.ID, "work"), 0o711); err != nil {
 			return err
 		}
 	}
-	if len(s.Parents) == 0 {
+	if len(s.Parents) == 0 || !made {
 		return nil
 	}
 	parent, err := os.Stat(l.path(s.Parents[0], "fs"))
@@ -46,6 +51,27 @@ func (l *Layout) Make(s graph.Snapshot) error {
 		return err
 	}
 	return copyOwner(fs, parent)
+}
+
+// Complete says whether the directories of a snapshot are there.
+func (l *Layout) Complete(s graph.Snapshot) bool {
+	_, err := os.Stat(l.path(s.ID, "fs"))
+	if err == nil && s.Info.Kind == snapshotsapi.Kind_ACTIVE {
+		_, err = os.Stat(l.path(s.ID, "work"))
+	}
+	return err == nil
+}
+
+// makeDirectory makes a directory with just that mode, whatever the umask is, unless it is there.
+func makeDirectory(path string, mode os.FileMode) (made bool, err error) {
+	err = os.Mkdir(path, mode)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, os.Chmod(path, mode)
 }
 
 func copyOwner(path string, of os.FileInfo) error {
@@ -86,11 +112,11 @@ func bind(path, access string) []*types.Mount {
 }
 
 // Usage measures what the snapshot itself adds.
-func (l *Layout) Usage(s graph.Snapshot) (size, inodes int64, err error) {
+func (l *Layout) Usage(ctx context.Context, s graph.Snapshot) (size, inodes int64, err error) {
 	if s.Info.Kind == snapshotsapi.Kind_VIEW {
 		return 0, 0, nil
 	}
-	return graph.DiskUsage(l.path(s.ID, "fs"))
+	return tree.Usage(ctx, l.path(s.ID, "fs"))
 }
 
 // Rebase is true: a layer's directory holds only what it adds, whatever is below it.
