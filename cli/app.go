@@ -129,6 +129,8 @@ func systemMakers() []maker {
 		{"info", newInfo},
 		{"version", newVersion},
 		{"events", newEvents},
+		{"login", newLogin},
+		{"logout", newLogout},
 		{"inspect", func(a *app) *cobra.Command { return newInspect(a, "") }},
 	}
 }

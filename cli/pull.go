@@ -40,7 +40,7 @@ func newPull(a *app) *cobra.Command {
 		if quiet {
 			show = io.Discard
 		}
-		result, err := pull(cmd.Context(), conn, show, request)
+		result, err := a.pull(cmd.Context(), conn, show, request)
 		if err != nil {
 			return err
 		}
@@ -58,7 +58,8 @@ func newPull(a *app) *cobra.Command {
 }
 
 // pull fetches an image and shows how it goes on.
-func pull(ctx context.Context, conn *client.Client, show io.Writer, request *berthv1.PullImageRequest) (*berthv1.PullResult, error) {
+func (a *app) pull(ctx context.Context, conn *client.Client, show io.Writer, request *berthv1.PullImageRequest) (*berthv1.PullResult, error) {
+	request.Auth = a.authFor(ctx, request.GetReference())
 	stream, err := conn.Images.PullImage(ctx, request)
 	if err != nil {
 		return nil, err

@@ -30,6 +30,7 @@ func (a *app) runPush(cmd *cobra.Command, request *berthv1.PushImageRequest, qui
 	if err != nil {
 		return err
 	}
+	request.Auth = a.authFor(cmd.Context(), request.GetReference())
 	stream, err := conn.Images.PushImage(cmd.Context(), request)
 	if err != nil {
 		return err

@@ -92,9 +92,6 @@ func Dial(ctx context.Context, host string, log *slog.Logger) (*Client, error) {
 // Close ends the connection. Calls that are under way fail.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Host returns the address that the client was made with.
-func (c *Client) Host() string { return c.host }
-
 func socketPath(host string) (string, error) {
 	scheme, rest, found := strings.Cut(host, "://")
 	switch {

@@ -54,8 +54,8 @@ func lostConnection(text string) bool {
 // IsNotFound tells whether the daemon knows no such object.
 func IsNotFound(err error) bool { return status.Code(err) == codes.NotFound }
 
-// IsUnavailable tells whether the daemon went away or shuts down.
-func IsUnavailable(err error) bool { return status.Code(err) == codes.Unavailable }
+// IsUnauthenticated tells whether a registry did not accept credentials.
+func IsUnauthenticated(err error) bool { return status.Code(err) == codes.Unauthenticated }
 
 // IsPrecondition tells whether an object's state does not allow the call.
 func IsPrecondition(err error) bool { return status.Code(err) == codes.FailedPrecondition }

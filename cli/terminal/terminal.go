@@ -2,6 +2,7 @@
 package terminal
 
 import (
+	"context"
 	"os"
 	"os/signal"
 
@@ -43,6 +44,47 @@ func MakeRaw(stream any) (restore func(), err error) {
 			_ = term.Restore(fd, before)
 		}
 	}, nil
+}
+
+// ReadPassword reads a line that is not shown while it is typed. When ctx ends, what is typed is shown again.
+func ReadPassword(ctx context.Context, stream any) (string, error) {
+	file, ok := stream.(*os.File)
+	if !ok {
+		return "", os.ErrInvalid
+	}
+	fd := int(file.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	line, err := Interruptible(ctx, func() (string, error) {
+		password, err := term.ReadPassword(fd)
+		return string(password), err
+	})
+	if ctx.Err() != nil {
+		_ = term.Restore(fd, before)
+	}
+	return line, err
+}
+
+// Interruptible returns what read does, or ctx's error if that ends first. A read of a terminal can't be called off:
+// it goes on until the process ends.
+func Interruptible(ctx context.Context, read func() (string, error)) (string, error) {
+	type result struct {
+		line string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		line, err := read()
+		done <- result{line, err}
+	}()
+	select {
+	case r := <-done:
+		return r.line, r.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 // Resizes returns a channel that tells each time the terminal has changed its size, and a function that ends this.

@@ -96,6 +96,19 @@ func (s *Service) Start(ctx context.Context) error {
 	return err
 }
 
+// Login asks a registry, host or host:port, whether it accepts credentials, and returns a token to keep in place of the
+// password if the registry gives one. Nothing is remembered: each pull and push brings its own credentials.
+func (s *Service) Login(ctx context.Context, host string, credentials registry.Credentials) (identityToken string, err error) {
+	if host == "" {
+		return "", invalid("the name of the registry is empty")
+	}
+	token, err := s.registry.Login(ctx, host, registry.Options{Credentials: credentials, Insecure: s.cfg.InsecureRegistries})
+	if err != nil {
+		return "", fmt.Errorf("cannot log in to %s: %w", host, err)
+	}
+	return token, nil
+}
+
 // Collect removes content and snapshots that no image needs any more, and returns how many bytes that were. What a
 // pull or a container uses stays.
 func (s *Service) Collect(ctx context.Context) (freed int64, err error) {

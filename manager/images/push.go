@@ -86,13 +86,7 @@ func (p *pull) push(ctx context.Context, f found, tag string, credentials regist
 	if err := p.pushBlobs(ctx, parsed); err != nil {
 		return manifest, err
 	}
-	return manifest, p.retry(ctx, nil, func() error {
-		body, err := openBytes(raw)(ctx, 0)
-		if err != nil {
-			return err
-		}
-		return p.repo.PushManifest(ctx, manifest, body, tag)
-	})
+	return manifest, p.retry(ctx, nil, func() error { return p.repo.PushManifest(ctx, manifest, raw, tag) })
 }
 
 // pushBlobs sends what a manifest names, so that the registry accepts the manifest.

@@ -46,8 +46,10 @@ func position(response *http.Response, desc ocispec.Descriptor, offset int64) er
 	if response.ContentLength >= 0 && response.ContentLength != desc.Size {
 		return errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("the registry has %d bytes for %s, its descriptor says %d", response.ContentLength, desc.Digest, desc.Size))
 	}
-	_, err := io.CopyN(io.Discard, response.Body, offset)
-	return err
+	if _, err := io.CopyN(io.Discard, response.Body, offset); err != nil {
+		return classify(err)
+	}
+	return nil
 }
 
 // get makes a request below the repository. An answer other than a success is an error.
@@ -73,12 +75,17 @@ func (r *Repository) get(ctx context.Context, path string, header http.Header) (
 	response.Body = newStallReader(ctx, response.Body, cancel)
 	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusPartialContent {
 		defer func() { _ = response.Body.Close() }()
-		return nil, responseError(response)
+		err := responseError(response)
+		if response.StatusCode == http.StatusUnauthorized && r.auth.credentials == (Credentials{}) {
+			err = fmt.Errorf("%w: %s", err, loginHint(r.auth.host))
+		}
+		return nil, err
 	}
 	return response, nil
 }
 
-// stallReader gives up on a body from which nothing comes.
+// stallReader gives up on a body from which nothing comes. Its timer runs while it waits for the registry, and not
+// while its reader is busy with what has come.
 type stallReader struct {
 	body   io.ReadCloser
 	ctx    context.Context //nolint:containedctx // the request's: its cause tells a stall from the caller's cancel
@@ -87,15 +94,22 @@ type stallReader struct {
 }
 
 func newStallReader(ctx context.Context, body io.ReadCloser, cancel context.CancelCauseFunc) *stallReader {
-	timer := time.AfterFunc(stallTimeout, func() {
-		cancel(errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("the registry has sent nothing for %v", stallTimeout)))
+	return &stallReader{body: body, ctx: ctx, cancel: cancel, timer: stallTimer(cancel, "sent")}
+}
+
+// stallTimer returns a timer that is not running yet.
+func stallTimer(cancel context.CancelCauseFunc, verb string) *time.Timer {
+	timer := time.AfterFunc(time.Hour, func() {
+		cancel(errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("the registry has %s nothing for %v", verb, stallTimeout)))
 	})
-	return &stallReader{body: body, ctx: ctx, cancel: cancel, timer: timer}
+	timer.Stop()
+	return timer
 }
 
 func (r *stallReader) Read(p []byte) (int, error) {
-	n, err := r.body.Read(p)
 	r.timer.Reset(stallTimeout)
+	n, err := r.body.Read(p)
+	r.timer.Stop()
 	if err != nil && err != io.EOF { //nolint:errorlint // a reader's EOF is never wrapped
 		if cause := context.Cause(r.ctx); cause != nil {
 			return n, cause
@@ -110,3 +124,24 @@ func (r *stallReader) Close() error {
 	r.cancel(nil)
 	return r.body.Close()
 }
+
+// uploadReader gives up on an upload whose content the registry does not take: its timer runs between reads.
+type uploadReader struct {
+	content io.Reader
+	timer   *time.Timer
+}
+
+func newUploadReader(content io.Reader, cancel context.CancelCauseFunc) *uploadReader {
+	return &uploadReader{content: content, timer: stallTimer(cancel, "taken")}
+}
+
+func (r *uploadReader) Read(p []byte) (int, error) {
+	r.timer.Stop()
+	n, err := r.content.Read(p)
+	if err == nil {
+		r.timer.Reset(stallTimeout)
+	}
+	return n, err
+}
+
+func (r *uploadReader) stop() { r.timer.Stop() }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"oras.land/oras-go/v2/errdef"
-	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/berthd/berth/internal/errdefs"
@@ -60,12 +59,14 @@ func classify(err error) error {
 	var address *url.Error
 	var certificate *tls.CertificateVerificationError
 	switch {
+	case classified(err) && errors.As(err, &address):
+		return address.Err
+	case classified(err):
+		return err
 	case errors.As(err, &response):
 		return errdefs.As(classOf(response.StatusCode), fmt.Errorf("the registry %s answered %d: %s", response.URL.Host, response.StatusCode, reason(response)))
 	case errors.Is(err, errdef.ErrNotFound):
 		return errdefs.As(errdefs.ErrNotFound, errors.New("the registry has no such image"))
-	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return errdefs.As(errdefs.ErrUnauthenticated, errors.New("the registry asks for credentials"))
 	case errors.As(err, &certificate):
 		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("the registry's certificate is not trusted: %w", certificate))
 	case errors.Is(err, http.ErrSchemeMismatch):
@@ -74,6 +75,19 @@ func classify(err error) error {
 		return errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("the registry can't be reached: %w", address.Err))
 	}
 	return errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("the registry broke off: %w", err))
+}
+
+// classified tells whether an error has a class already, as those of authentication have.
+func classified(err error) bool {
+	for _, class := range []error{
+		errdefs.ErrUnauthenticated, errdefs.ErrUnavailable, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument,
+		errdefs.ErrPermissionDenied, errdefs.ErrNotFound, errdefs.ErrDataLoss,
+	} {
+		if errors.Is(err, class) {
+			return true
+		}
+	}
+	return false
 }
 
 // IsDial tells whether no connection was made at all: a wrong name or port, more likely than a bad moment.

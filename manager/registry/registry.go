@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,10 +20,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote"
-	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/berthd/berth/internal/errdefs"
-	"github.com/berthd/berth/internal/version"
 )
 
 // Media types that Docker gave its manifests before the OCI did.
@@ -57,7 +56,7 @@ type Client struct {
 
 // NewClient makes a client with timeouts that suit registries.
 func NewClient() *Client {
-	return &Client{http: &http.Client{Transport: &http.Transport{
+	return &Client{http: &http.Client{CheckRedirect: followRedirect, Transport: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   15 * time.Second,
@@ -74,7 +73,7 @@ func NewClient() *Client {
 type Repository struct {
 	name reference.Named
 	repo *remote.Repository
-	auth *auth.Client
+	auth *authorizer
 }
 
 // Open addresses the repository of a name. Nothing is sent yet.
@@ -84,22 +83,19 @@ func (c *Client) Open(name reference.Named, options Options) (*Repository, error
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use the repository name %q: %w", name.Name(), err))
 	}
 	host := reference.Domain(name)
-	credential := auth.Credential{
-		Username: options.Credentials.Username, Password: options.Credentials.Password,
-		RefreshToken: options.Credentials.IdentityToken, AccessToken: options.Credentials.RegistryToken,
-	}
-	client := &auth.Client{
-		Client: c.http, Cache: auth.NewCache(), Credential: auth.StaticCredential(repo.Reference.Registry, credential),
-		Header: http.Header{"User-Agent": {"berth/" + version.Release}},
-	}
+	client := newAuthorizer(c.http, repo.Reference.Host(), options.Credentials)
 	repo.Client = client
-	repo.PlainHTTP = isLoopback(host) || slices.Contains(options.Insecure, host) || slices.Contains(options.Insecure, hostOnly(host))
+	repo.PlainHTTP = plainHTTP(host, options.Insecure)
 	repo.ManifestMediaTypes = []string{
 		ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, MediaTypeDockerList, MediaTypeDockerManifest,
 	}
 	repo.MaxMetadataBytes = maxManifest
 	repo.SkipReferrersGC = true
 	return &Repository{name: name, repo: repo, auth: client}, nil
+}
+
+func plainHTTP(host string, insecure []string) bool {
+	return isLoopback(host) || slices.Contains(insecure, host) || slices.Contains(insecure, hostOnly(host))
 }
 
 func hostOnly(host string) string {
@@ -186,16 +182,6 @@ func (r *Repository) manifest(ctx context.Context, tagOrDigest string, accept []
 	return Manifest{Descriptor: desc, Content: content}, nil
 }
 
-// Tags lists the tags of the repository.
-func (r *Repository) Tags(ctx context.Context) ([]string, error) {
-	var tags []string
-	err := r.repo.Tags(ctx, "", func(page []string) error {
-		tags = append(tags, page...)
-		return nil
-	})
-	return tags, classify(err)
-}
-
 // HasBlob tells whether the repository has a blob.
 func (r *Repository) HasBlob(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	exists, err := r.repo.Blobs().Exists(ctx, desc)
@@ -204,13 +190,18 @@ func (r *Repository) HasBlob(ctx context.Context, desc ocispec.Descriptor) (bool
 
 // PushBlob uploads a blob.
 func (r *Repository) PushBlob(ctx context.Context, desc ocispec.Descriptor, content io.Reader) error {
-	return classify(r.repo.Blobs().Push(ctx, desc, content))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watched := newUploadReader(content, cancel)
+	defer watched.stop()
+	err := r.repo.Blobs().Push(ctx, desc, watched)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return classify(err)
 }
 
-// PushManifest uploads a manifest or index, under a tag if it is not empty.
-func (r *Repository) PushManifest(ctx context.Context, desc ocispec.Descriptor, content io.Reader, tag string) error {
-	if tag == "" {
-		tag = desc.Digest.String()
-	}
-	return classify(r.repo.Manifests().PushReference(ctx, desc, content, tag))
+// PushManifest uploads a manifest or index under a tag.
+func (r *Repository) PushManifest(ctx context.Context, desc ocispec.Descriptor, content []byte, tag string) error {
+	return classify(r.repo.Manifests().PushReference(ctx, desc, bytes.NewReader(content), tag))
 }

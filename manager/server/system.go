@@ -47,6 +47,15 @@ func (s *System) GetVersion(ctx context.Context, _ *berthv1.GetVersionRequest) (
 	}, nil
 }
 
+// CheckAuth asks a registry whether it accepts credentials.
+func (s *System) CheckAuth(ctx context.Context, request *berthv1.CheckAuthRequest) (*berthv1.CheckAuthResponse, error) {
+	token, err := s.images.Login(ctx, request.GetRegistry(), credentialsOf(request.GetAuth()))
+	if err != nil {
+		return nil, err
+	}
+	return &berthv1.CheckAuthResponse{IdentityToken: token}, nil
+}
+
 // component asks a program for its version: "NAME version VERSION".
 func component(ctx context.Context, path string) *berthv1.Component {
 	result := &berthv1.Component{Path: path, Name: path[strings.LastIndexByte(path, '/')+1:]}

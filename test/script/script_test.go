@@ -21,8 +21,8 @@ import (
 	"github.com/berthd/berth/test/testenv"
 )
 
-// TestScripts runs the stories of testdata, each with a daemon of its own. A story knows $REGISTRY, $IMAGE and $WEB
-// (not pulled yet), $PORT and $PORT2 (free), $DIR (the daemon's directory), and the commands in the table below.
+// TestScripts runs the stories of testdata, each with a daemon of its own. A story knows $REGISTRY, $PRIVATE (which
+// asks for credentials), $IMAGE and $WEB (not pulled yet), $PORT and $PORT2 (free), $DIR (the daemon's directory), and the commands in the table below.
 func TestScripts(t *testing.T) {
 	w := newWorld(t)
 	path := testenv.BinDir(t) + string(os.PathListSeparator) + os.Getenv("PATH")
@@ -34,7 +34,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			d := startDaemon(env.T().(testing.TB))
 			env.Values[daemonKey{}] = d
-			env.Vars = append(env.Vars, "PATH="+path, "BERTH_HOST="+d.Host, "DIR="+d.dir(), "REGISTRY="+w.registry,
+			env.Vars = append(env.Vars, "PATH="+path, "BERTH_HOST="+d.Host, "DIR="+d.dir(), "REGISTRY="+w.registry, "PRIVATE="+w.private,
 				"IMAGE="+w.image("busybox"), "WEB="+w.image("web"), "PORT="+freePort(d.t), "PORT2="+freePort(d.t), "OCTET="+strconv.Itoa(os.Getpid()%256), "NO_COLOR=1")
 			return nil
 		},

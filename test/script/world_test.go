@@ -17,13 +17,14 @@ import (
 // world is what all stories of one test share: a registry with the demo's two images.
 type world struct {
 	registry string // host:port
+	private  string // another, for "tester" with the password "secret" only
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	testenv.NeedRoot(t)
 	layout := imageLayout(t)
-	w := &world{registry: testenv.Registry(t)}
+	w := &world{registry: testenv.Registry(t), private: testenv.PrivateRegistry(t)}
 	skopeo := testenv.Peer(t, "skopeo")
 	for _, image := range []string{"busybox", "web"} {
 		command := exec.Command(skopeo, "copy", "-q", "--dest-tls-verify=false", "oci:"+layout+":"+image, "docker://"+w.image(image)+":latest")

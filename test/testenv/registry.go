@@ -7,19 +7,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
 
 // Registry starts Debian's docker-registry on a free loopback port with an empty store, and returns its host:port.
-func Registry(t testing.TB) string {
+// Further parts of its configuration are lines of YAML.
+func Registry(t testing.TB, further ...string) string {
 	t.Helper()
 	program := Peer(t, "docker-registry")
 	address := FreeAddress(t)
 	dir := ShortDir(t)
 	config := filepath.Join(dir, "config.yml")
 	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\nhttp: {addr: %q}\n",
-		filepath.Join(dir, "data"), address)
+		filepath.Join(dir, "data"), address) + strings.Join(further, "\n")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +42,16 @@ func Registry(t testing.TB) string {
 		return response.Body.Close()
 	})
 	return address
+}
+
+// PrivateRegistry is Registry for the user "tester" with the password "secret" only.
+func PrivateRegistry(t testing.TB) string {
+	t.Helper()
+	users := filepath.Join(ShortDir(t), "htpasswd")
+	if err := os.WriteFile(users, []byte("tester:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Registry(t, fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}", users))
 }
 
 // FreeAddress returns a loopback address with a TCP port that nothing listens on at this moment.
