@@ -69,9 +69,7 @@ func ServeListeners(ctx context.Context, listeners []net.Listener, log *slog.Log
 	case <-ctx.Done():
 		log.Info("shutting down")
 		healthy.end()
-		limit := time.AfterFunc(shutdownLimit, server.Stop)
-		defer limit.Stop()
-		server.GracefulStop()
+		stop(server)
 		failed = <-served
 	}
 	errs := []error{failed}
@@ -82,6 +80,21 @@ func ServeListeners(ctx context.Context, listeners []net.Listener, log *slog.Log
 		return fmt.Errorf("cannot serve: %w", err)
 	}
 	return nil
+}
+
+// stop lets requests under way end for shutdownLimit, and then leaves them: a handler that hangs must not keep the program
+// from ending. GracefulStop alone waits for each handler, even after Stop has closed the connections.
+func stop(server *grpc.Server) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		server.GracefulStop()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(shutdownLimit):
+		server.Stop()
+	}
 }
 
 // Group owns the sockets, if it exists: its members may use them.

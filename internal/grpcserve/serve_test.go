@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	healthapi "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionapi "google.golang.org/grpc/reflection/grpc_reflection_v1"
@@ -272,5 +273,104 @@ func TestAFailedListenerEndsTheServer(t *testing.T) {
 	err := ServeListeners(limited(t), listeners, slog.New(slog.DiscardHandler), newService().register)
 	if err == nil || !strings.Contains(err.Error(), "cannot serve: ") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestPanicFailsItsCallOnly(t *testing.T) {
+	s := &panicking{}
+	address := filepath.Join(t.TempDir(), "sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, address, slog.New(slog.DiscardHandler), s.register) }()
+	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	for range 2 {
+		for name, call := range map[string]func(context.Context, *grpc.ClientConn) error{"unary": unary, "stream": stream} {
+			limited, done := context.WithTimeout(t.Context(), patience)
+			err := waitingForReady(limited, conn, call)
+			done()
+			if status.Code(err) != codes.Internal || strings.Contains(status.Convert(err).Message(), "\n") {
+				t.Errorf("%s: got %v, want Internal and one line", name, err)
+			}
+		}
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+// waitingForReady makes a call when the server listens.
+func waitingForReady(ctx context.Context, conn *grpc.ClientConn, call func(context.Context, *grpc.ClientConn) error) error {
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if state == connectivity.TransientFailure {
+			conn.ResetConnectBackoff()
+		}
+		conn.Connect()
+		if !conn.WaitForStateChange(ctx, state) {
+			return ctx.Err()
+		}
+	}
+	return call(ctx, conn)
+}
+
+// panicking is a service whose methods panic.
+type panicking struct{ service }
+
+func (s *panicking) register(r grpc.ServiceRegistrar) {
+	Registrar(r).RegisterService(&grpc.ServiceDesc{
+		ServiceName: "test.Service",
+		HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{
+			MethodName: "Unary",
+			Handler:    func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) { panic("unary") },
+		}},
+		Streams: []grpc.StreamDesc{{
+			StreamName: "Stream", ServerStreams: true, Handler: func(any, grpc.ServerStream) error { panic("stream") },
+		}},
+	}, s)
+}
+
+// A handler that never returns does not keep the program from ending.
+func TestShutdownLeavesAHandlerThatHangs(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	called := make(chan struct{})
+	register := func(r grpc.ServiceRegistrar) {
+		Registrar(r).RegisterService(&grpc.ServiceDesc{
+			ServiceName: "test.Service", HandlerType: (*any)(nil),
+			Methods: []grpc.MethodDesc{{
+				MethodName: "Unary",
+				Handler: func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
+					close(called)
+					<-release
+					return &emptypb.Empty{}, nil
+				},
+			}},
+		}, &service{})
+	}
+	address := filepath.Join(t.TempDir(), "sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, address, slog.New(slog.DiscardHandler), register) }()
+	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	go func() { _ = waitingForReady(t.Context(), conn, unary) }()
+	<-called
+	cancel()
+	select {
+	case err := <-served:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(shutdownLimit + patience):
+		t.Fatal("the server waits for the handler")
 	}
 }
