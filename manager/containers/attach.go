@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/manager/shims"
@@ -18,116 +19,171 @@ type Session struct {
 	ExecID string
 	Pid    uint32
 
-	task   *shims.Task
+	run    *run
 	stream *shims.Stream
 	exit   func(context.Context) (int32, error)
 }
 
-// attachment is an Attach that waits for its container to be started.
-type attachment struct {
-	connected chan struct{} // closed when one of the fields below is set
-	stream    *shims.Stream
-	err       error
+// Attachment is a client's claim to the streams of a container's own process, from Attach to Close. Where there is no
+// process yet, the next start takes it and resolves it, with a session or with an error, before that start ends:
+//
+//	waiting ── start opens the streams ──► taken ── process started ──► session
+//	   └────────── start fails ───────────────┴───────────────────────► err
+type Attachment struct {
+	// TTY says that the process has a terminal, or will have.
+	TTY bool
+
+	container *container
+	resolved  chan struct{} // closed when session or err is set
+
+	// The container's mu guards the rest.
+	stream  *shims.Stream // once a start has taken the attachment
+	session *Session
+	err     error
 }
 
-// Attach prepares to connect to a container's own process. If that has not been started yet, nothing will be missed
-// when it is. connect blocks until there is a process.
-func (s *Service) Attach(ref string) (tty bool, connect func(context.Context) (*Session, error), err error) {
+// clients are those of a container that are not connected to a process yet.
+type clients struct {
+	waiting  []*Attachment // for the next start
+	starting *starting     // nil unless a start is under way
+}
+
+// starting is a start whose process does not run yet.
+type starting struct {
+	streams string        // socket of the process's streams; empty until the shim listens there
+	taken   []*Attachment // resolved by this start, whatever becomes of it
+}
+
+// Attach claims the streams of a container's own process. If that has not been started yet, nothing of its output will
+// be missed when it is. The caller closes the attachment.
+func (s *Service) Attach(ref string) (*Attachment, error) {
 	c, err := s.find(ref)
 	if err != nil {
-		return false, nil, err
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	tty = c.message.GetProcess().GetTty()
 	switch c.message.GetState().GetStatus() {
-	case statusRemoving, statusDead:
-		return false, nil, c.refuse("attach to")
-	case statusRunning, statusPaused:
-		if current := c.current; current != nil {
-			stream, err := shims.OpenStream(s.streams(c.id, "", c.message.GetSpec()).Path)
-			if err != nil {
-				return false, nil, err
-			}
-			return tty, func(context.Context) (*Session, error) { return s.session(c, current, stream), nil }, nil
-		}
+	case statusCreated, statusRunning, statusPaused, statusRestarting, statusExited:
+	default:
+		return nil, c.refuse("attach to")
 	}
-	waiting := &attachment{connected: make(chan struct{})}
-	c.waiting = append(c.waiting, waiting)
-	return tty, func(ctx context.Context) (*Session, error) { return s.connectLater(ctx, c, waiting) }, nil
+	a := &Attachment{TTY: c.message.GetProcess().GetTty(), container: c, resolved: make(chan struct{})}
+	switch {
+	case c.current != nil:
+		a.stream, err = shims.OpenStream(s.streamPath(c.id, ""))
+		if err == nil {
+			a.resolve(c.session(c.current, a.stream), nil)
+			return a, nil
+		}
+		if c.step != stepCleanUp {
+			return nil, err
+		}
+		c.clients.waiting = append(c.clients.waiting, a) // the process has exited: the attachment is for the next
+	case c.clients.starting != nil && c.clients.starting.streams != "":
+		if a.stream, err = shims.OpenStream(c.clients.starting.streams); err != nil {
+			return nil, err
+		}
+		c.clients.starting.taken = append(c.clients.starting.taken, a)
+	default:
+		c.clients.waiting = append(c.clients.waiting, a)
+	}
+	return a, nil
 }
 
-func (s *Service) connectLater(ctx context.Context, c *container, waiting *attachment) (*Session, error) {
+// Session waits until the process runs, and connects to it.
+func (a *Attachment) Session(ctx context.Context) (*Session, error) {
 	select {
-	case <-waiting.connected:
+	case <-a.resolved:
+		return a.session, a.err
 	case <-ctx.Done():
-		c.abandon(waiting)
 		return nil, ctx.Err()
 	}
-	if waiting.err != nil {
-		return nil, waiting.err
-	}
-	var current *run
-	err := c.await(ctx, func() bool {
-		current = c.current
-		return current != nil || c.step != stepStart
-	})
-	if err != nil || current == nil {
-		return nil, errors.Join(err, waiting.stream.Close())
-	}
-	return s.session(c, current, waiting.stream), nil
 }
 
-// abandon takes back an attachment whose client has gone away.
-func (c *container) abandon(waiting *attachment) {
+// Close gives the claim back. A container that goes on does so without this client: streams that nobody reads would hold
+// up the process.
+func (a *Attachment) Close() {
+	c := a.container
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i, other := range c.waiting {
-		if other == waiting {
-			c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
-			return
-		}
-	}
-	if waiting.stream != nil {
-		_ = waiting.stream.Close()
+	c.clients.waiting = slices.DeleteFunc(c.clients.waiting, func(other *Attachment) bool { return other == a })
+	if a.stream != nil {
+		_ = a.stream.Close()
 	}
 }
 
-// connectAttachments connects those who wait, before the process is started.
-func (c *container) connectAttachments(path string) error {
+// resolve ends the wait of an attachment, once. The caller holds the container's mu.
+func (a *Attachment) resolve(session *Session, err error) {
+	a.session, a.err = session, err
+	if err != nil && a.stream != nil {
+		_ = a.stream.Close()
+	}
+	close(a.resolved)
+}
+
+// beginStart opens the time in which attachments are for the process that is about to be started.
+func (c *container) beginStart() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, waiting := range c.waiting {
+	c.clients.starting = &starting{}
+}
+
+// takeAttachments connects the clients that wait, before the process is started. A client that can't be connected is
+// told so; it does not keep the others, or the process, from going on.
+func (c *container) takeAttachments(path string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clients.starting.streams = path
+	for _, a := range c.clients.waiting {
 		stream, err := shims.OpenStream(path)
 		if err != nil {
-			return err
+			a.resolve(nil, err)
+			continue
 		}
-		waiting.stream = stream
-		close(waiting.connected)
+		a.stream = stream
+		c.clients.starting.taken = append(c.clients.starting.taken, a)
 	}
-	c.waiting = nil
-	return nil
+	c.clients.waiting = nil
 }
 
-// failAttachments tells those who wait that there will be no process.
+// connectAttachments makes a run current and gives the clients that its start has taken their sessions.
+func (c *container) connectAttachments(current *run) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current = current
+	if c.clients.starting == nil {
+		return
+	}
+	for _, a := range c.clients.starting.taken {
+		a.resolve(c.session(current, a.stream), nil)
+	}
+	c.clients.starting = nil
+}
+
+// failAttachments tells all who wait for a process that there will be none.
 func (c *container) failAttachments(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, waiting := range c.waiting {
-		waiting.err = cause
-		close(waiting.connected)
+	failed := c.clients.waiting
+	if c.clients.starting != nil {
+		failed = append(failed, c.clients.starting.taken...)
 	}
-	c.waiting = nil
+	for _, a := range failed {
+		a.resolve(nil, cause)
+	}
+	c.clients.waiting, c.clients.starting = nil, nil
 }
 
-func (s *Service) session(c *container, current *run, stream *shims.Stream) *Session {
-	process := c.snapshot().GetProcess()
+// session is a connection to the streams of a run. The caller holds c.mu.
+func (c *container) session(current *run, stream *shims.Stream) *Session {
+	process := c.message.GetProcess()
 	return &Session{
-		TTY: process.GetTty(), StdinOnce: process.GetStdinOnce(), task: current.task(), stream: stream,
+		TTY: process.GetTty(), StdinOnce: process.GetStdinOnce(), run: current, stream: stream,
 		exit: func(ctx context.Context) (int32, error) {
 			select {
 			case <-current.done:
-				return c.snapshot().GetState().GetExitCode(), nil
+				return current.code, nil
 			case <-ctx.Done():
 				return 0, ctx.Err()
 			}
@@ -166,7 +222,7 @@ func (s *Session) EndInput() error {
 
 // Resize sets the size of the process's terminal.
 func (s *Session) Resize(ctx context.Context, size *berthv1.TerminalSize) error {
-	return s.task.Resize(ctx, s.ExecID, size.GetWidth(), size.GetHeight())
+	return s.run.task().Resize(ctx, s.ExecID, size.GetWidth(), size.GetHeight())
 }
 
 // Exit waits for the end of the process and answers its exit code.

@@ -44,7 +44,7 @@ type container struct {
 	step    step
 	stopped bool // by a client: the restart policy has no say
 	current *run // nil unless a shim has the container
-	waiting []*attachment
+	clients clients
 	execs   map[string]*execution
 	history history
 	changed chan struct{} // closed and made anew at each change
@@ -68,6 +68,7 @@ type history struct {
 type run struct {
 	link atomic.Pointer[shims.Task] // replaced if the connection breaks
 	done chan struct{}
+	code int32    // set before done is closed
 	env  []string // of process 1, for what is executed beside it
 }
 

@@ -104,7 +104,7 @@ func (s *Service) runExec(ctx context.Context, c *container, current *run, e *ex
 	if err := current.task().AddProcess(ctx, e.id, plan.process, io); err != nil {
 		return nil, err
 	}
-	session := &Session{TTY: plan.process.Terminal, StdinOnce: e.process.GetStdinOnce(), ExecID: e.id, task: current.task(), exit: e.exit}
+	session := &Session{TTY: plan.process.Terminal, StdinOnce: e.process.GetStdinOnce(), ExecID: e.id, run: current, exit: e.exit}
 	defer func() {
 		if err != nil {
 			session.Close()

@@ -18,9 +18,7 @@ import (
 
 // begin makes a run current and watches it.
 func (s *Service) begin(c *container, current *run, change func(*berthv1.Container)) {
-	c.mu.Lock()
-	c.current = current
-	c.mu.Unlock()
+	c.connectAttachments(current)
 	s.record(c, stepNone, change)
 	s.owned.Go(func() { s.watch(c, current) })
 }
@@ -111,6 +109,7 @@ func (s *Service) finish(c *container, current *run) {
 	state := c.snapshot().GetState()
 	s.publish(c, "die", "exitCode", strconv.Itoa(int(state.GetExitCode())),
 		"execDuration", strconv.Itoa(int(state.GetFinishedAt().AsTime().Sub(state.GetStartedAt().AsTime()).Seconds())))
+	current.code = state.GetExitCode()
 	close(current.done)
 	switch {
 	case after == statusRestarting:

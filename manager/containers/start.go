@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/panics"
 	"github.com/berthd/berth/manager/bundle"
 	"github.com/berthd/berth/manager/netns"
 	"github.com/berthd/berth/manager/networks"
@@ -51,6 +53,7 @@ func (s *Service) startHeld(ctx context.Context, c *container, size *berthv1.Ter
 	if err := c.transition(stepStart, nil); err != nil {
 		return 0, err
 	}
+	c.beginStart()
 	pid, err := s.launch(ctx, c, size)
 	if err != nil {
 		s.recordFailedStart(c, before.GetState().GetStatus(), err)
@@ -84,7 +87,7 @@ func (s *Service) recordFailedStart(c *container, before status, cause error) {
 // launch sets up what surrounds a process, all at once where one thing does not need another, and starts it.
 //
 //	mount the root file system, write config.json ─┐
-//	start the shim ────────────────────────────────┼─ shim: create ─┬─ connect those who attach ─ shim: start
+//	start the shim ────────────────────────────────┼─ shim: create ─┬─ connect attached clients ─ shim: start
 //	make the network namespace ────────────────────┴─ plug it in ───┘
 func (s *Service) launch(ctx context.Context, c *container, size *berthv1.TerminalSize) (pid uint32, err error) {
 	ctx, cancel := context.WithTimeout(ctx, launchLimit)
@@ -127,9 +130,7 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 	if err != nil {
 		return 0, err
 	}
-	if err := c.connectAttachments(streams.Path); err != nil {
-		return 0, err
-	}
+	c.takeAttachments(streams.Path)
 	started := timestamppb.Now() // a short process may have ended before Start answers
 	if _, err := task.Start(ctx, ""); err != nil {
 		return 0, err
@@ -159,7 +160,7 @@ const launchLimit = 2 * time.Minute
 func together(steps ...func() error) error {
 	results := make(chan error, len(steps))
 	for _, step := range steps {
-		go func() { results <- step() }()
+		go func() { results <- recovered(step) }()
 	}
 	var errs []error
 	for range steps {
@@ -173,6 +174,12 @@ func together(steps ...func() error) error {
 	return errors.Join(errs...)
 }
 
+// recovered is the error of a step, also of one that panics: in a goroutine of its own that would end berthd.
+func recovered(step func() error) (err error) {
+	defer panics.Recover(slog.Default(), "a step of a container's start or end", &err)
+	return step()
+}
+
 func (s *Service) runtimePath(spec *berthv1.ContainerSpec) string {
 	if filepath.IsAbs(spec.GetRuntime()) {
 		return spec.GetRuntime()
@@ -180,13 +187,22 @@ func (s *Service) runtimePath(spec *berthv1.ContainerSpec) string {
 	return ""
 }
 
-// streams says where the streams of a process are: socket addresses end at 107 bytes, hence the short names.
-func (s *Service) streams(id, execID string, spec *berthv1.ContainerSpec) shims.StreamURI {
+// streamPath is the socket of a process's streams. Socket addresses end at 107 bytes, hence the short names.
+func (s *Service) streamPath(id, execID string) string {
 	name := id[:16]
 	if execID != "" {
-		return shims.StreamURI{Path: filepath.Join(s.stateDir("streams"), name+"."+execID[:8])}
+		name += "." + execID[:8]
 	}
-	uri := shims.StreamURI{Path: filepath.Join(s.stateDir("streams"), name), StdinOnce: spec.GetProcess().GetStdinOnce()}
+	return filepath.Join(s.stateDir("streams"), name)
+}
+
+// streams tells the shim how to serve the streams of a process.
+func (s *Service) streams(id, execID string, spec *berthv1.ContainerSpec) shims.StreamURI {
+	uri := shims.StreamURI{Path: s.streamPath(id, execID)}
+	if execID != "" {
+		return uri
+	}
+	uri.StdinOnce = spec.GetProcess().GetStdinOnce()
 	if keepsLog(spec) {
 		options, _ := parseLogOptions(spec.GetLog()) // checked when the container was created
 		uri.Log, uri.MaxSize, uri.MaxFile = logPath(s.recordDir(id), id), options.maxSize, options.maxFile

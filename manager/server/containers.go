@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/internal/grpcserve"
 	"github.com/berthd/berth/manager/containers"
 	"github.com/berthd/berth/manager/shims"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -50,7 +51,7 @@ func commandStatus(err error) error {
 	if !errors.As(err, &command) {
 		return err
 	}
-	plain := status.New(codes.FailedPrecondition, err.Error())
+	plain := status.New(codes.FailedPrecondition, grpcserve.Sentence(err))
 	detailed, detailErr := plain.WithDetails(&errdetails.ErrorInfo{
 		Reason: "COMMAND_NOT_STARTED", Domain: "berth.v1", Metadata: map[string]string{"exit_code": strconv.Itoa(int(command.Code))},
 	})

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/panics"
 	"github.com/berthd/berth/manager/containers"
 	"github.com/berthd/berth/manager/logs"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -61,11 +63,12 @@ func (s *Containers) AttachContainer(stream berthv1.ContainersService_AttachCont
 			return stream.Send(&berthv1.AttachContainerResponse{Message: &berthv1.AttachContainerResponse_Exit{Exit: m}})
 		},
 	}
-	tty, connect, err := s.containers.Attach(start.GetContainer())
+	attachment, err := s.containers.Attach(start.GetContainer())
 	if err != nil {
 		return err
 	}
-	if err := send.ready(&berthv1.StreamReady{Tty: tty}); err != nil {
+	defer attachment.Close()
+	if err := send.ready(&berthv1.StreamReady{Tty: attachment.TTY}); err != nil {
 		return err
 	}
 	if start.GetLogs() {
@@ -73,11 +76,10 @@ func (s *Containers) AttachContainer(stream berthv1.ContainersService_AttachCont
 			return err
 		}
 	}
-	session, err := connect(stream.Context())
+	session, err := attachment.Session(stream.Context())
 	if err != nil {
 		return err
 	}
-	defer session.Close()
 	return pump(stream.Context(), session, start, send, func() (clientMessage, error) { return stream.Recv() })
 }
 
@@ -129,7 +131,10 @@ func errFirstMessage() error {
 // pump moves bytes both ways until the process has ended and its output is drained, or the client has gone away.
 func pump(ctx context.Context, session *containers.Session, wanted *berthv1.AttachStart, send replies, receive func() (clientMessage, error)) error {
 	// When the call ends, its context does, and with that the reading of what the client sends.
-	go takeInput(ctx, session, wanted.GetStdin(), receive)
+	go func() {
+		defer panics.Recover(slog.Default(), "the input of a client", nil)
+		takeInput(ctx, session, wanted.GetStdin(), receive)
+	}()
 	stop := context.AfterFunc(ctx, session.Close) // ends a Read that waits
 	defer stop()
 	for {

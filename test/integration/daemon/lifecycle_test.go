@@ -70,53 +70,6 @@ func TestWhatAContainerWritesIsItsOwn(t *testing.T) {
 	}
 }
 
-func TestExitCodesOfCommandsThatDoNotStart(t *testing.T) {
-	w := newWorld(t)
-	for _, c := range []struct {
-		command string
-		code    int32
-		text    string
-	}{
-		{"nosuchcommand", 127, "nosuchcommand"},
-		{"/bin/none", 127, "/bin/none"},
-		{"/etc/passwd", 126, "permission denied"},
-		{"/etc", 126, "/etc"},
-	} {
-		t.Run(c.command, func(t *testing.T) {
-			id := w.create("", w.spec(c.command))
-			defer w.remove(id)
-			_, err := w.containers.StartContainer(w.ctx(), &berthv1.StartContainerRequest{Container: id})
-			wantCode(t, err, codes.FailedPrecondition, c.text)
-			if code := exitCodeDetail(err); code != strings.TrimSpace(map[int32]string{126: "126", 127: "127"}[c.code]) {
-				t.Errorf("the error's detail has exit code %q, want %d", code, c.code)
-			}
-			state := w.inspect(id).GetState()
-			if state.GetExitCode() != c.code || state.GetError() == "" || state.GetStatus() != berthv1.ContainerStatus_CONTAINER_STATUS_CREATED {
-				t.Errorf("state %v, want exit code %d and an error", state, c.code)
-			}
-			if entries, _ := os.ReadDir(w.State + "/bundles"); len(entries) > 0 {
-				t.Errorf("left: %v", entries)
-			}
-		})
-	}
-	id := w.run("host", w.sleeper())
-	for command, code := range map[string]string{"nosuchcommand": "127", "/etc/passwd": "126"} {
-		stream, err := w.containers.ExecContainer(w.ctx())
-		if err != nil {
-			t.Fatal(err)
-		}
-		start := &berthv1.ExecStart{Container: id, Process: &berthv1.ProcessSpec{Args: []string{command}}}
-		if err := stream.Send(&berthv1.ExecContainerRequest{Message: &berthv1.ExecContainerRequest_Start{Start: start}}); err != nil {
-			t.Fatal(err)
-		}
-		_, err = stream.Recv()
-		wantCode(t, err, codes.FailedPrecondition, command)
-		if got := exitCodeDetail(err); got != code {
-			t.Errorf("exec of %s: exit code %q in the error's detail, want %s", command, got, code)
-		}
-	}
-}
-
 func exitCodeDetail(err error) string {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok {
