@@ -70,19 +70,53 @@ func (a *app) explain(err error) error {
 	return a.conn.Explain(err)
 }
 
-// each does something for every name and prints the names for which it worked; the others do not stop it.
+// each does something for every name in turn and prints the names for which it worked; the others do not stop it.
 func (a *app) each(ctx context.Context, names []string, do func(conn *client.Client, name string) error) error {
+	return a.collect(ctx, names, 1, func(conn *client.Client, name string) (string, error) { return name, do(conn, name) })
+}
+
+// parallelCalls is how many calls of one command are under way at once, as docker's.
+const parallelCalls = 50
+
+// eachAtOnce is each with several names at a time, for what takes long and is done to one container without the others.
+func (a *app) eachAtOnce(ctx context.Context, names []string, do func(conn *client.Client, name string) error) error {
+	return a.collect(ctx, names, parallelCalls, func(conn *client.Client, name string) (string, error) { return name, do(conn, name) })
+}
+
+// collect calls do for every name, at most limit at a time, and prints what it answers. Answers and errors come in the
+// order of the names, each as soon as it and those before it are there.
+func (a *app) collect(ctx context.Context, names []string, limit int, do func(*client.Client, string) (string, error)) error {
 	conn, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}
+	type answer struct {
+		text string
+		err  error
+	}
+	answers := make([]chan answer, len(names))
+	for i := range answers {
+		answers[i] = make(chan answer, 1)
+	}
+	go func() {
+		slots := make(chan struct{}, limit)
+		for i, name := range names {
+			slots <- struct{}{}
+			go func() {
+				text, err := do(conn, name)
+				answers[i] <- answer{text, err}
+				<-slots
+			}()
+		}
+	}()
 	var failed []error
-	for _, name := range names {
-		if err := do(conn, name); err != nil {
-			failed = append(failed, err)
+	for _, pending := range answers {
+		result := <-pending
+		if result.err != nil {
+			failed = append(failed, result.err)
 			continue
 		}
-		fmt.Fprintln(a.out, name)
+		fmt.Fprintln(a.out, result.text)
 	}
 	return errors.Join(failed...)
 }

@@ -17,7 +17,7 @@ func newKill(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal, by name or number (default SIGKILL)")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
+		return a.eachAtOnce(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Containers.KillContainer(cmd.Context(), &berthv1.KillContainerRequest{Container: name, Signal: signal})
 			return err
 		})

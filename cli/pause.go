@@ -14,7 +14,7 @@ func newPause(a *app) *cobra.Command {
 		Args:              atLeast(1),
 		ValidArgsFunction: a.completeContainers(0, running),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
+			return a.eachAtOnce(cmd.Context(), names, func(conn *client.Client, name string) error {
 				_, err := conn.Containers.PauseContainer(cmd.Context(), &berthv1.PauseContainerRequest{Container: name})
 				return err
 			})
@@ -29,7 +29,7 @@ func newUnpause(a *app) *cobra.Command {
 		Args:              atLeast(1),
 		ValidArgsFunction: a.completeContainers(0, running),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
+			return a.eachAtOnce(cmd.Context(), names, func(conn *client.Client, name string) error {
 				_, err := conn.Containers.ResumeContainer(cmd.Context(), &berthv1.ResumeContainerRequest{Container: name})
 				return err
 			})

@@ -18,7 +18,7 @@ func newRemove(a *app) *cobra.Command {
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Kill a container that runs; no error for one that does not exist")
 	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "Remove anonymous volumes too")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
+		return a.eachAtOnce(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Containers.RemoveContainer(cmd.Context(),
 				&berthv1.RemoveContainerRequest{Container: name, Force: force, Volumes: volumes})
 			if force && client.IsNotFound(err) {

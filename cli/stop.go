@@ -48,7 +48,7 @@ func newStop(a *app) *cobra.Command {
 	}
 	flags.register(cmd)
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
+		return a.eachAtOnce(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Containers.StopContainer(cmd.Context(),
 				&berthv1.StopContainerRequest{Container: name, Signal: flags.signal, Timeout: flags.timeout()})
 			return err

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"errors"
-	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"github.com/berthd/berth/cli/client"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -16,20 +16,10 @@ func newWait(a *app) *cobra.Command {
 		Args:              atLeast(1),
 		ValidArgsFunction: a.completeContainers(0, running),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			conn, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			var failed []error
-			for _, name := range names {
+			return a.collect(cmd.Context(), names, parallelCalls, func(conn *client.Client, name string) (string, error) {
 				answer, err := conn.Containers.WaitContainer(cmd.Context(), &berthv1.WaitContainerRequest{Container: name})
-				if err != nil {
-					failed = append(failed, err)
-					continue
-				}
-				fmt.Fprintln(a.out, answer.GetExitCode())
-			}
-			return errors.Join(failed...)
+				return strconv.Itoa(int(answer.GetExitCode())), err
+			})
 		},
 	}
 }
