@@ -1,11 +1,11 @@
 // Package firewall is the CNI plugin of that name: it says who may reach a container of the chain's network by forwarding.
 //
 //	ingressPolicy   open          everybody
-//	                same-bridge   not the containers of other bridges that have this plugin with a policy too
+//	                same-bridge   containers of the same bridge: neither others, nor neighbours of the host that route to the address
 //	                isolated      no container at all, of the same bridge neither
 //	internal        true          nobody: the host forwards nothing from the network or to it (of ours)
 //
-// A published port stays open to everybody, except in an internal network.
+// A published port stays open to everybody, except in an internal network. The host itself reaches every container.
 package firewall
 
 import (

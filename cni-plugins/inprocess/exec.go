@@ -87,12 +87,21 @@ func (e *Exec) ExecPlugin(ctx context.Context, path string, config []byte, envir
 	return output, errors.Join(entered, err)
 }
 
-// DeleteTable removes the whole nftables table `inet TABLE`. It is fine if there is none.
-func (e *Exec) DeleteTable(_ context.Context, table string) (err error) {
+// CheckTable fails if the nftables table `inet TABLE` can't be used: it is somebody else's.
+func (e *Exec) CheckTable(_ context.Context, table string) error {
+	return e.withTable(table, nft.Table.Claimable)
+}
+
+// DeleteTable removes the nftables table `inet TABLE` if berth made it and nothing of anybody is in it.
+func (e *Exec) DeleteTable(_ context.Context, table string) error {
+	return e.withTable(table, nft.Table.DeleteIfUnused)
+}
+
+func (e *Exec) withTable(name string, do func(nft.Table) error) (err error) {
 	entered := e.onHost(func() {
-		var named nft.Table
-		if named, err = nft.Named(table, &e.sockets); err == nil {
-			err = named.Delete()
+		var table nft.Table
+		if table, err = nft.Named(name, &e.sockets); err == nil {
+			err = do(table)
 		}
 	})
 	return errors.Join(entered, err)

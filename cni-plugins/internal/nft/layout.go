@@ -7,6 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const adminChain = "admin"
+
+func chainNames() []string {
+	return []string{"raw", "prerouting", "output", "postrouting", "forward", "ports", adminChain}
+}
+
+func setNames() []string {
+	return []string{
+		SetMasquerade, SetHairpin, SetSelf, SetMasqueradeAll, SetInternal, SetBridged, SetIsolated, SetPort, SetAnyPort,
+	}
+}
+
 // layout writes the fixed part of the table into one transaction.
 type layout struct {
 	conn  *nftables.Conn
@@ -47,7 +59,7 @@ func (l layout) addChains() {
 	postrouting := l.hook("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	forward := l.hook("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	ports := l.conn.AddChain(&nftables.Chain{Name: "ports", Table: l.table})
-	admin := l.conn.AddChain(&nftables.Chain{Name: "admin", Table: l.table})
+	admin := l.conn.AddChain(&nftables.Chain{Name: adminChain, Table: l.table})
 	for _, chain := range []*nftables.Chain{raw, prerouting, output, postrouting, forward, ports} {
 		l.conn.FlushChain(chain)
 	}
@@ -105,8 +117,9 @@ func (l layout) forwardRules(chain *nftables.Chain, f family) {
 	l.rule(chain, f.is(), f.onLink(f.destination, expr.MetaKeyOIFNAME, SetInternal, false), f.onLink(f.destination, expr.MetaKeyIIFNAME, SetInternal, true), drop)
 	// A published port is open to everybody, containers of other bridges too.
 	l.rule(chain, f.is(), published(), verdict(expr.VerdictReturn))
-	// From a container of one bridge to that of another.
-	l.rule(chain, f.is(), f.onLink(f.source, expr.MetaKeyIIFNAME, SetBridged, false), f.onLink(f.destination, expr.MetaKeyOIFNAME, SetBridged, false),
+	// Ports that are not published are for the container's own bridge: neither containers of other bridges nor neighbours of the
+	// host, who may route to the container's address through this host, reach them.
+	l.rule(chain, f.is(), f.onLink(f.destination, expr.MetaKeyOIFNAME, SetBridged, false),
 		f.onLink(f.destination, expr.MetaKeyIIFNAME, SetBridged, true), drop)
 	// From any container to one that is isolated.
 	l.rule(chain, f.is(), f.onLink(f.source, expr.MetaKeyIIFNAME, SetBridged, false), f.onLink(f.destination, expr.MetaKeyOIFNAME, SetIsolated, false), drop)

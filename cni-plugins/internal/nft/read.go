@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -85,11 +84,8 @@ func (t Table) list(s socket, set string) ([]Element, error) {
 
 // elements asks a question that is answered by elements of a set.
 func (s socket) elements(question message, set string) (found []Element, err error) {
-	err = s.ask(question, func(payload []byte) error {
-		if len(payload) < 4 {
-			return nil
-		}
-		return attributes(payload[4:], func(kind uint16, value []byte) error {
+	err = s.ask(question, newElement, func(payload []byte) error {
+		return attributes(payload, func(kind uint16, value []byte) error {
 			if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				return nil
 			}
@@ -112,9 +108,7 @@ func decode(set string, data []byte) (Element, error) {
 		case unix.NFTA_SET_ELEM_DATA:
 			element.Data = dataValue(value)
 		case unix.NFTA_SET_ELEM_USERDATA:
-			if len(value) > 2 && value[0] == commentKind && len(value) >= 2+int(value[1]) {
-				element.Owner = strings.TrimSuffix(string(value[2:2+int(value[1])]), "\x00")
-			}
+			element.Owner = parseComment(value)
 		}
 		return nil
 	})

@@ -11,13 +11,16 @@
 //	                                    published, and back to the container where it came from (self4, self6): masquerade
 //	                                    published, of a container in masqall4, masqall6: masquerade
 //	forward      hook forward 0         established: accept; admin; internal*, bridged*, isolated*: drop (see the firewall plugin)
-//	admin                               empty: rules of the host's administrator, kept when the layout is renewed
+//	admin                               empty: rules of the host's administrator
+//
+// The table has a comment that marks it as berth's (see mark.go). Other tables are refused. Whoever uses it removes his elements; the
+// table itself goes when nothing is in it, neither elements nor an administrator's rules or chains.
 //
 // Every element has its attachment as comment (plugin.Request.Owner). That is how Del and GC find what to remove.
 package nft
 
 import (
-	"errors"
+	"crypto/rand"
 	"fmt"
 
 	"github.com/google/nftables"
@@ -77,6 +80,9 @@ func connect() (*nftables.Conn, error) {
 // create makes the table with its layout. It can be repeated, also by two processes at once: chains and sets stay, rules are
 // replaced in the same transaction.
 func (t Table) create() error {
+	if err := t.claim(); err != nil {
+		return fmt.Errorf("cannot create nftables table %q: %w", t.Name, err)
+	}
 	conn, err := connect()
 	if err != nil {
 		return fmt.Errorf("cannot open nftables: %w", err)
@@ -93,44 +99,33 @@ func (t Table) create() error {
 	return nil
 }
 
-// Delete removes the table with all that is in it. It is fine if there is none.
-func (t Table) Delete() error {
-	conn, err := connect()
-	if err != nil {
-		return fmt.Errorf("cannot open nftables: %w", err)
-	}
-	conn.DelTable(t.kernel())
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("cannot delete nftables table %q: %w", t.Name, err)
-	}
-	return nil
-}
-
-// Usable fails if the kernel does not let us change nftables.
+// Usable fails if the kernel does not let us change nftables, or if the table is not berth's.
 func (t Table) Usable() error {
-	conn, err := connect()
+	err := t.sockets.do(func(s socket) error {
+		if _, err := t.mine(s); err != nil {
+			return err
+		}
+		trial := attribute(nil, unix.NFTA_TABLE_NAME, text("berth-trial-"+rand.Text()))
+		return s.batch([]message{{kind: newTable, flags: unix.NLM_F_CREATE, body: trial}, {kind: deleteTable, body: trial}})
+	})
 	if err != nil {
-		return fmt.Errorf("cannot open nftables: %w", err)
-	}
-	conn.AddTable(t.kernel())
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("cannot create nftables table %q: %w", t.Name, err)
+		return fmt.Errorf("cannot use nftables table %q: %w", t.Name, err)
 	}
 	return nil
 }
 
 // Renew writes the layout again if there is a table: it may be that of another release of berth.
 func (t Table) Renew() error {
-	conn, err := connect()
-	if err != nil {
-		return fmt.Errorf("cannot open nftables: %w", err)
-	}
-	_, err = conn.ListTableOfFamily(t.Name, nftables.TableFamilyINet)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
+	var present bool
+	err := t.sockets.do(func(s socket) (err error) {
+		present, err = t.mine(s)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("cannot read nftables table %q: %w", t.Name, err)
+	}
+	if !present {
+		return nil
 	}
 	return t.create()
 }

@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -92,10 +93,32 @@ const (
 	newElement    = subsystem | unix.NFT_MSG_NEWSETELEM
 	getElement    = subsystem | unix.NFT_MSG_GETSETELEM
 	deleteElement = subsystem | unix.NFT_MSG_DELSETELEM
+	newTable      = subsystem | unix.NFT_MSG_NEWTABLE
+	getTable      = subsystem | unix.NFT_MSG_GETTABLE
+	deleteTable   = subsystem | unix.NFT_MSG_DELTABLE
+	newGeneration = subsystem | unix.NFT_MSG_NEWGEN
+	getGeneration = subsystem | unix.NFT_MSG_GETGEN
 )
 
-// commentKind is NFTNL_UDATA_SET_ELEM_COMMENT: what nft(8) shows as the comment of an element.
+// tableUserdata is NFTA_TABLE_USERDATA, which golang.org/x/sys/unix lacks.
+const tableUserdata = 6
+
+// commentKind is NFTNL_UDATA_SET_ELEM_COMMENT and NFTNL_UDATA_TABLE_COMMENT: what nft(8) shows as a comment.
 const commentKind = 0
+
+// comment packs a comment as user data of a kernel object.
+func comment(s string) []byte {
+	value := text(s)
+	return append([]byte{commentKind, byte(len(value))}, value...)
+}
+
+// parseComment is the reverse of comment. Other user data has none.
+func parseComment(data []byte) string {
+	if len(data) > 2 && data[0] == commentKind && len(data) >= 2+int(data[1]) {
+		return strings.TrimSuffix(string(data[2:2+int(data[1])]), "\x00")
+	}
+	return ""
+}
 
 func (e Element) encode(whole bool) []byte {
 	var out []byte
@@ -106,13 +129,19 @@ func (e Element) encode(whole bool) []byte {
 	if len(e.Data) > 0 {
 		out = nested(out, unix.NFTA_SET_ELEM_DATA, attribute(nil, unix.NFTA_DATA_VALUE, e.Data))
 	}
-	comment := text(e.Owner)
-	return attribute(out, unix.NFTA_SET_ELEM_USERDATA, []byte{commentKind, byte(len(comment))}, comment)
+	return attribute(out, unix.NFTA_SET_ELEM_USERDATA, comment(e.Owner))
 }
 
 // batch sends messages as one transaction: all of them happen, or none.
-func (s socket) batch(messages []message) error {
-	out := message{kind: unix.NFNL_MSG_BATCH_BEGIN, group: unix.NFNL_SUBSYS_NFTABLES}.append(nil, 1)
+func (s socket) batch(messages []message) error { return s.batchAt(0, messages) }
+
+// batchAt is batch for a ruleset of a certain generation: after any change since then the kernel answers ERESTART.
+func (s socket) batchAt(generation uint32, messages []message) error {
+	begin := message{kind: unix.NFNL_MSG_BATCH_BEGIN, group: unix.NFNL_SUBSYS_NFTABLES}
+	if generation != 0 {
+		begin.body = attribute(nil, unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation))
+	}
+	out := begin.append(nil, 1)
 	for i, m := range messages {
 		if i == len(messages)-1 {
 			m.flags |= unix.NLM_F_ACK
@@ -134,16 +163,16 @@ func (s socket) batch(messages []message) error {
 	return err
 }
 
-// ask sends one question and calls answer for each message of the reply.
-func (s socket) ask(question message, answer func(payload []byte) error) error {
+// ask sends one question and calls answer for each message of that kind in the reply.
+func (s socket) ask(question message, answerKind uint16, answer func(payload []byte) error) error {
 	if err := s.send(question.append(nil, 1)); err != nil {
 		return err
 	}
 	return s.receive(func(kind uint16, payload []byte) error {
-		if kind != newElement {
+		if kind != answerKind || len(payload) < 4 {
 			return nil
 		}
-		return answer(payload)
+		return answer(payload[4:]) // behind nfgenmsg
 	})
 }
 

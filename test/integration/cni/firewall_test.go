@@ -2,6 +2,7 @@ package cni_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
@@ -36,20 +37,79 @@ func TestPoliciesBetweenBridges(t *testing.T) {
 
 	one.wantSilence(twoAt)
 	two.wantSilence(oneAt)
-	one.wantAnswer(openAt, "open") // as with the reference plugins, only policies meet
-	open.wantAnswer(oneAt, "one")
+	one.wantAnswer(openAt, "open")
+	open.wantSilence(oneAt)
 	for _, c := range []*container{one, two, open} {
 		if from := c.wantAnswer("192.0.2.2:80", "outside"); from != "192.0.2.1" {
 			t.Errorf("%s comes as %s", c.id, from)
 		}
 	}
+	out.wantAnswer(openAt, "open")
 	for at, name := range map[string]string{oneAt: "one", twoAt: "two", openAt: "open"} {
-		out.wantAnswer(at, name)
 		h.wantAnswer(at, name)
 	}
 	// A published port is for everybody.
 	published := one.ports[0]["hostPort"].(int)
 	two.wantAnswer(atHost(published), "one")
+}
+
+// A neighbour that routes to the bridge through the host reaches what is published, where it is published, and nothing else.
+func TestNeighboursReachPublishedPortsOnly(t *testing.T) {
+	t.Parallel()
+	for _, setting := range []string{"0", "1"} {
+		t.Run("bridge-nf-call-iptables="+setting, func(t *testing.T) {
+			h := newHost(t)
+			setBridgeNetfilter(h, setting)
+			out := h.outside()
+			out.serve(":80", "outside")
+			out.run("ip", "route", "add", "10.88.0.0/24", "via", "192.0.2.1")
+			out.run("ip", "-6", "route", "add", "fd00:88::/64", "via", "2001:db8::1")
+			n := h.network("net", "10.88.0.0/24", "fd00:88::/64")
+			web := newContainer(t, "web", port("", 8080, 80), port("127.0.0.1", 8081, 81))
+			result := h.attach(n, web)
+			other := newContainer(t, "other")
+			h.attach(n, other)
+			v4, v6 := address(t, result, 0), address(t, result, 1)
+			for _, inside := range []string{":80", ":81", ":5432"} {
+				web.serve(inside, "web")
+				for _, at := range []string{v4 + inside, "[" + v6 + "]" + inside} {
+					out.wantSilence(at)
+					h.wantAnswer(at, "web")
+					other.wantAnswer(at, "web")
+				}
+			}
+			out.wantSilence("192.0.2.1:8081")
+			out.wantAnswer("192.0.2.1:8080", "web")
+			if from := web.wantAnswer("192.0.2.2:80", "outside"); from != "192.0.2.1" {
+				t.Errorf("the container comes as %s", from)
+			}
+			// An administrator can let neighbours in.
+			h.run("nft", "add", "rule", "inet", "berth", "admin", "ip", "daddr", v4, "tcp", "dport", "5432", "accept")
+			out.wantAnswer(v4+":5432", "web")
+			out.wantSilence(v4 + ":81")
+		})
+	}
+}
+
+// A table of that name that somebody else made is refused, and left as it is.
+func TestForeignTableIsRefused(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.run("nft", "add table inet berth; add chain inet berth mine; add rule inet berth mine drop")
+	before := h.run("nft", "list", "ruleset")
+	n := h.network("net", "10.88.0.0/24")
+	if _, err := h.tryAttach(n, newContainer(t, "c")); err == nil || !strings.Contains(err.Error(), `"berth"`) || !strings.Contains(err.Error(), "not made by berth") {
+		t.Errorf("a foreign table: %v", err)
+	}
+	if err := h.status(n); err == nil {
+		t.Error("STATUS says that the network can be used")
+	}
+	if after := h.run("nft", "list", "ruleset"); after != before {
+		t.Errorf("the foreign table has changed:\n%s", after)
+	}
+	if left := h.leases("net"); len(left) > 0 {
+		t.Errorf("addresses are left: %v", left)
+	}
 }
 
 // atHost is a published port as others see it.

@@ -115,7 +115,7 @@ func (n *namespace) entries(table string) []string {
 	}
 	var found []string
 	for line := range strings.Lines(output) {
-		if strings.Contains(line, "comment") {
+		if strings.Contains(line, "comment") && !strings.Contains(line, "made by berth") {
 			found = append(found, strings.TrimSpace(line))
 		}
 	}

@@ -24,7 +24,7 @@ $p $run -d --name late -p 8080:80 --rootfs $2 sleep 10 || echo refused
 $p network create two >/dev/null && $p $run --rm --network two --rootfs $2 ip -o -4 address show eth0
 $p restart -t 0 web >/dev/null && fetch 127.0.0.1:8080
 $p rm -f -t 0 web late >/dev/null
-echo left: $(nft list table inet berth | grep comment) $(ip -o link | grep -o veth)
+echo left: $(nft list table inet berth | grep comment | grep -v "made by berth") $(ip -o link | grep -o veth)
 `
 
 // Podman 4 is a CNI caller that does not know of us: it runs on our plugins as on the reference's.
