@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/sys"
 )
 
 // accountLimit bounds what is read of a container's /etc/passwd and /etc/group, which the image's maker wrote.
@@ -71,7 +72,7 @@ func tryReadInRoot(rootfs, path string) ([]byte, error) {
 		return nil, &os.PathError{Op: "open", Path: rootfs, Err: err}
 	}
 	defer func() { _ = unix.Close(root) }()
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{
+	fd, err := sys.Openat2(root, path, &unix.OpenHow{
 		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/manager/thread"
 )
 
@@ -150,7 +151,7 @@ func LinkMtab(root string) error {
 		return fmt.Errorf("cannot open the root file system: %w", &os.PathError{Op: "open", Path: root, Err: err})
 	}
 	defer func() { _ = unix.Close(dir) }()
-	etc, err := unix.Openat2(dir, "etc", &unix.OpenHow{
+	etc, err := sys.Openat2(dir, "etc", &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {

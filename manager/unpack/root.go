@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // root is a file system tree under construction. Its content, with every symbolic link in it, comes from strangers:
@@ -59,17 +61,9 @@ func (r *root) openDir(name string) (*os.File, error) {
 	if name == "" {
 		name = "."
 	}
-	var fd int
-	var err error
-	for {
-		fd, err = unix.Openat2(int(r.dir.Fd()), name, &unix.OpenHow{
-			Flags: unix.O_DIRECTORY | unix.O_RDONLY | unix.O_CLOEXEC, Resolve: resolve,
-		})
-		// EAGAIN: a rename elsewhere made the kernel unsure about a `..`.
-		if err != unix.EINTR && err != unix.EAGAIN {
-			break
-		}
-	}
+	fd, err := sys.Openat2(int(r.dir.Fd()), name, &unix.OpenHow{
+		Flags: unix.O_DIRECTORY | unix.O_RDONLY | unix.O_CLOEXEC, Resolve: resolve,
+	})
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // Populate copies the directory at path inside the file system at root into the volume, if the volume is empty.
@@ -95,7 +97,7 @@ func openInRoot(root, path string) (*os.File, error) {
 	}
 	defer func() { _ = top.Close() }()
 	for {
-		fd, err := unix.Openat2(int(top.Fd()), path, &unix.OpenHow{
+		fd, err := sys.Openat2(int(top.Fd()), path, &unix.OpenHow{
 			Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 		})
 		switch {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // home returns the user's home directory as the container's /etc/passwd has it, or "/", or nothing if the environment
@@ -44,7 +46,7 @@ func home(root string, process *specs.Process) string {
 // readRegular reads the start of a file of an image, wherever links in it lead inside the root. Before it is opened it is
 // looked at: to open a device may do something to the host, and so may reading the kernel's own files, which have no size.
 func readRegular(dir int, name string) ([]byte, error) {
-	fd, err := unix.Openat2(dir, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	fd, err := sys.Openat2(dir, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
 	if err != nil {
 		return nil, err
 	}

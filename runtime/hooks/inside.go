@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
 )
@@ -99,7 +100,7 @@ func (i Inside) openDir() (int, error) {
 	}
 	defer func() { _ = unix.Close(root) }()
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
-	dir, err := unix.Openat2(root, i.Dir, &how)
+	dir, err := sys.Openat2(root, i.Dir, &how)
 	if err != nil {
 		return -1, fmt.Errorf("cannot open %q: %w", i.Dir, err)
 	}

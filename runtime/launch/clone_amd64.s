@@ -75,8 +75,8 @@ error:
 	JEQ  next
 	CMPQ AX, 56(R13)     // an error that is none
 	JEQ  done
-	MOVQ 88(R13), BX     // the message: index<<16 | errno
-	SHLQ $16, BX
+	MOVQ 88(R13), BX     // the message: index<<12 | errno
+	SHLQ $12, BX
 	ORQ  AX, BX
 	MOVL BX, 12(R12)
 	MOVQ 16(R12), DI

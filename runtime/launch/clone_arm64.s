@@ -74,8 +74,8 @@ error:
 	MOVD 56(R20), R1     // an error that is none
 	CMP  R1, R0
 	BEQ  done
-	MOVD 88(R20), R1     // the message: index<<16 | errno
-	LSL  $16, R1, R1
+	MOVD 88(R20), R1     // the message: index<<12 | errno
+	LSL  $12, R1, R1
 	ORR  R0, R1, R1
 	MOVW R1, 12(R19)
 	MOVD 16(R19), R0

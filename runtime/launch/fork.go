@@ -20,6 +20,7 @@ func afterFork()
 
 const (
 	sysClone3     = unix.SYS_CLONE3
+	sysOpenat2    = unix.SYS_OPENAT2
 	cloneArgsSize = unsafe.Sizeof(cloneArgs{})
 )
 

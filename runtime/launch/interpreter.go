@@ -10,9 +10,15 @@ type Kind uint32
 
 // The messages.
 const (
-	Failed Kind = iota + 1 // value is index<<16 | errno
+	Failed Kind = iota + 1 // value is index<<indexShift | errno
 	Pid                    // value is the process that goes on
 	Ready                  // the child has done all but what it waits for
+)
+
+// An errno has 12 bits, and the index of an operation the others. The last leg shifts by the same number (clone_*.s).
+const (
+	indexShift    = 12
+	maxOperations = 1 << (32 - indexShift)
 )
 
 // message is what the child sends: one datagram.
@@ -70,22 +76,45 @@ func (m *machine) interpret() {
 	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOSE, m.parents, 0, 0)
 	for pc := int32(0); pc < int32(len(m.operations)); {
 		op := &m.operations[pc]
-		result, errno := m.perform(op)
+		result, errno := m.insist(op)
 		switch {
 		case errno == 0:
 			if op.out >= 0 {
 				m.slots[op.out] = result
 			}
 			pc = op.success
-		case errno == syscall.EINTR:
 		case op.excuses(errno):
 			pc = op.excused
 		default:
-			m.send(Failed, uint32(pc)<<16|uint32(errno))
+			m.send(Failed, uint32(pc)<<indexShift|uint32(errno))
 			exit()
 		}
 	}
 	exit()
+}
+
+// maxAgain bounds how often openat2 is tried, as in internal/sys.
+const maxAgain = 1 << 14
+
+// insist performs an operation until it has succeeded or failed for good. A call that a signal has interrupted is made
+// again, but for close: Linux has closed the descriptor by then. openat2 fails with EAGAIN where a ".." is on the way and
+// anything is renamed or mounted on the host meanwhile (see internal/sys).
+//
+//go:nosplit
+//go:norace
+func (m *machine) insist(op *operation) (uintptr, syscall.Errno) {
+	for again := 0; ; {
+		result, errno := m.perform(op)
+		switch {
+		case errno == syscall.EINTR && op.number == syscall.SYS_CLOSE:
+			return 0, 0
+		case errno == syscall.EINTR:
+		case errno == syscall.EAGAIN && op.number == sysOpenat2 && again < maxAgain:
+			again++
+		default:
+			return result, errno
+		}
+	}
 }
 
 //go:nosplit

@@ -136,9 +136,12 @@ func receive(channel int) (Kind, uint32, error) {
 	}
 }
 
+// errnoOf is the errno of a message that an operation has failed.
+func errnoOf(value uint32) unix.Errno { return unix.Errno(value & (1<<indexShift - 1)) }
+
 // failure turns an index and an errno into a sentence.
 func (p *Program) failure(value uint32) error {
-	index, errno := int(value>>16), unix.Errno(value&0xffff)
+	index, errno := int(value>>indexShift), errnoOf(value)
 	if index >= len(p.explanations) {
 		return fmt.Errorf("cannot start the container: operation %d failed: %w", index, errno)
 	}
@@ -189,7 +192,7 @@ func Outcome(channel int, explain func(unix.Errno) error) error {
 	case kind != Failed:
 		return fmt.Errorf("cannot start the container: its process sent message %d", kind)
 	}
-	return explain(unix.Errno(value & 0xffff))
+	return explain(errnoOf(value))
 }
 
 // Adopt returns a child of this process that was not forked by Fork.

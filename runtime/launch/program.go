@@ -19,6 +19,7 @@
 package launch
 
 import (
+	"fmt"
 	"runtime"
 	"unsafe"
 
@@ -54,7 +55,7 @@ type operation struct {
 	args     [6]uintptr
 	slots    uint8 // bit i: args[i] is the number of a slot
 	anyErrno bool
-	out      int16
+	out      int32
 	errnos   [maxErrnos]uint16 // that are no failure, zero-terminated
 	success  int32             // where to go on, a label until the program is sealed
 	excused  int32             // where to go on after one of errnos
@@ -173,7 +174,7 @@ func (o Op) Result() Arg {
 
 // Into stores the operation's result in the slot.
 func (o Op) Into(slot Arg) Op {
-	o.operation().out = int16(slot.value)
+	o.operation().out = int32(slot.value)
 	return o
 }
 
@@ -206,6 +207,9 @@ func (o Op) Explain(failure func(unix.Errno) error) Op {
 // load makes the program that of the machine, and returns the image of its last leg, or -1.
 func (p *Program) load(m *machine) (image int, err error) {
 	image = -1
+	if len(p.explanations) > maxOperations {
+		return -1, fmt.Errorf("cannot write down the setup of the container: it takes %d operations, and %d are the most", len(p.explanations), maxOperations)
+	}
 	if p.last != nil {
 		if image, err = p.last.open(int(m.channel)); err != nil {
 			return -1, err

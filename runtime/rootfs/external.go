@@ -12,6 +12,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // External is a mount of what is the host's. A checkpoint has its name only, and a restore mounts it anew.
@@ -189,7 +191,7 @@ func openRoot(dir string) (int, error) {
 
 // openIn opens a path inside the root, wherever links in it lead.
 func openIn(root int, name string, flags int) (int, error) {
-	return unix.Openat2(root, relative(name), &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: inRoot})
+	return sys.Openat2(root, relative(name), &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: inRoot})
 }
 
 // makeIn is openIn for a mount point that may have to be made.

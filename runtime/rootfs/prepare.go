@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/namespace"
 )
@@ -180,7 +181,7 @@ func (b *Builder) openHidden(destination string) (int, error) {
 		return -1, &os.PathError{Op: "open", Path: b.config.Root, Err: err}
 	}
 	defer func() { _ = unix.Close(root) }()
-	fd, err := unix.Openat2(root, relative(destination), &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: inRoot})
+	fd, err := sys.Openat2(root, relative(destination), &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: inRoot})
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: filepath.Join(b.config.Root, destination), Err: err}
 	}

@@ -168,6 +168,24 @@ func TestNoInitAndNoBlankWiring(t *testing.T) {
 	}
 }
 
+// TestCallsThatHaveToBeRepeated: internal/sys makes these calls with the repetition that their callers would forget. Other
+// leaves of internal/ can't import it and repeat them themselves.
+func TestCallsThatHaveToBeRepeated(t *testing.T) {
+	for _, file := range parseAll(t) {
+		if file.isTest() || strings.HasPrefix(file.path, "internal/") {
+			continue
+		}
+		ast.Inspect(file.ast, func(node ast.Node) bool {
+			if call, ok := node.(*ast.SelectorExpr); ok && call.Sel.Name == "Openat2" {
+				if from, ok := call.X.(*ast.Ident); ok && from.Name == "unix" {
+					t.Errorf("%s calls unix.Openat2, which fails at random on a busy host: sys.Openat2 doesn't", file.path)
+				}
+			}
+			return true
+		})
+	}
+}
+
 func contains(list []string, want string) bool {
 	for _, item := range list {
 		if item == want {

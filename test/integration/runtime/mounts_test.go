@@ -1,6 +1,8 @@
 package runtime_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +10,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 func mount(destination, kind, source string, options ...string) specs.Mount {
@@ -224,4 +228,61 @@ func TestNothingStaysMountedOnTheHost(t *testing.T) {
 	if strings.Contains(string(after), c.Rootfs) {
 		t.Errorf("mounts before:\n%s\nafter:\n%s", before, after)
 	}
+}
+
+// TestMountPointsWhileOthersRename: a ".." in a link on the way to a mount point is looked up anew when the kernel can't
+// be sure of it, because something is renamed on the host meanwhile.
+func TestMountPointsWhileOthersRename(t *testing.T) {
+	dir := testenv.ShortDir(t)
+	done := make(chan struct{})
+	defer close(done)
+	for _, name := range []string{"x", "y"} {
+		go func() {
+			path := filepath.Join(dir, name)
+			_ = os.WriteFile(path, nil, 0o600)
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					_ = os.Rename(path, path+".moved")
+					_ = os.Rename(path+".moved", path)
+				}
+			}
+		}()
+	}
+	c := newContainer(t).shell("cat " + strings.Repeat("/var/run/x.sock ", 20))
+	if err := os.MkdirAll(filepath.Join(c.Rootfs, "var"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(filepath.Join(c.Rootfs, "run"), 0o755), os.Symlink("../run", filepath.Join(c.Rootfs, "var/run"))); err != nil {
+		t.Fatal(err)
+	}
+	source := filepath.Join(c.Bundle, "source")
+	if err := os.WriteFile(source, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 { // each looks it up once
+		name := "/var/run/x.sock"
+		if i > 0 {
+			name = fmt.Sprintf("/var/run/%d.sock", i)
+		}
+		c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Destination: name, Type: "bind", Source: source, Options: []string{"bind"}})
+	}
+	for range 20 {
+		wantEqual(t, c.output(), strings.Repeat("x", 20))
+	}
+}
+
+// TestManyMaskedPaths takes more operations than 16 bits can count.
+func TestManyMaskedPaths(t *testing.T) {
+	c := newContainer(t, "cat", "/masked")
+	if err := os.WriteFile(filepath.Join(c.Rootfs, "masked"), []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 9000 {
+		c.Spec.Linux.MaskedPaths = append(c.Spec.Linux.MaskedPaths, fmt.Sprintf("/nonexistent/%d", i))
+	}
+	c.Spec.Linux.MaskedPaths = append(c.Spec.Linux.MaskedPaths, "/masked")
+	wantEqual(t, c.output(), "")
 }
