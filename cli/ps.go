@@ -181,7 +181,7 @@ func sizes(c *berthv1.Container) string {
 	return text
 }
 
-// parseFilters reads key=value; values of one key are alternatives.
+// parseFilters reads key=value.
 func parseFilters(texts []string) ([]*berthv1.Filter, error) {
 	var filters []*berthv1.Filter
 	for _, text := range texts {

@@ -2,8 +2,6 @@ package containers
 
 import (
 	"context"
-	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +10,7 @@ import (
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 
 	"github.com/berthd/berth/manager/blobs"
+	"github.com/berthd/berth/manager/filter"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -113,117 +112,88 @@ func (s *Service) Usage(ctx context.Context) Usage {
 	return usage
 }
 
-type predicate func(*berthv1.Container) bool
+type predicate = filter.Condition[*berthv1.Container]
 
-// filter makes one predicate of all filters: values of one key are alternatives, keys must all match.
+// filter makes one predicate of all filters.
 func (s *Service) filter(filters []*berthv1.Filter) (predicate, error) {
-	var all []predicate
-	for _, filter := range filters {
-		var any []predicate
-		for _, value := range filter.GetValues() {
-			p, err := s.condition(filter.GetKey(), value)
-			if err != nil {
-				return nil, err
-			}
-			any = append(any, p)
-		}
-		all = append(all, func(m *berthv1.Container) bool {
-			return slices.ContainsFunc(any, func(p predicate) bool { return p(m) })
-		})
+	type container = *berthv1.Container
+	simple := map[string]filter.Key[container]{
+		"id": filter.Prefix(container.GetId), "label": filter.Label(labels),
+		"name": filter.Matches(func(m container) []string { return []string{m.GetName(), "/" + m.GetName()} }),
+		"status": filter.Equals(func(m container) string { return statusWord(m.GetState().GetStatus()) },
+			"created", "running", "paused", "restarting", "removing", "exited", "dead"),
+		"health":   filter.Equals(healthWord, "none", "starting", "healthy", "unhealthy"),
+		"is-task":  filter.Bool(func(container) bool { return false }), // tasks are those of a cluster
+		"exited":   exitedWith,
+		"before":   func(value string) (predicate, error) { return s.age(value, time.Time.Before) },
+		"since":    func(value string) (predicate, error) { return s.age(value, time.Time.After) },
+		"ancestor": s.fromImage,
+		"network":  s.inNetwork,
+		"volume":   usesVolume,
+		"publish":  func(value string) (predicate, error) { return hasPort("publish", value) },
+		"expose":   func(value string) (predicate, error) { return hasPort("expose", value) },
 	}
-	return func(m *berthv1.Container) bool {
-		return !slices.ContainsFunc(all, func(p predicate) bool { return !p(m) })
-	}, nil
+	return filter.Parse("containers", filters, simple)
 }
 
-// condition is one value of a filter.
-func (s *Service) condition(key, value string) (predicate, error) {
-	switch key {
-	case "id":
-		return func(m *berthv1.Container) bool { return strings.HasPrefix(m.GetId(), value) }, nil
-	case "name":
-		pattern, err := regexp.Compile(strings.TrimPrefix(value, "/"))
-		if err != nil {
-			return nil, invalid("invalid filter name=%q: %v", value, err)
-		}
-		return func(m *berthv1.Container) bool { return pattern.MatchString(m.GetName()) }, nil
-	case "label":
-		name, want, has := strings.Cut(value, "=")
-		return func(m *berthv1.Container) bool {
-			got, ok := m.GetSpec().GetLabels()[name]
-			return ok && (!has || got == want)
-		}, nil
-	case "status":
-		if _, known := berthv1.ContainerStatus_value["CONTAINER_STATUS_"+strings.ToUpper(value)]; !known {
-			return nil, invalid("invalid filter status=%q: want created, running, paused, restarting, removing, exited or dead", value)
-		}
-		return func(m *berthv1.Container) bool { return statusWord(m.GetState().GetStatus()) == value }, nil
-	case "exited":
-		code, err := strconv.Atoi(value)
-		if err != nil {
-			return nil, invalid("invalid filter exited=%q: want an exit code", value)
-		}
-		return func(m *berthv1.Container) bool {
-			return m.GetState().GetStatus() == statusExited && m.GetState().GetExitCode() == int32(code)
-		}, nil
-	case "health":
-		return func(m *berthv1.Container) bool {
-			return value == "none" && m.GetState().GetHealth() == nil ||
-				m.GetState().GetHealth().GetStatus() == berthv1.HealthStatus(berthv1.HealthStatus_value["HEALTH_STATUS_"+strings.ToUpper(value)])
-		}, nil
-	case "before", "since":
-		return s.age(key, value)
+func labels(m *berthv1.Container) map[string]string { return m.GetSpec().GetLabels() }
+
+func healthWord(m *berthv1.Container) string {
+	if m.GetState().GetHealth() == nil {
+		return "none"
 	}
-	return s.belongings(key, value)
+	return strings.ToLower(strings.TrimPrefix(m.GetState().GetHealth().GetStatus().String(), "HEALTH_STATUS_"))
+}
+
+func exitedWith(value string) (predicate, error) {
+	code, err := strconv.Atoi(value)
+	if err != nil {
+		return nil, invalid("want an exit code")
+	}
+	return func(m *berthv1.Container) bool {
+		return m.GetState().GetStatus() == statusExited && m.GetState().GetExitCode() == int32(code)
+	}, nil
 }
 
 // age compares with when another container was created.
-func (s *Service) age(key, ref string) (predicate, error) {
+func (s *Service) age(ref string, compare func(time.Time, time.Time) bool) (predicate, error) {
 	other, err := s.find(ref)
 	if err != nil {
-		return nil, fmt.Errorf("cannot filter by %s: %w", key, err)
+		return nil, err
 	}
+	return func(m *berthv1.Container) bool { return compare(m.GetCreatedAt().AsTime(), other.created) }, nil
+}
+
+func (s *Service) fromImage(value string) (predicate, error) {
+	id := value
+	if image, err := s.cfg.Images.Resolve(s.work, value); err == nil {
+		id = image.ID
+	}
+	return func(m *berthv1.Container) bool { return m.GetImageId() == id || m.GetImage() == value }, nil
+}
+
+// inNetwork fits also a container that does not run and was made for the network.
+func (s *Service) inNetwork(value string) (predicate, error) {
 	return func(m *berthv1.Container) bool {
-		if key == "before" {
-			return m.GetCreatedAt().AsTime().Before(other.created)
+		asked := m.GetSpec().GetNetwork()
+		mode := asked.GetMode()
+		if mode == "" {
+			mode = "bridge"
 		}
-		return m.GetCreatedAt().AsTime().After(other.created)
+		return mode == value ||
+			slices.ContainsFunc(asked.GetEndpoints(), func(e *berthv1.Endpoint) bool { return e.GetNetwork() == value }) ||
+			slices.ContainsFunc(m.GetEndpoints(), func(e *berthv1.EndpointState) bool {
+				return e.GetConfig().GetNetwork() == value || value != "" && strings.HasPrefix(e.GetNetworkId(), value)
+			})
 	}, nil
 }
 
-// belongings are conditions on the image, networks, ports and volumes of a container.
-func (s *Service) belongings(key, value string) (predicate, error) {
-	switch key {
-	case "ancestor":
-		id := value
-		if image, err := s.cfg.Images.Resolve(s.work, value); err == nil {
-			id = image.ID
-		}
-		return func(m *berthv1.Container) bool { return m.GetImageId() == id || m.GetImage() == value }, nil
-	case "network":
-		return func(m *berthv1.Container) bool {
-			return m.GetSpec().GetNetwork().GetMode() == value || slices.ContainsFunc(m.GetEndpoints(), func(e *berthv1.EndpointState) bool {
-				return e.GetNetworkId() == value || e.GetConfig().GetNetwork() == value
-			})
-		}, nil
-	case "volume":
-		return func(m *berthv1.Container) bool {
-			return slices.ContainsFunc(m.GetMounts(), func(state *berthv1.MountState) bool {
-				return state.GetVolume() == value || state.GetMount().GetSource() == value || state.GetMount().GetTarget() == value
-			})
-		}, nil
-	case "publish", "expose":
-		port, protocol, found := strings.Cut(value, "/")
-		if !found {
-			protocol = "tcp"
-		}
-		first, last, err := portRange(port)
-		if err != nil {
-			return nil, invalid("invalid filter %s=%q: want PORT or FIRST-LAST, with /tcp or /udp", key, value)
-		}
-		return func(m *berthv1.Container) bool { return hasPort(m, key, protocol, first, last) }, nil
-	}
-	return nil, invalid("unknown filter %q for containers", key)
+func usesVolume(value string) (predicate, error) {
+	return func(m *berthv1.Container) bool {
+		return slices.ContainsFunc(m.GetMounts(), func(state *berthv1.MountState) bool {
+			return state.GetVolume() == value || state.GetMount().GetSource() == value || state.GetMount().GetTarget() == value
+		})
+	}, nil
 }
 
 func portRange(text string) (first, last uint64, err error) {
@@ -238,65 +208,37 @@ func portRange(text string) (first, last uint64, err error) {
 	return first, last, err
 }
 
-func hasPort(m *berthv1.Container, key, protocol string, first, last uint64) bool {
-	inside := func(port uint64) bool { return first <= port && port <= last }
-	if key == "publish" {
-		return slices.ContainsFunc(m.GetPorts(), func(p *berthv1.PortMapping) bool {
-			own := p.GetProtocol()
-			if own == "" {
-				own = "tcp"
-			}
-			return own == protocol && inside(uint64(p.GetHostPort()))
-		})
+// hasPort fits containers that publish, or expose, one of the ports PORT or FIRST-LAST, with a protocol behind a slash.
+func hasPort(key, value string) (predicate, error) {
+	port, protocol, found := strings.Cut(value, "/")
+	if !found {
+		protocol = "tcp"
 	}
-	return slices.ContainsFunc(m.GetExposedPorts(), func(exposed string) bool {
-		text, own, found := strings.Cut(exposed, "/")
-		if !found {
-			own = "tcp"
-		}
-		port, err := strconv.ParseUint(text, 10, 16)
-		return err == nil && own == protocol && inside(port)
-	})
+	first, last, err := portRange(port)
+	if err != nil {
+		return nil, invalid("want PORT or FIRST-LAST, with /tcp or /udp")
+	}
+	inside := func(port uint64, own string) bool {
+		return first <= port && port <= last && (own == protocol || own == "" && protocol == "tcp")
+	}
+	if key == "publish" {
+		return func(m *berthv1.Container) bool {
+			return slices.ContainsFunc(m.GetPorts(), func(p *berthv1.PortMapping) bool { return inside(uint64(p.GetHostPort()), p.GetProtocol()) })
+		}, nil
+	}
+	return func(m *berthv1.Container) bool {
+		return slices.ContainsFunc(m.GetExposedPorts(), func(exposed string) bool {
+			text, own, _ := strings.Cut(exposed, "/")
+			port, err := strconv.ParseUint(text, 10, 16)
+			return err == nil && inside(port, own)
+		})
+	}, nil
 }
 
 // pruneFilter understands what prune does: label, label!, and until.
 func pruneFilter(filters []*berthv1.Filter) (predicate, error) {
-	var all []predicate
-	for _, filter := range filters {
-		for _, value := range filter.GetValues() {
-			name, want, has := strings.Cut(value, "=")
-			switch filter.GetKey() {
-			case "label", "label!":
-				wanted := filter.GetKey() == "label"
-				all = append(all, func(m *berthv1.Container) bool {
-					got, ok := m.GetSpec().GetLabels()[name]
-					return (ok && (!has || got == want)) == wanted
-				})
-			case "until":
-				limit, err := parseUntil(value, time.Now())
-				if err != nil {
-					return nil, err
-				}
-				all = append(all, func(m *berthv1.Container) bool { return m.GetCreatedAt().AsTime().Before(limit) })
-			default:
-				return nil, invalid("unknown filter %q for pruning containers", filter.GetKey())
-			}
-		}
-	}
-	return func(m *berthv1.Container) bool {
-		return !slices.ContainsFunc(all, func(p predicate) bool { return !p(m) })
-	}, nil
-}
-
-func parseUntil(value string, now time.Time) (time.Time, error) {
-	if ago, err := time.ParseDuration(value); err == nil {
-		return now.Add(-ago), nil
-	}
-	if at, err := time.Parse(time.RFC3339, value); err == nil {
-		return at, nil
-	}
-	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
-		return time.Unix(seconds, 0), nil
-	}
-	return time.Time{}, invalid("invalid filter until=%q: want a duration as 24h, or a time as 2006-01-02T15:04:05Z", value)
+	return filter.Parse("pruning containers", filters, map[string]filter.Key[*berthv1.Container]{
+		"label": filter.Label(labels), "label!": filter.NoLabel(labels),
+		"until": filter.Until(func(m *berthv1.Container) time.Time { return m.GetCreatedAt().AsTime() }),
+	})
 }

@@ -27,6 +27,7 @@ func (s *Service) Top(ctx context.Context, ref string, args []string) (*berthv1.
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the processes of container %q: %w", c.snapshot().GetName(), err)
 	}
+	s.publish(c, "top")
 	if len(args) == 0 {
 		args = []string{"-ef"}
 	}

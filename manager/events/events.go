@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/filter"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -38,11 +39,11 @@ func NewBroker() *Broker {
 
 // Publish tells every subscriber. It never blocks: who is too slow is cut off. The event must not be changed later.
 func (b *Broker) Publish(event *berthv1.Event) {
-	if event.GetTime() == nil {
-		event.Time = timestamppb.Now()
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if event.GetTime() == nil {
+		event.Time = b.now()
+	}
 	if len(b.past) == remembered {
 		b.past = b.past[1:]
 	}
@@ -57,6 +58,18 @@ func (b *Broker) Publish(event *berthv1.Event) {
 	}
 }
 
+// now is a time after that of every earlier event, so that a subscriber which goes on from the time of the last event
+// that it saw misses none. The caller holds b.mu.
+func (b *Broker) now() *timestamppb.Timestamp {
+	now := time.Now()
+	if len(b.past) > 0 {
+		if last := b.past[len(b.past)-1].GetTime().AsTime(); !now.After(last) {
+			now = last.Add(time.Nanosecond)
+		}
+	}
+	return timestamppb.New(now)
+}
+
 // Query says what a subscriber wants.
 type Query struct {
 	Since, Until time.Time // zero: from now on, for ever
@@ -68,10 +81,15 @@ type Query struct {
 // Subscribe calls send with each event that fits the query, past ones first, until the time that the query names, or
 // ctx ends, or send fails.
 func (b *Broker) Subscribe(ctx context.Context, query Query, send func(*berthv1.Event) error) error {
-	for _, filter := range query.Filters {
-		if !knownKey(filter.GetKey()) {
-			return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("unknown filter %q for events", filter.GetKey()))
+	fits, err := filter.Parse("events", query.Filters, keys())
+	if err != nil {
+		return err
+	}
+	sendMatching := func(event *berthv1.Event) error {
+		if !fits(event) {
+			return nil
 		}
+		return send(event)
 	}
 	var end <-chan time.Time
 	if !query.Until.IsZero() {
@@ -90,7 +108,7 @@ func (b *Broker) Subscribe(ctx context.Context, query Query, send func(*berthv1.
 		if !query.Until.IsZero() && event.GetTime().AsTime().After(query.Until) {
 			return nil
 		}
-		if err := sendMatching(query, event, send); err != nil {
+		if err := sendMatching(event); err != nil {
 			return err
 		}
 	}
@@ -100,7 +118,7 @@ func (b *Broker) Subscribe(ctx context.Context, query Query, send func(*berthv1.
 			if !ok {
 				return errdefs.As(errdefs.ErrResourceExhausted, fmt.Errorf("cannot keep up: %d events wait to be read", backlog))
 			}
-			if err := sendMatching(query, event, send); err != nil {
+			if err := sendMatching(event); err != nil {
 				return err
 			}
 		case <-end:
@@ -133,54 +151,46 @@ func (b *Broker) unsubscribe(s *subscriber) {
 	delete(b.subscribers, s)
 }
 
-func sendMatching(query Query, event *berthv1.Event, send func(*berthv1.Event) error) error {
-	for _, filter := range query.Filters {
-		if !matches(filter, event) {
-			return nil
+// keys are the filters of events.
+func keys() map[string]filter.Key[*berthv1.Event] {
+	type event = *berthv1.Event
+	all := map[string]filter.Key[event]{
+		"type":  filter.Equals(event.GetType),
+		"scope": filter.Equals(func(event) string { return "local" }),
+		"label": filter.Label(event.GetAttributes),
+		"event": func(value string) (filter.Condition[event], error) {
+			return func(e event) bool {
+				// "exec_start: sh" is an exec_start, as docker has it.
+				action, _, _ := strings.Cut(e.GetAction(), ":")
+				return e.GetAction() == value || action == value
+			}, nil
+		},
+	}
+	for _, kind := range []string{"container", "image", "network", "volume"} {
+		all[kind] = func(value string) (filter.Condition[event], error) {
+			return func(e event) bool { return isAbout(e, kind, value) }, nil
 		}
 	}
-	return send(event)
+	return all
 }
 
-func knownKey(key string) bool {
-	switch key {
-	case "type", "event", "container", "image", "network", "volume", "label":
-		return true
-	}
-	return false
-}
-
-func matches(filter *berthv1.Filter, event *berthv1.Event) bool {
-	for _, value := range filter.GetValues() {
-		if matchesValue(filter.GetKey(), value, event) {
-			return true
+// isAbout tells whether an event is one of the object, or of a container that was made from the image.
+func isAbout(event *berthv1.Event, kind, ref string) bool {
+	attributes := event.GetAttributes()
+	if kind == "image" {
+		name := attributes["image"]
+		if event.GetType() == kind {
+			name = attributes["name"]
 		}
+		return name == ref || name != "" && untagged(name) == ref || event.GetType() == kind && ref != "" && event.GetId() == ref
 	}
-	return len(filter.GetValues()) == 0
+	return event.GetType() == kind && (attributes["name"] == ref || ref != "" && strings.HasPrefix(event.GetId(), ref))
 }
 
-func matchesValue(key, value string, event *berthv1.Event) bool {
-	switch key {
-	case "type":
-		return event.GetType() == value
-	case "event":
-		// "exec_start: sh" is an exec_start, as docker has it.
-		action, _, _ := strings.Cut(event.GetAction(), ":")
-		return event.GetAction() == value || action == value
-	case "label":
-		name, want, has := strings.Cut(value, "=")
-		got, ok := event.GetAttributes()[name]
-		return ok && (!has || got == want)
-	case "image":
-		return event.GetType() == key && matchesObject(value, event) || event.GetAttributes()["image"] == value
-	default:
-		if event.GetType() == key {
-			return matchesObject(value, event)
-		}
-		return event.GetAttributes()[key] == value
+// untagged is an image's name without its tag.
+func untagged(name string) string {
+	if colon := strings.LastIndex(name, ":"); colon > strings.LastIndex(name, "/") {
+		return name[:colon]
 	}
-}
-
-func matchesObject(value string, event *berthv1.Event) bool {
-	return event.GetAttributes()["name"] == value || value != "" && strings.HasPrefix(event.GetId(), value)
+	return name
 }

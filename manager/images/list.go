@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -16,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/filter"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -66,18 +65,23 @@ func (s *Service) details(ctx context.Context, f found) Details {
 
 // List answers the images that fit all filters, newest first.
 func (s *Service) List(ctx context.Context, filters []*berthv1.Filter) ([]Details, error) {
-	var matchers []func(*record) bool
-	for _, filter := range filters {
-		match, err := s.matcher(filter)
-		if err != nil {
-			return nil, err
-		}
-		matchers = append(matchers, match)
+	fits, err := filter.Parse("images", filters, map[string]filter.Key[*record]{
+		"reference": matchReference,
+		"dangling":  filter.Bool(func(r *record) bool { return len(r.tags()) == 0 }),
+		"label":     filter.Label(func(r *record) map[string]string { return r.config.Config.Labels }),
+		"until":     filter.Until(created),
+		"before":    func(value string) (filter.Condition[*record], error) { return s.matchAge(value, time.Time.Before) },
+		"since":     func(value string) (filter.Condition[*record], error) { return s.matchAge(value, time.Time.After) },
+	})
+	if err != nil {
+		return nil, err
 	}
 	var list []Details
 	for _, r := range s.index.all() {
-		if !slices.ContainsFunc(matchers, func(match func(*record) bool) bool { return !match(r) }) {
-			list = append(list, s.details(ctx, found{record: r}))
+		if fits(r) {
+			d := s.details(ctx, found{record: r})
+			keepMatching(&d, filters)
+			list = append(list, d)
 		}
 	}
 	slices.SortFunc(list, func(a, b Details) int {
@@ -86,80 +90,49 @@ func (s *Service) List(ctx context.Context, filters []*berthv1.Filter) ([]Detail
 	return list, nil
 }
 
-// matcher makes a function of a filter, whose values are alternatives.
-func (s *Service) matcher(filter *berthv1.Filter) (func(*record) bool, error) {
-	makers := map[string]func(value string) (func(*record) bool, error){
-		"reference": matchReference, "dangling": matchDangling, "label": matchLabel, "until": matchUntil,
-		"before": func(value string) (func(*record) bool, error) { return s.matchAge(value, time.Time.Before) },
-		"since":  func(value string) (func(*record) bool, error) { return s.matchAge(value, time.Time.After) },
-	}
-	maker := makers[filter.GetKey()]
-	if maker == nil {
-		return nil, invalid("cannot filter images by %q: want reference, dangling, label, before, since or until", filter.GetKey())
-	}
-	var alternatives []func(*record) bool
-	for _, value := range filter.GetValues() {
-		match, err := maker(value)
-		if err != nil {
-			return nil, err
-		}
-		alternatives = append(alternatives, match)
-	}
-	return func(r *record) bool {
-		return slices.ContainsFunc(alternatives, func(match func(*record) bool) bool { return match(r) })
-	}, nil
-}
-
-// matchReference matches names as people write them, with or without the tag, against a pattern of path.Match.
-func matchReference(pattern string) (func(*record) bool, error) {
+// matchReference fits images that have a name which fits.
+func matchReference(pattern string) (filter.Condition[*record], error) {
 	if _, err := path.Match(pattern, ""); err != nil {
-		return nil, invalid("cannot use the pattern %q of the filter reference: %v", pattern, err)
+		return nil, invalid("%v", err)
 	}
 	return func(r *record) bool {
 		for n := range r.Names {
-			named, err := reference.ParseNormalizedNamed(n)
-			if err != nil {
-				continue
-			}
-			for _, candidate := range []string{n, named.Name(), reference.FamiliarString(named), reference.FamiliarName(named)} {
-				if ok, _ := path.Match(pattern, candidate); ok {
-					return true
-				}
+			if matchName(pattern, n) {
+				return true
 			}
 		}
 		return false
 	}, nil
 }
 
-func matchDangling(value string) (func(*record) bool, error) {
-	want, err := strconv.ParseBool(value)
+// matchName matches a name as people write it, with or without the tag, against a pattern of path.Match.
+func matchName(pattern, full string) bool {
+	named, err := reference.ParseNormalizedNamed(full)
 	if err != nil {
-		return nil, invalid("cannot use the value %q of the filter dangling: want true or false", value)
+		return false
 	}
-	return func(r *record) bool { return (len(r.tags()) == 0) == want }, nil
-}
-
-func matchLabel(value string) (func(*record) bool, error) {
-	key, wanted, exact := strings.Cut(value, "=")
-	return func(r *record) bool {
-		got, there := r.config.Config.Labels[key]
-		return there && (!exact || got == wanted)
-	}, nil
-}
-
-func matchUntil(value string) (func(*record) bool, error) {
-	limit, err := time.Parse(time.RFC3339, value)
-	if err != nil {
-		age, ageErr := time.ParseDuration(value)
-		if ageErr != nil {
-			return nil, invalid("cannot use the value %q of the filter until: want a time as 2006-01-02T15:04:05Z or an age as 24h", value)
+	for _, candidate := range []string{full, named.Name(), reference.FamiliarString(named), reference.FamiliarName(named)} {
+		if ok, _ := path.Match(pattern, candidate); ok {
+			return true
 		}
-		limit = time.Now().Add(-age)
 	}
-	return func(r *record) bool { return created(r).Before(limit) }, nil
+	return false
 }
 
-func (s *Service) matchAge(ref string, compare func(a, b time.Time) bool) (func(*record) bool, error) {
+// keepMatching drops the names of an image that the filter reference does not ask for.
+func keepMatching(d *Details, filters []*berthv1.Filter) {
+	for _, f := range filters {
+		if f.GetKey() != "reference" || len(f.GetValues()) == 0 {
+			continue
+		}
+		unwanted := func(name string) bool {
+			return !slices.ContainsFunc(f.GetValues(), func(pattern string) bool { return matchName(pattern, name) })
+		}
+		d.Tags, d.Digests = slices.DeleteFunc(d.Tags, unwanted), slices.DeleteFunc(d.Digests, unwanted)
+	}
+}
+
+func (s *Service) matchAge(ref string, compare func(a, b time.Time) bool) (filter.Condition[*record], error) {
 	other, err := s.index.find(ref)
 	if err != nil {
 		return nil, err

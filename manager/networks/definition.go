@@ -20,6 +20,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/filter"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -334,16 +335,23 @@ func (s *Service) network(d *definition) Network {
 
 // List answers the networks that fit all filters, by name.
 func (s *Service) List(_ context.Context, filters []*berthv1.Filter) ([]Network, error) {
+	fits, err := filter.Parse("networks", filters, map[string]filter.Key[Network]{
+		"id":       filter.Prefix(func(n Network) string { return n.ID }),
+		"name":     filter.Matches(func(n Network) []string { return []string{n.Config.GetName()} }),
+		"driver":   filter.Equals(func(n Network) string { return n.Config.GetDriver() }),
+		"scope":    filter.Equals(func(Network) string { return "local" }),
+		"type":     filter.Equals(typeOf, "builtin", "custom"),
+		"dangling": filter.Bool(func(n Network) bool { return len(n.Endpoints) == 0 && !n.Predefined }),
+		"label":    filter.Label(func(n Network) map[string]string { return n.Config.GetLabels() }),
+	})
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []Network
 	for _, d := range s.networks {
-		n := s.network(d)
-		fits, err := matches(n, filters)
-		if err != nil {
-			return nil, err
-		}
-		if fits {
+		if n := s.network(d); fits(n) {
 			list = append(list, n)
 		}
 	}
@@ -351,29 +359,10 @@ func (s *Service) List(_ context.Context, filters []*berthv1.Filter) ([]Network,
 	return list, nil
 }
 
-func matches(n Network, filters []*berthv1.Filter) (bool, error) {
-	tests := map[string]func(value string) bool{
-		"id":     func(value string) bool { return strings.HasPrefix(n.ID, value) },
-		"name":   func(value string) bool { return strings.Contains(n.Config.GetName(), value) },
-		"driver": func(value string) bool { return n.Config.GetDriver() == value },
-		"type":   func(value string) bool { return (value == "builtin") == n.Predefined },
-		"dangling": func(value string) bool {
-			return (value == "true" || value == "1") == (len(n.Endpoints) == 0 && !n.Predefined)
-		},
-		"label": func(value string) bool {
-			key, wanted, exact := strings.Cut(value, "=")
-			got, there := n.Config.GetLabels()[key]
-			return there && (!exact || got == wanted)
-		},
+// typeOf is Docker's word for who made a network.
+func typeOf(n Network) string {
+	if n.Predefined {
+		return "builtin"
 	}
-	for _, filter := range filters {
-		test := tests[filter.GetKey()]
-		if test == nil {
-			return false, invalid("cannot filter networks by %q: want id, name, driver, label, dangling or type", filter.GetKey())
-		}
-		if !slices.ContainsFunc(filter.GetValues(), test) {
-			return false, nil
-		}
-	}
-	return true, nil
+	return "custom"
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -29,8 +30,12 @@ func NewImages(service *images.Service, broker *events.Broker) *Images {
 	return &Images{images: service, events: broker}
 }
 
-// publish tells subscribers what happened to an image, which id names: by reference or by digest, as docker does.
+// publish tells subscribers what happened to an image, which id names: by reference or by digest, as docker does. A
+// reference is written as people write it, with its tag.
 func (s *Images) publish(action, id string) {
+	if named, err := reference.ParseNormalizedNamed(id); err == nil {
+		id = reference.FamiliarString(reference.TagNameOnly(named))
+	}
 	s.events.Publish(&berthv1.Event{Type: "image", Action: action, Id: id, Attributes: map[string]string{"name": id}})
 }
 
@@ -131,7 +136,7 @@ func (s *Images) RemoveImage(ctx context.Context, request *berthv1.RemoveImageRe
 		s.publish("untag", name)
 	}
 	for _, id := range removed.Deleted {
-		s.publish("delete", id)
+		s.events.Publish(&berthv1.Event{Type: "image", Action: "delete", Id: id, Attributes: map[string]string{"name": id}})
 	}
 	return &berthv1.RemoveImageResponse{Untagged: removed.Untagged, Deleted: removed.Deleted}, nil
 }

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/manager/events"
+	"github.com/berthd/berth/manager/filter"
 	"github.com/berthd/berth/manager/namelock"
 	"github.com/berthd/berth/manager/store"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -239,41 +239,23 @@ func (s *Service) Inspect(_ context.Context, name string) (Volume, error) {
 
 // List answers the volumes that fit all filters, by name.
 func (s *Service) List(_ context.Context, filters []*berthv1.Filter) ([]Volume, error) {
+	fits, err := filter.Parse("volumes", filters, map[string]filter.Key[*record]{
+		"name":     filter.Matches(func(r *record) []string { return []string{r.Name} }),
+		"driver":   filter.Equals(func(*record) string { return localDriver }),
+		"dangling": filter.Bool(func(r *record) bool { return len(r.Users) == 0 }),
+		"label":    filter.Label(func(r *record) map[string]string { return r.Labels }),
+	})
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []Volume
 	for _, r := range s.volumes {
-		fits, err := matches(r, filters)
-		if err != nil {
-			return nil, err
-		}
-		if fits {
+		if fits(r) {
 			list = append(list, s.volume(r))
 		}
 	}
 	slices.SortFunc(list, func(a, b Volume) int { return cmp.Compare(a.Name, b.Name) })
 	return list, nil
-}
-
-func matches(r *record, filters []*berthv1.Filter) (bool, error) {
-	tests := map[string]func(value string) bool{
-		"name":     func(value string) bool { return strings.Contains(r.Name, value) },
-		"driver":   func(value string) bool { return value == localDriver },
-		"dangling": func(value string) bool { return (value == "true" || value == "1") == (len(r.Users) == 0) },
-		"label": func(value string) bool {
-			key, wanted, exact := strings.Cut(value, "=")
-			got, there := r.Labels[key]
-			return there && (!exact || got == wanted)
-		},
-	}
-	for _, filter := range filters {
-		test := tests[filter.GetKey()]
-		if test == nil {
-			return false, invalid("cannot filter volumes by %q: want name, driver, label or dangling", filter.GetKey())
-		}
-		if !slices.ContainsFunc(filter.GetValues(), test) {
-			return false, nil
-		}
-	}
-	return true, nil
 }
