@@ -22,6 +22,7 @@ type jsonLog struct {
 	maxFile int64
 	file    *os.File
 	size    int64
+	torn    bool      // the file ends in a part of an entry
 	partial [3][]byte // by stream, what has come of an unfinished line
 	entry   []byte
 }
@@ -44,7 +45,7 @@ func openLog(path string, query url.Values) (*jsonLog, error) {
 }
 
 func (l *jsonLog) open(flag int) error {
-	file, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|flag, 0o640)
+	file, err := os.OpenFile(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE|flag, 0o640)
 	if err != nil {
 		return fmt.Errorf("cannot open log file: %w", err)
 	}
@@ -53,7 +54,13 @@ func (l *jsonLog) open(flag int) error {
 		_ = file.Close()
 		return fmt.Errorf("cannot open log file: %w", err)
 	}
-	l.file, l.size = file, info.Size()
+	l.file, l.size, l.torn = file, info.Size(), false
+	if l.size > 0 {
+		// A shim that was killed, or a host that lost its power, leaves half an entry.
+		var last [1]byte
+		_, err := file.ReadAt(last[:], l.size-1)
+		l.torn = err == nil && last[0] != '\n'
+	}
 	return nil
 }
 
@@ -129,8 +136,20 @@ func (l *jsonLog) append(stream byte, line []byte, now time.Time) {
 	if l.file == nil && l.open(0) != nil {
 		return
 	}
-	n, _ := l.file.Write(b)
+	if l.torn {
+		// The part is a line of its own, which readers skip, and takes no other with it.
+		if n, _ := l.file.Write([]byte{'\n'}); n == 0 {
+			return
+		}
+		l.size++
+		l.torn = false
+	}
+	n, err := l.file.Write(b)
+	if err != nil && n > 0 && l.file.Truncate(l.size) == nil {
+		return
+	}
 	l.size += int64(n)
+	l.torn = err != nil && n > 0
 }
 
 // rotate moves the files on by one. With a single file it starts that one anew. If it fails there is no open file:

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestAppendStringIsWhatJSONReads(t *testing.T) {
@@ -136,5 +138,61 @@ func TestLogSurvivesAnUnwritableDirectory(t *testing.T) {
 	l.write(1, []byte("found\n"))
 	if got := logged(t, l.path); len(got) == 0 || got[len(got)-1] != "stdout found\n" {
 		t.Errorf("logged %q", got)
+	}
+}
+
+// TestLogAfterAFullDisk: an entry that does not fit costs no other that does.
+func TestLogAfterAFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it mounts a small file system: run as root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	l, err := openLog(filepath.Join(dir, "json.log"), url.Values{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.close() })
+	l.write(1, []byte("first\n"))
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 8<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.write(1, []byte(strings.Repeat("x", 9000)+"\n"))
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	l.write(1, []byte("second\n"))
+	if got := strings.Join(logged(t, l.path), "|"); got != "stdout first\n|stdout second\n" {
+		t.Errorf("logged %.100q", got)
+	}
+}
+
+// TestLogAfterHalfAnEntry: a shim that was killed while it wrote costs the next one no line.
+func TestLogAfterHalfAnEntry(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "json.log")
+	if err := os.WriteFile(path, []byte(`{"log":"ha`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := openLog(path, url.Values{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.write(1, []byte("whole\n"))
+	l.write(1, []byte("more\n"))
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	lines := strings.Split(string(data), "\n")
+	if err != nil || len(lines) != 4 || !strings.HasPrefix(lines[1], `{"log":"whole\n"`) || !strings.HasPrefix(lines[2], `{"log":"more\n"`) {
+		t.Errorf("the file holds %q, %v", data, err)
 	}
 }

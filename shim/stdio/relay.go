@@ -36,13 +36,19 @@ type relay struct {
 	terminal  bool // src is a pty's master
 	waitFirst bool // src is a fifo that nobody may have opened for writing yet
 
+	sink    *target       // dst, where that is closed by the relay at the end of the output
 	drained chan struct{} // closed when what the exited process wrote was copied
 	once    sync.Once
 }
 
 func (p *Process) relay(src *os.File, dst io.Writer) *relay {
-	return &relay{src: src, dst: dst, buffers: p.config.Buffers, drained: make(chan struct{})}
+	r := &relay{src: src, dst: dst, buffers: p.config.Buffers, drained: make(chan struct{})}
+	r.sink, _ = dst.(*target)
+	return r
 }
+
+// toFifo reports whether the output goes to a fifo.
+func (r *relay) toFifo() bool { return r.sink != nil && r.sink.reader != nil }
 
 // run copies until the end of src, which it closes. After drain it only reads, so that nobody who still holds the
 // other end is blocked or killed.
@@ -56,7 +62,7 @@ func (r *relay) run() {
 	for {
 		var readErr error
 		err := raw.Read(func(fd uintptr) bool {
-			readErr = r.copyOnce(int(fd))
+			_, readErr = r.copyOnce(int(fd), bufferSize)
 			if errors.Is(readErr, io.EOF) && r.waitFirst && !hungUp(int(fd)) {
 				return false // a fifo without a writer so far reads as ended too
 			}
@@ -81,40 +87,63 @@ func hungUp(fd int) bool {
 	return err == nil && poll[0].Revents&unix.POLLHUP != 0
 }
 
-// copyOnce copies one buffer, or returns EAGAIN if there is nothing to read now.
-func (r *relay) copyOnce(fd int) error {
+// copyOnce copies up to limit bytes, and returns how many there were, or EAGAIN if there is nothing to read now.
+func (r *relay) copyOnce(fd, limit int) (int, error) {
 	buf := r.buffers.get()
 	defer r.buffers.put(buf)
-	n, err := unix.Read(fd, buf[:])
+	n, err := unix.Read(fd, buf[:min(limit, bufferSize)])
 	for err == unix.EINTR {
-		n, err = unix.Read(fd, buf[:])
+		n, err = unix.Read(fd, buf[:min(limit, bufferSize)])
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if n == 0 {
-		return io.EOF
+		return 0, io.EOF
 	}
 	if _, err := r.dst.Write(buf[:n]); err != nil {
 		r.dst = io.Discard // nobody is there any more: the process must not notice
 	}
-	return nil
+	return n, nil
 }
 
-// sweep copies what is there to read now.
+// terminalSweep bounds what is copied of a terminal that is still open after its process: the kernel does not say how
+// much is on its way.
+const terminalSweep = 64 << 10
+
+// sweep copies what is there to read now, and no more: a surviving child may write faster than this reads.
 func (r *relay) sweep() {
 	raw, err := r.src.SyscallConn()
 	if err != nil {
 		return
 	}
 	_ = raw.Read(func(fd uintptr) bool {
-		for r.copyOnce(int(fd)) == nil {
+		left := terminalSweep
+		if !r.terminal {
+			if left, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ); err != nil {
+				return true
+			}
+		}
+		for left > 0 {
+			n, err := r.copyOnce(int(fd), left)
+			if err != nil {
+				return true
+			}
+			left -= n
 		}
 		return true
 	})
 }
 
-func (r *relay) finish() { r.once.Do(func() { close(r.drained) }) }
+// finish says that the output is complete, and closes the fifo that it went to: its reader waits for the end.
+func (r *relay) finish() {
+	r.once.Do(func() {
+		if r.sink != nil {
+			r.sink.close()
+		}
+		close(r.drained)
+	})
+}
 
 // hangup bounds how long the end of a terminal is awaited: it comes at once, unless processes that outlive the one
 // that owned it keep it open. Unlike a pipe's, its output may arrive a little after its writer's exit.
@@ -138,5 +167,8 @@ func (r *relay) drain() {
 func (r *relay) abandon(running bool) {
 	if !running || r.terminal {
 		_ = r.src.Close()
+	}
+	if !running {
+		r.finish()
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openFifo returns the end of a new fifo that a relay reads, which the poller knows, and the fifo's path.
-func openFifo(t *testing.T) (*os.File, string) {
+// newFifo returns the end of a new fifo that a relay reads, which the poller knows, and the fifo's path.
+func newFifo(t *testing.T) (*os.File, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
@@ -28,7 +28,7 @@ func openFifo(t *testing.T) (*os.File, string) {
 func TestInputBeforeTheRelay(t *testing.T) {
 	for _, stays := range []bool{false, true} {
 		for range 200 {
-			src, path := openFifo(t)
+			src, path := newFifo(t)
 			client, err := os.OpenFile(path, os.O_WRONLY, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -59,7 +59,7 @@ func TestInputBeforeTheRelay(t *testing.T) {
 
 // TestRelayAwaitsItsWriter: without a writer so far a fifo isn't at its end.
 func TestRelayAwaitsItsWriter(t *testing.T) {
-	src, path := openFifo(t)
+	src, path := newFifo(t)
 	var got bytes.Buffer
 	r := &relay{src: src, dst: &got, buffers: &Buffers{}, waitFirst: true, drained: make(chan struct{})}
 	go r.run()
@@ -75,4 +75,44 @@ func TestRelayAwaitsItsWriter(t *testing.T) {
 	if got.String() != "hello" {
 		t.Errorf("the relay has copied %q", got.String())
 	}
+}
+
+// refill is a surviving child that writes whenever its output was read.
+type refill struct {
+	pipe   *os.File
+	copied int
+}
+
+func (w *refill) Write(p []byte) (int, error) {
+	w.copied += len(p)
+	return w.pipe.Write(p)
+}
+
+// TestSweepIsBounded: a relay that is told to drain copies what is in the pipe by then, though more comes all the time.
+func TestSweepIsBounded(t *testing.T) {
+	src, path := newFifo(t)
+	pipe, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 50000 // more than a buffer
+	if _, err := pipe.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	dst := &refill{pipe: pipe}
+	r := &relay{src: src, dst: dst, buffers: &Buffers{}, drained: make(chan struct{})}
+	if err := src.SetReadDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	go r.run()
+	select {
+	case <-r.drained:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the relay goes on copying")
+	}
+	if dst.copied != size {
+		t.Errorf("%d bytes were copied, of %d", dst.copied, size)
+	}
+	r.abandon(false)
+	_ = pipe.Close()
 }

@@ -2,18 +2,20 @@
 // socket that several clients can attach to, with a log file beside it.
 //
 //	without a terminal                               with a terminal
-//	  fifo, file   the process gets it as it is        relayed from the pty's master
+//	  fifo         init gets it as it is               relayed from the pty's master
+//	               an exec gets a pipe, relayed
+//	  file         the process gets it as it is        relayed from the pty's master
 //	  stream       a pipe, relayed to the hub          relayed from the pty's master to the hub
 //	  ""           /dev/null                           read and dropped
 //
-// Whatever the container writes is therefore copied by the shim only where somebody has to multiplex it.
+// Output is copied by the shim only where it has several readers, or where it has to end before the last process that
+// can write it: background processes of an exec outlive the exec, and its client waits for the end of the fifo.
 package stdio
 
 import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -28,6 +30,7 @@ import (
 type Config struct {
 	Stdin, Stdout, Stderr string
 	Terminal              bool
+	Exec                  bool     // not the container's init process
 	UID, GID              int      // owner of the pipes that the process gets
 	Buffers               *Buffers // shared by the processes of a container
 }
@@ -39,7 +42,7 @@ type Process struct {
 	hub    *hub // nil without a stream URI
 
 	child   [3]*os.File // ends for the process, closed by Begin
-	keep    []*os.File  // read ends of output fifos: a manager that restarts must not kill the process with SIGPIPE
+	keep    []*os.File  // read ends of the fifos that the process has got, and of its input fifo
 	relays  []*relay
 	begun   bool // the relays run
 	feeding sync.WaitGroup
@@ -102,19 +105,36 @@ func (p *Process) openStdin() error {
 
 // openOutput sets the file that the process writes stdout (1) or stderr (2) to.
 func (p *Process) openOutput(number int, uri string) (err error) {
-	switch {
-	case uri == "":
+	if uri == "" {
 		return nil
-	case !strings.HasPrefix(uri, "stream:"):
-		p.child[number], err = p.openTarget(uri)
+	}
+	isStream, isFile := strings.HasPrefix(uri, "stream:"), strings.HasPrefix(uri, "file:")
+	if isFile || !isStream && !p.config.Exec {
+		direct, err := openTarget(uri)
+		if err != nil {
+			return err
+		}
+		if direct.reader != nil {
+			p.keep = append(p.keep, direct.reader)
+		}
+		p.child[number] = direct.writer
+		return nil
+	}
+	var dst io.Writer
+	if isStream {
+		dst = p.hub.writer(byte(number))
+	} else if dst, err = openRelayed(uri); err != nil {
 		return err
 	}
 	ours, theirs, err := p.pipe(number)
 	if err != nil {
+		if t, ok := dst.(*target); ok {
+			t.close()
+		}
 		return err
 	}
 	p.child[number] = theirs
-	p.relays = append(p.relays, p.relay(ours, p.hub.writer(byte(number))))
+	p.relays = append(p.relays, p.relay(ours, dst))
 	return nil
 }
 
@@ -142,44 +162,6 @@ func pollable(fd int, name string) *os.File {
 	return os.NewFile(uintptr(fd), name)
 }
 
-// openTarget opens a fifo or a file for output.
-func (p *Process) openTarget(uri string) (*os.File, error) {
-	scheme, _, found := strings.Cut(uri, "://")
-	if found && scheme != "file" && scheme != "fifo" {
-		return nil, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("cannot write output to %q: scheme %q is not implemented", uri, scheme))
-	}
-	path := uri
-	if found {
-		u, err := url.Parse(uri)
-		if err != nil || !strings.HasPrefix(u.Path, "/") {
-			return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot write output to %q: it is no URI of an absolute path", uri))
-		}
-		path = u.Path
-	}
-	if scheme == "file" {
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-		if err != nil {
-			return nil, fmt.Errorf("cannot open output file: %w", err)
-		}
-		return f, nil
-	}
-	return p.openFifo(path)
-}
-
-// openFifo opens an output fifo without waiting for its reader.
-func (p *Process) openFifo(path string) (*os.File, error) {
-	keep, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open output fifo: %w", &os.PathError{Op: "open", Path: path, Err: err})
-	}
-	p.keep = append(p.keep, pollable(keep, path))
-	w, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open output fifo: %w", &os.PathError{Op: "open", Path: path, Err: err})
-	}
-	return os.NewFile(uintptr(w), path), nil
-}
-
 // Files returns what the runtime is to be given as descriptors 0, 1 and 2; nil stands for /dev/null.
 func (p *Process) Files() [3]*os.File { return p.child }
 
@@ -205,31 +187,24 @@ func (p *Process) Begin(console *os.File) error {
 	return nil
 }
 
-func (p *Process) beginConsole(console *os.File) error {
+// beginConsole takes the pty's master over, and closes it if that fails.
+func (p *Process) beginConsole(console *os.File) (err error) {
+	dst := io.Discard
+	switch uri := p.config.Stdout; {
+	case strings.HasPrefix(uri, "stream:"):
+		dst = p.hub.writer(1)
+	case uri != "":
+		if dst, err = openRelayed(uri); err != nil {
+			_ = console.Close()
+			return err
+		}
+	}
 	p.mu.Lock()
 	p.console = console
 	if p.config.Stdin != "" {
 		p.stdin = console
 	}
 	p.mu.Unlock()
-	dst := io.Discard
-	switch uri := p.config.Stdout; {
-	case strings.HasPrefix(uri, "stream:"):
-		dst = p.hub.writer(1)
-	case uri != "":
-		f, err := p.openTarget(uri)
-		if err != nil {
-			return err
-		}
-		own, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		_ = f.Close()
-		if err != nil {
-			return fmt.Errorf("cannot write output to %q: %w", uri, err)
-		}
-		target := pollable(own, uri)
-		p.keep = append(p.keep, target)
-		dst = target
-	}
 	r := p.relay(console, dst)
 	r.terminal = true
 	p.relays = append(p.relays, r)
@@ -307,7 +282,8 @@ func (p *Process) CloseStdin() error {
 	return err
 }
 
-// Resize sets the size of the process's terminal.
+// Resize sets the size of the process's terminal. A terminal that has ended has no size: its client's request crossed
+// with the end.
 func (p *Process) Resize(width, height uint16) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -316,36 +292,41 @@ func (p *Process) Resize(width, height uint16) error {
 	}
 	raw, err := p.console.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("cannot resize the terminal: %w", err)
+		return nil
 	}
 	var ioctlErr error
 	err = raw.Control(func(fd uintptr) {
 		ioctlErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: height})
 	})
-	if err := errors.Join(err, ioctlErr); err != nil {
-		return fmt.Errorf("cannot resize the terminal to %dx%d: %w", width, height, err)
+	if err == nil && ioctlErr != nil { // err: it is closed
+		return fmt.Errorf("cannot resize the terminal to %dx%d: %w", width, height, ioctlErr)
 	}
 	return nil
 }
 
-// slowClient bounds how long a client that doesn't read can hold up the end of a process that has exited.
+// slowClient bounds how long a client that doesn't read can hold up the end, or the deletion, of a process that has
+// exited.
 const slowClient = 10 * time.Second
 
-// Drain returns when everything that the exited process wrote has reached the log and the clients. What its
-// surviving children, if any, write later is read and dropped: they must neither block nor die of SIGPIPE.
+// Drain returns when everything that the exited process wrote has reached the log, files and the hub's clients. What its
+// surviving children, if any, write later is read and dropped: they must neither block nor die of SIGPIPE. The clients
+// of fifos are not waited for: a fifo ends with the last process that can write it, or at Close.
 func (p *Process) Drain() {
 	if p.hub != nil {
 		p.hub.limitWrites(time.Now().Add(slowClient))
 	}
 	for _, r := range p.relays {
-		r.drain()
+		if !r.toFifo() {
+			r.drain()
+		}
 	}
 	if p.hub != nil {
 		p.hub.finish()
 	}
 }
 
-// Close releases everything. The process has exited and was drained, or it was never started.
+// Close releases everything. The process has exited and was drained, or it was never started. Fifos that surviving
+// children still write end here, with what was written so far.
 func (p *Process) Close() error {
 	p.closeChildEnds()
 	_ = p.CloseStdin()
@@ -353,6 +334,9 @@ func (p *Process) Close() error {
 		_ = f.Close() // wakes the goroutines that read or write it
 	}
 	for _, r := range p.relays {
+		if p.begun && r.toFifo() {
+			r.drain()
+		}
 		r.abandon(p.begun)
 	}
 	p.feeding.Wait()

@@ -44,7 +44,7 @@ type hub struct {
 	deadline time.Time
 
 	started chan struct{} // closed when the process was started: input waits for that
-	done    chan struct{} // closed by close
+	done    chan struct{} // closed by close, under mu: there will be no more clients
 	group   sync.WaitGroup
 }
 
@@ -145,15 +145,23 @@ func (h *hub) accept() {
 			continue
 		}
 		c := &client{conn: conn}
-		h.attach(c)
+		if !h.attach(c) {
+			_ = conn.Close()
+			return
+		}
 		h.group.Go(func() { h.serve(c) })
 	}
 }
 
-// attach adds a client. If there will be no more output, it sees the end at once.
-func (h *hub) attach(c *client) {
+// attach adds a client, unless the hub is closed. If there will be no more output, the client sees the end at once.
+func (h *hub) attach(c *client) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	select {
+	case <-h.done:
+		return false
+	default:
+	}
 	_ = c.conn.SetWriteDeadline(h.deadline)
 	h.clients[c] = struct{}{}
 	if h.first == nil {
@@ -162,6 +170,7 @@ func (h *hub) attach(c *client) {
 	if h.finished {
 		_ = c.conn.CloseWrite()
 	}
+	return true
 }
 
 // drop forgets a client.
@@ -314,8 +323,8 @@ func (h *hub) finish() {
 func (h *hub) close() error {
 	h.finish()
 	err := h.listener.Close()
-	close(h.done)
 	h.mu.Lock()
+	close(h.done) // a client that is being accepted right now is not waited for
 	for c := range h.clients {
 		_ = c.conn.Close()
 	}
