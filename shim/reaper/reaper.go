@@ -39,7 +39,14 @@ type Reaper struct {
 	mu        sync.Mutex
 	children  map[int]*Child
 	windows   int
-	unclaimed map[int]Exit // kept while a window is open
+	count     uint64                // of the windows that were opened
+	unclaimed map[int]unclaimedExit // kept while a window is open
+}
+
+// unclaimedExit is the exit of a process that nobody had claimed.
+type unclaimedExit struct {
+	Exit
+	window uint64 // the newest window of that time
 }
 
 // New makes the calling process a subreaper and starts to reap.
@@ -51,7 +58,7 @@ func New() (*Reaper, error) {
 		signals:   make(chan os.Signal, 1), // SIGCHLDs merge anyway: each makes us look at all children
 		done:      make(chan struct{}),
 		children:  map[int]*Child{},
-		unclaimed: map[int]Exit{},
+		unclaimed: map[int]unclaimedExit{},
 	}
 	signal.Notify(r.signals, unix.SIGCHLD)
 	go r.loop()
@@ -93,7 +100,7 @@ func (r *Reaper) reapOne() bool {
 	if child, ok := r.children[pid]; ok {
 		child.end(exit)
 	} else if r.windows > 0 {
-		r.unclaimed[pid] = exit
+		r.unclaimed[pid] = unclaimedExit{exit, r.count}
 	}
 	return true
 }
@@ -123,16 +130,30 @@ func (c *Child) Signal(sig unix.Signal) error {
 	return unix.PidfdSendSignal(c.pidfd, sig, nil, 0)
 }
 
+// KillGroup kills the process and the others of its process group, which it leads.
+func (c *Child) KillGroup() {
+	c.reaper.mu.Lock()
+	defer c.reaper.mu.Unlock()
+	if c.pidfd >= 0 { // not reaped, so that the number is still the group's
+		_ = unix.Kill(-c.Pid, unix.SIGKILL)
+		_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
+	}
+}
+
 // Window is a time span in which no exit is lost. Open one before a process may be started, Claim the processes
 // that were, then Close it.
-type Window struct{ reaper *Reaper }
+type Window struct {
+	reaper *Reaper
+	number uint64
+}
 
 // Open opens a window.
 func (r *Reaper) Open() *Window {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.windows++
-	return &Window{reaper: r}
+	r.count++
+	return &Window{reaper: r, number: r.count}
 }
 
 // Close ends the window. Exits that nobody claimed in any window are forgotten: those were orphans of no interest.
@@ -151,19 +172,37 @@ func (w *Window) Claim(pid int) (*Child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	child := &Child{Pid: pid, Exited: make(chan struct{}), pidfd: -1, reaper: r}
-	if exit, ok := r.unclaimed[pid]; ok {
-		delete(r.unclaimed, pid)
-		child.end(exit)
-		return child, nil
-	}
 	if _, ok := r.children[pid]; ok {
 		return nil, fmt.Errorf("cannot watch process %d: it is watched already", pid)
 	}
+	pidfd, err := openChild(pid)
+	if err == nil {
+		delete(r.unclaimed, pid) // the exit of an earlier process with this number
+		child.pidfd = pidfd
+		r.children[pid] = child
+		return child, nil
+	}
+	// An exit from before this window is that of an earlier process, too.
+	if exit, ok := r.unclaimed[pid]; ok && exit.window >= w.number {
+		delete(r.unclaimed, pid)
+		child.end(exit.Exit)
+		return child, nil
+	}
+	return nil, fmt.Errorf("cannot watch process %d: %w", pid, err)
+}
+
+// openChild returns a descriptor of a child that was not reaped yet.
+func openChild(pid int) (int, error) {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot watch process %d: %w", pid, err)
+		return -1, os.NewSyscallError("pidfd_open", err)
 	}
-	child.pidfd = pidfd
-	r.children[pid] = child
-	return child, nil
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Waitid(unix.P_PIDFD, pidfd, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
+	}
+	if err != nil {
+		_ = unix.Close(pidfd)
+		return -1, os.NewSyscallError("waitid", err)
+	}
+	return pidfd, nil
 }

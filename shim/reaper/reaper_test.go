@@ -41,6 +41,8 @@ func TestReaper(t *testing.T) {
 	t.Run("exit codes and signals", func(t *testing.T) { testStatus(t, r) })
 	t.Run("dead before it is claimed", func(t *testing.T) { testDeadBeforeClaimed(t, r) })
 	t.Run("an orphan becomes ours", func(t *testing.T) { testOrphan(t, r) })
+	t.Run("a number that is used again", func(t *testing.T) { testReusedPid(t, r) })
+	t.Run("a stranger", func(t *testing.T) { testStranger(t, r) })
 	t.Run("what nobody claims is forgotten", func(t *testing.T) { testUnclaimed(t, r) })
 }
 
@@ -96,6 +98,44 @@ func testOrphan(t *testing.T, r *Reaper) {
 	}
 	if got := await(t, orphan); got.Status != 9 {
 		t.Errorf("status %d", got.Status)
+	}
+}
+
+// testReusedPid: the exit of an earlier process is not that of a later one with the same number.
+func testReusedPid(t *testing.T, r *Reaper) {
+	before := r.Open()
+	defer before.Close()
+	pid := start(t, "sleep 1000; exit 5")
+	earlier := func(window uint64) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.unclaimed[pid] = unclaimedExit{Exit: Exit{Status: 77}, window: window}
+	}
+	earlier(before.number)
+	child, err := before.Claim(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Signal(unix.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if got := await(t, child); got.Status != 137 {
+		t.Errorf("status %d", got.Status)
+	}
+	earlier(before.number)
+	window := r.Open()
+	defer window.Close()
+	if child, err := window.Claim(pid); err == nil {
+		t.Errorf("the exit %v of before the window was taken", child.Exit())
+	}
+}
+
+// testStranger: a process that is no child would never end for the reaper.
+func testStranger(t *testing.T, r *Reaper) {
+	window := r.Open()
+	defer window.Close()
+	if _, err := window.Claim(os.Getppid()); !errors.Is(err, unix.ECHILD) {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,9 +57,37 @@ func Find(name string) (string, error) {
 // Call is one invocation.
 type Call struct {
 	Args    []string
-	Files   [3]*os.File // the runtime's, and so the container process's, stdio; nil is /dev/null
-	LogFile string      // where the runtime writes its JSON log; removed after the call
-	PidFile string      // where it writes the pid of the process it leaves behind; "" if it leaves none
+	Dir     string        // the runtime's working directory: the bundle
+	Files   [3]*os.File   // the runtime's, and so the container process's, stdio; nil is /dev/null
+	LogFile string        // where the runtime writes its JSON log; removed after the call
+	PidFile string        // where it writes the pid of the process it leaves behind; "" if it leaves none
+	Limit   time.Duration // after which the runtime is killed; 0 is what its command usually needs at most
+}
+
+// The limits of the runtime's commands. Those that run hooks are below the two minutes that kubelet and berthd wait for an
+// answer, so that they learn what it was that did not end.
+const (
+	launchLimit     = 100 * time.Second
+	checkpointLimit = time.Hour // all memory of the container goes to a disk, or comes from there
+	killLimit       = 10 * time.Second
+	otherLimit      = 30 * time.Second
+	// endLimit bounds the wait for the end of a killed runtime: the kernel may hold it in a system call.
+	endLimit = 5 * time.Second
+)
+
+func (c *Call) limit() time.Duration {
+	if c.Limit > 0 {
+		return c.Limit
+	}
+	switch c.Args[0] {
+	case "create", "start", "exec":
+		return launchLimit
+	case "checkpoint", "restore":
+		return checkpointLimit
+	case "kill":
+		return killLimit
+	}
+	return otherLimit
 }
 
 // Start runs a call that leaves a process behind (create, exec) and returns that process.
@@ -94,11 +123,14 @@ func (r *Runtime) run(ctx context.Context, window *reaper.Window, call Call) err
 		args = append(args, "--systemd-cgroup")
 	}
 	// Made here, it tells AwaitCalls of the call from before its first instant on.
-	if err := os.WriteFile(call.LogFile, nil, 0o600); err != nil {
+	if err := os.WriteFile(call.LogFile, nil, 0o600); err == nil {
+		defer func() { _ = os.Remove(call.LogFile) }()
+	} else if call.PidFile != "" {
 		return fmt.Errorf("cannot make the runtime's log: %w", err)
+	} else {
+		args[4] = os.DevNull // a full disk must not keep a container from being stopped
 	}
-	defer func() { _ = os.Remove(call.LogFile) }()
-	pid, err := spawn(r.Binary, append(args, call.Args...), call.Files)
+	pid, err := spawn(r.Binary, append(args, call.Args...), call)
 	if err != nil {
 		return fmt.Errorf("cannot run runtime %q: %w", r.Binary, err)
 	}
@@ -106,17 +138,31 @@ func (r *Runtime) run(ctx context.Context, window *reaper.Window, call Call) err
 	if err != nil {
 		return err
 	}
+	limit := time.NewTimer(call.limit())
+	defer limit.Stop()
 	select {
 	case <-child.Exited:
 	case <-ctx.Done():
-		_ = child.Signal(unix.SIGKILL)
-		<-child.Exited
+		endCall(child)
 		return fmt.Errorf("cannot wait for %s %s: %w", args[0], call.Args[0], ctx.Err())
+	case <-limit.C:
+		endCall(child)
+		return errdefs.As(context.DeadlineExceeded, fmt.Errorf("cannot %s the container: %q did not end within %v and was killed",
+			call.Args[0], r.Binary, call.limit()))
 	}
 	if child.Exit().Status == 0 {
 		return nil
 	}
 	return failure(args[0], call, child.Exit().Status)
+}
+
+// endCall kills a runtime and what it has started but the container: hooks, criu.
+func endCall(child *reaper.Child) {
+	child.KillGroup()
+	select {
+	case <-child.Exited:
+	case <-time.After(endLimit):
+	}
 }
 
 // failure is the error of a call, in the runtime's own words: the last error it logged.
@@ -152,14 +198,19 @@ func failure(name string, call Call, status int) error {
 }
 
 // spawn starts the program from a read-only detached copy of its mount.
-func spawn(binary string, args []string, stdio [3]*os.File) (int, error) {
+func spawn(binary string, args []string, call Call) (int, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = null.Close() }()
-	attr := &syscall.ProcAttr{Env: os.Environ(), Files: make([]uintptr, len(stdio))}
-	for i, f := range stdio {
+	attr := &syscall.ProcAttr{
+		Env: os.Environ(), Files: make([]uintptr, len(call.Files)), Sys: &syscall.SysProcAttr{Setpgid: true},
+	}
+	if info, err := os.Stat(call.Dir); err == nil && info.IsDir() {
+		attr.Dir = call.Dir
+	}
+	for i, f := range call.Files {
 		if f == nil {
 			f = null
 		}

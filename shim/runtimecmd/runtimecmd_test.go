@@ -1,11 +1,16 @@
 package runtimecmd
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/shim/reaper"
@@ -33,6 +38,8 @@ func TestRun(t *testing.T) {
 	t.Run("command line", func(t *testing.T) { testCommandLine(t, reap, call) })
 	t.Run("failure", func(t *testing.T) { testFailure(t, reap, call) })
 	t.Run("a process left behind", func(t *testing.T) { testStart(t, reap, call) })
+	t.Run("a runtime that sleeps", func(t *testing.T) { testLimit(t, reap, call) })
+	t.Run("a full disk", func(t *testing.T) { testNoLog(t, reap, call) })
 }
 
 func testCommandLine(t *testing.T, reap *reaper.Reaper, call Call) {
@@ -76,7 +83,7 @@ func testFailure(t *testing.T, reap *reaper.Reaper, call Call) {
 }
 
 func testStart(t *testing.T, reap *reaper.Reaper, call Call) {
-	r := script(t, `sh -c 'echo $$ > `+call.PidFile+`; exec sleep 0.05; ' & while [ ! -s `+call.PidFile+` ]; do sleep 0.01; done`)
+	r := script(t, `sh -c 'echo $$ > `+call.PidFile+`; exec sleep 1; ' & while [ ! -s `+call.PidFile+` ]; do sleep 0.01; done`)
 	child, err := r.Start(t.Context(), reap, call)
 	if err != nil {
 		t.Fatal(err)
@@ -89,6 +96,45 @@ func testStart(t *testing.T, reap *reaper.Reaper, call Call) {
 		if _, err := script(t, text).Start(t.Context(), reap, call); err == nil || !strings.Contains(err.Error(), "pid") {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// testLimit: a runtime that does not end is killed with what it has started, stopped or not, and the error says which.
+func testLimit(t *testing.T, reap *reaper.Reaper, call Call) {
+	call.Limit = 100 * time.Millisecond
+	pids := filepath.Join(t.TempDir(), "pids")
+	for _, text := range []string{"sleep 1000 & echo $$ $! > " + pids + "; wait", "sleep 1000 & echo $$ $! > " + pids + "; kill -STOP $$"} {
+		r := script(t, text)
+		err := r.Run(t.Context(), reap, call)
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "cannot kill the container") || !strings.Contains(err.Error(), r.Binary) {
+			t.Errorf("error %v", err)
+		}
+		data, err := os.ReadFile(pids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, field := range strings.Fields(string(data)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(10 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("process %d is there still", pid)
+				}
+			}
+		}
+	}
+}
+
+// testNoLog: where the log can't be made, what ends a container is done all the same.
+func testNoLog(t *testing.T, reap *reaper.Reaper, call Call) {
+	call.LogFile = "/no/such/directory/log"
+	if err := script(t, "exit 0").Run(t.Context(), reap, Call{Args: call.Args, LogFile: call.LogFile}); err != nil {
+		t.Error(err)
+	}
+	if _, err := script(t, "exit 0").Start(t.Context(), reap, call); err == nil || !strings.Contains(err.Error(), "log") {
+		t.Errorf("error %v", err)
 	}
 }
 
