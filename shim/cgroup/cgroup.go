@@ -73,14 +73,20 @@ func parse(r io.Reader, unified bool) (Cgroup, error) {
 	return c, nil
 }
 
-// Pids returns the processes of the cgroup and of those below it.
-func (c Cgroup) Pids() ([]int, error) {
+// processDir returns the directory that tells of the cgroup's processes.
+func (c Cgroup) processDir() string {
 	dir := c.unified
 	for _, controller := range []string{"pids", "devices", "memory", "cpu", "freezer", "name=systemd"} {
 		if dir == "" {
 			dir = c.v1[controller]
 		}
 	}
+	return dir
+}
+
+// Pids returns the processes of the cgroup and of those below it.
+func (c Cgroup) Pids() ([]int, error) {
+	dir := c.processDir()
 	if dir == "" {
 		return nil, errors.New("cannot list the processes: the container has no cgroup")
 	}

@@ -115,7 +115,7 @@ func (c *Container) Checkpoint(ctx context.Context, o Checkpoint) error {
 	return nil
 }
 
-// restore makes the container from its images. p.mu of the init process is held.
+// restore makes the container from its images. p.op of the init process is held.
 func (c *Container) restore(ctx context.Context) error {
 	work, remove := c.work("")
 	// What may be in the images was decided when they were made.
@@ -140,7 +140,9 @@ func (p *Process) abandon() {
 		return
 	}
 	const status = 128 + int(unix.SIGKILL)
-	p.state, p.exit = Stopped, reaper.Exit{Status: status, At: time.Now()}
-	p.container.announceExit(p)
+	exit := reaper.Exit{Status: status, At: time.Now()}
+	p.state, p.exit = Stopped, exit
+	p.container.recordExit(p, exit)
+	p.container.Hooks.Exited(p.ExecID, 0, exit)
 	close(p.exited)
 }

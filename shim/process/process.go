@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,10 +27,43 @@ type Process struct {
 	spec      []byte // process.json of an exec
 	exited    chan struct{}
 
+	// op is held by operations that have the runtime change the process. mu is not held meanwhile: a runtime that does not
+	// answer must not keep others from asking for the state, or from killing.
+	op operation
+
 	mu    sync.Mutex
 	state State
 	child *reaper.Child // nil before the process exists
 	exit  reaper.Exit   // valid when exited is closed
+}
+
+// operation is a lock that may be given up waiting for. It holds a value while it is locked.
+type operation chan struct{}
+
+func newOperation() operation { return make(operation, 1) }
+
+func (o operation) lock() { o <- struct{}{} }
+
+func (o operation) unlock() { <-o }
+
+// lockWithin locks if that is possible within the time, which may be 0.
+func (o operation) lockWithin(limit time.Duration) bool {
+	select {
+	case o <- struct{}{}:
+		return true
+	default:
+	}
+	if limit == 0 {
+		return false
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case o <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 func (p *Process) name() string {
@@ -63,8 +97,8 @@ func (p *Process) Wait(ctx context.Context) (reaper.Exit, error) {
 	}
 }
 
-// launch runs the runtime's create or exec and adopts the process that it leaves behind. args lack the options that
-// every launch has. p.mu is held.
+// launch runs the runtime's create, exec or restore and adopts the process that it leaves behind. args lack the options
+// that every launch has. p.op is held.
 func (p *Process) launch(ctx context.Context, args []string) error {
 	c := p.container
 	var console *stdio.ConsoleSocket
@@ -83,7 +117,9 @@ func (p *Process) launch(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
 	p.child = child
+	p.mu.Unlock()
 	var master *os.File
 	if console != nil {
 		if master, err = console.Receive(); err != nil {
@@ -96,16 +132,25 @@ func (p *Process) launch(ctx context.Context, args []string) error {
 	return nil
 }
 
-// watch waits for the end of the process and announces it.
+// startGrace bounds how long the announcement of an exit waits for the operation that is under way, so that a start is
+// announced before its end.
+const startGrace = 5 * time.Second
+
+// watch waits for the end of the process and announces it. The status is written down before clients get the last of
+// the output, which takes as long as they read: a shim that is killed meanwhile leaves it behind.
 func (p *Process) watch() {
 	<-p.child.Exited
 	exit := p.child.Exit()
+	p.container.recordExit(p, exit)
 	p.io.Drain()
+	if p.op.lockWithin(startGrace) {
+		defer p.op.unlock()
+	}
 	p.mu.Lock()
 	p.exit = exit
 	p.state = Stopped
 	p.mu.Unlock()
-	p.container.announceExit(p)
+	p.container.Hooks.Exited(p.ExecID, p.pid(), exit)
 	close(p.exited)
 }
 

@@ -31,7 +31,7 @@ func (s *Service) checkpoint(ctx context.Context, r *task.CheckpointTaskRequest)
 	if path == "" {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, errors.New("cannot checkpoint a container without a path for the images"))
 	}
-	err = c.Checkpoint(context.WithoutCancel(ctx), process.Checkpoint{
+	err = c.Checkpoint(ctx, process.Checkpoint{
 		Path: path, Parent: opts.ParentPath, Work: opts.WorkPath,
 		Exit: opts.Exit, OpenTCP: opts.OpenTcp, ExternalSockets: opts.ExternalUnixSockets, Terminal: opts.Terminal,
 		FileLocks: opts.FileLocks, EmptyNamespaces: opts.EmptyNamespaces, CgroupsMode: opts.CgroupsMode,

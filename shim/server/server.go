@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 
+	task "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
 
@@ -70,13 +71,18 @@ func (s *Service) methods() map[string]ttrpc.Method {
 	}
 }
 
-// method adapts one of the service's methods to ttrpc, with its error as a status.
+// method adapts one of the service's methods to ttrpc, with its error as a status. A client that dies, or stops waiting,
+// must not have the runtime killed half-way: calls go on without it, with limits of their own (runtimecmd). Only Wait,
+// which changes nothing, ends with its client.
 func method[Request, Response any](s *Service, call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
 		s.config.Memory.Busy()
 		request := new(Request)
 		if err := unmarshal(request); err != nil {
 			return nil, err
+		}
+		if _, waits := any(request).(*task.WaitRequest); !waits {
+			ctx = context.WithoutCancel(ctx)
 		}
 		response, err := call(ctx, request)
 		if err != nil {

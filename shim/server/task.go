@@ -42,7 +42,7 @@ func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 	if err := s.reserve(); err != nil {
 		return nil, err
 	}
-	c, err := process.Create(context.WithoutCancel(ctx), s.config.Reaper, process.Config{
+	c, err := process.Create(ctx, s.config.Reaper, process.Config{
 		ID:      r.ID,
 		Bundle:  s.config.Bundle,
 		Scratch: s.config.Scratch,
@@ -134,7 +134,7 @@ func (s *Service) start(ctx context.Context, r *task.StartRequest) (*task.StartR
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Start(context.WithoutCancel(ctx), p); err != nil {
+	if err := c.Start(ctx, p); err != nil {
 		return nil, err
 	}
 	_, pid, _ := p.State()
@@ -160,11 +160,11 @@ func (s *Service) exec(_ context.Context, r *task.ExecProcessRequest) (*emptypb.
 }
 
 func (s *Service) state(_ context.Context, r *task.StateRequest) (*task.StateResponse, error) {
-	_, p, err := s.find(r.ID, r.ExecID)
+	c, p, err := s.find(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	state, pid, exit := p.State()
+	state, pid, exit := c.State(p)
 	response := &task.StateResponse{
 		ID: r.ID, ExecID: r.ExecID, Bundle: s.config.Bundle, Pid: uint32(pid), Status: apiStatus(state),
 		Stdin: p.Stdio.Stdin, Stdout: p.Stdio.Stdout, Stderr: p.Stdio.Stderr, Terminal: p.Stdio.Terminal,
@@ -291,7 +291,7 @@ func (s *Service) delete(ctx context.Context, r *task.DeleteRequest) (*task.Dele
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Delete(context.WithoutCancel(ctx), p); err != nil {
+	if err := c.Delete(ctx, p); err != nil {
 		return nil, err
 	}
 	_, pid, exit := p.State()

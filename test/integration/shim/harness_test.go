@@ -59,6 +59,8 @@ type container struct {
 	Env    []string // added to the environment of start
 	Flags  []string // added to the command line
 
+	specTerminal bool // exec takes the terminal of the specification from Spec, not from the streams
+
 	program string
 	runtime string
 	pid     int // of the shim
@@ -321,7 +323,10 @@ func (c *container) exec(execID string, s streams, command ...string) {
 
 func (c *container) tryExec(execID string, s streams, command ...string) error {
 	process := *c.Spec.Process
-	process.Args, process.Terminal = command, s.terminal
+	process.Args = command
+	if !c.specTerminal {
+		process.Terminal = s.terminal
+	}
 	data, err := json.Marshal(&process)
 	if err != nil {
 		c.t.Fatal(err)
