@@ -242,7 +242,6 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 		conf.Terminal = &slave
 	}
 	conf.Preserve = o.PreserveFDs
-	conf.Home = home(fmt.Sprintf("/proc/%d/root", c.Pid), o.Process)
 	conf.Wait = (*launch.Last).ReportAndWait
 	return p, process.Add(p, conf)
 }

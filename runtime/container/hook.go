@@ -97,7 +97,7 @@ func hookConfig(owner *specs.Process, filter compilation, hook specs.Hook) (proc
 		own.Env = owner.Env // which is no rule of the specification, and what hooks have come to expect
 	}
 	conf, err := processConfig(&own, filter)
-	conf.Program, conf.Chown = hook.Path, nil
+	conf.Program, conf.Chown, conf.Bare = hook.Path, nil, hook.Env != nil
 	conf.Wait = (*launch.Last).ReportAndWait // an image that is executed anew, as "#!/proc/self/exe", has nobody to report to
 	return conf, err
 }

@@ -108,7 +108,6 @@ func (s *setup) program() (*launch.Program, error) {
 		}
 	}
 	c.Preserve, c.Terminal = s.options.PreserveFDs, s.terminal
-	c.Home = home(s.container.Rootfs, spec.Process)
 	if c.Wait, err = s.wait(); err != nil {
 		return nil, err
 	}

@@ -42,6 +42,9 @@ TEXT ·last(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ 8(SP), AX       // argv[0]
 	MOVQ 0(R12), BX
 	MOVQ AX, 0(BX)
+	MOVQ 16(SP), AX      // argv[1], which may be the end of the list
+	MOVQ 32(R12), BX
+	MOVQ AX, 0(BX)
 	LEAQ 64(R12), R13
 
 next:

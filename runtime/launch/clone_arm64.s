@@ -41,6 +41,9 @@ TEXT ·last(SB), NOSPLIT|NOFRAME, $0-0
 	MOVD 8(RSP), R0      // argv[0]
 	MOVD 0(R19), R1
 	MOVD R0, 0(R1)
+	MOVD 16(RSP), R0     // argv[1], which may be the end of the list
+	MOVD 32(R19), R1
+	MOVD R0, 0(R1)
 	ADD  $64, R19, R20
 
 next:

@@ -176,6 +176,10 @@ func (m *machine) pretend(op *operation, first, second uintptr) (uintptr, syscal
 		m.send(Kind(first), uint32(second))
 	case opWait:
 		return 0, m.wait()
+	case opSearch:
+		if (*Search)(pointer(&first)).feed(int(second)) {
+			return 0, syscall.EAGAIN
+		}
 	case opSecondFork:
 		pid, _, errno := syscall.RawSyscall(sysClone3, first, second, 0)
 		if errno != 0 || pid == 0 {

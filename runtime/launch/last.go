@@ -17,7 +17,7 @@ import (
 // its start for long. So the process executes an image in a memfd first, which is a page of code and its data:
 //
 //	0x400000  ELF header, code of the leg (clone_*.s)
-//	0x600000  word 0: where argv[0] goes · 1: message · 2: channel · 3: nowhere
+//	0x600000  word 0: where argv[0] goes · 1: message · 2: channel · 3: nowhere · 4: where argv[1] goes
 //	     +64  operations of 12 words: number, six arguments, tolerated errno, two places for the result, wanted result, index
 //	     …    memory that the arguments point to
 type Last struct {
@@ -25,6 +25,7 @@ type Last struct {
 	legs    []leg
 	data    []byte
 	path    uint64 // where argv[0] goes
+	element uint64 // where argv[1] goes
 	kept    []int
 
 	// connection is the channel's descriptor after ReportAndAccept, or 0 while it is the program's.
@@ -55,7 +56,7 @@ func lastCode() *byte
 
 // NewLast returns the program's last leg.
 func (p *Program) NewLast() *Last {
-	return &Last{program: p, path: nowhere}
+	return &Last{program: p, path: nowhere, element: nowhere}
 }
 
 // Leg refers to one of the system calls.
@@ -159,11 +160,16 @@ func (l *Last) Strings(list []string) Arg {
 	return l.Words(append(args, Int(0))...)
 }
 
-// Enter adds the entering of the last leg with a path for the call that TakesPath. It ends the program.
-func (p *Program) Enter(l *Last, path Arg) {
-	argv := make([]uintptr, 2)
+// Replaces makes the string with which the leg is entered the element i of a list that Strings returned.
+func (l *Last) Replaces(list Arg, i int) { l.element = uint64(list.value) + 8*uint64(i) }
+
+// Enter adds the entering of the last leg with a path for the call that TakesPath, and a string for the list element that
+// it Replaces, or 0. It ends the program.
+func (p *Program) Enter(l *Last, path, element Arg) {
+	argv := make([]uintptr, 3)
 	at := PinSlice(p, argv)
 	p.Call("store", "a slot", opStoreWord, at, path)
+	p.Call("store", "a slot", opStoreWord, address(unsafe.Pointer(&argv[1])), element)
 	keep := func(fd Arg) Op {
 		return p.Call("keep", "a descriptor", unix.SYS_FCNTL, fd, Int(unix.F_SETFD), Int(0))
 	}
@@ -213,7 +219,7 @@ func (l *Last) image(channel int) image {
 	}
 	var message [8]byte
 	binary.NativeEndian.PutUint32(message[:], uint32(Failed))
-	words(l.path, binary.NativeEndian.Uint64(message[:]), uint64(channel), 0)
+	words(l.path, binary.NativeEndian.Uint64(message[:]), uint64(channel), 0, l.element)
 	data = append(data, make([]byte, legsAt-len(data))...)
 	for _, step := range l.legs {
 		if step.args[0] == channelAt {

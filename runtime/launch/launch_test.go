@@ -187,10 +187,12 @@ func TestLastLeg(t *testing.T) {
 		last := p.NewLast()
 		last.ReportAndWait()
 		last.Call("close", "nothing", unix.SYS_CLOSE, Int(-1)).Tolerate(unix.EBADF)
-		last.Call("execute", "sh", unix.SYS_EXECVE, Int(0), last.Strings([]string{"sh", "-c", "echo $WORD; exit 7"}), last.Strings([]string{"WORD=hello"})).TakesPath()
+		env := last.Strings([]string{"A=1", "WORD=replaced", "B=2"})
+		last.Replaces(env, 1)
+		last.Call("execute", "sh", unix.SYS_EXECVE, Int(0), last.Strings([]string{"sh", "-c", "echo $WORD$A$B; exit 7"}), env).TakesPath()
 		path := p.NewSlot()
 		p.Set(path, p.String("/bin/sh"))
-		p.Enter(last, path)
+		p.Enter(last, path, p.String("WORD=hello"))
 		process := fork(t, p, Birth{Shared: shared})
 		writer.Close()
 		if _, err := process.Expect(Ready); err != nil {
@@ -204,7 +206,7 @@ func TestLastLeg(t *testing.T) {
 		}
 		buffer := make([]byte, 100)
 		n, err := reader.Read(buffer)
-		if err != nil || string(buffer[:n]) != "hello\n" {
+		if err != nil || string(buffer[:n]) != "hello12\n" {
 			t.Errorf("read %q, %v", buffer[:n], err)
 		}
 		wantStatus(t, process, 7)
@@ -216,7 +218,7 @@ func TestLastLegFails(t *testing.T) {
 	p := New()
 	last := p.NewLast()
 	last.Call("execute", `"/nowhere"`, unix.SYS_EXECVE, Int(0), last.Strings([]string{"x"}), last.Strings(nil)).TakesPath()
-	p.Enter(last, p.String("/nowhere"))
+	p.Enter(last, p.String("/nowhere"), Int(0))
 	process := fork(t, p, Birth{Shared: true})
 	if err := process.Executed(); err == nil || err.Error() != `cannot execute "/nowhere": no such file or directory` {
 		t.Errorf("error %v", err)

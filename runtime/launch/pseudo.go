@@ -14,6 +14,7 @@ const (
 	opStoreWord                  // *(uintptr)(args[0]) = args[1]
 	opNever                      // stands for a call of the last leg
 	opLoad                       // slot out = *(uint64)(args[0]) >> args[1] & args[2]
+	opSearch                     // feed the *Search args[0] with args[1] bytes of its buffer; EAGAIN if it wants more
 	opSecondFork                 // go on in a new process, a sibling of this one: clone3 with args[0], args[1]
 )
 

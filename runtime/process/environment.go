@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// environment is what the program gets. Of what is there twice the last holds, as for exec the container's variables are
+// environment is what the program gets, with a place for HOME at its end where the container lacks one. Of what is there twice the last holds, as for exec the container's variables are
 // followed by the caller's, and a program would take the first.
 func (c Config) environment() []string {
 	env := slices.Clip(c.Process.Env)
-	if c.Home != "" {
-		env = append(env, "HOME="+c.Home)
+	if c.lacksHome() {
+		env = append(env, homePrefix)
 	}
 	for i := len(env) - 1; i > 0; i-- {
 		name, _, _ := strings.Cut(env[i], "=")

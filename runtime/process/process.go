@@ -4,8 +4,12 @@
 // What needs privileges comes before they are given up, and the seccomp filter as late as possible, because it may
 // forbid what this package does:
 //
-//	limits, terminal → user and groups → capabilities → working directory, program
-//	    → [last leg: wait for start → descriptors → labels → no_new_privs, filter → last capabilities → execve]
+//	HOME → limits, terminal → user and groups → capabilities → working directory, program
+//	    → [last leg: wait for start → descriptors → labels → filter → last capabilities → execve]
+//	    → [or with no_new_privs: … → labels → no_new_privs → last capabilities → filter → execve]
+//
+// To load a filter takes no_new_privs or CAP_SYS_ADMIN, which the last capabilities may take away. With no_new_privs the
+// filter comes last, and need allow nothing but execve.
 //
 // The execution of the last leg changes the capabilities by the kernel's rules: root has the bounding set afterwards,
 // and everybody else the ambient set.
@@ -30,7 +34,7 @@ type Config struct {
 	LastCap  int              // the kernel's highest capability
 	Preserve int              // descriptors from 3 on that the program inherits
 	Chown    []int            // which of 0, 1, 2 are given to the user
-	Home     string           // for HOME, unless the environment has it
+	Bare     bool             // the environment is complete, also without HOME
 	Program  string           // executed in place of what the arguments name, with the same arguments
 
 	// Terminal is the descriptor of the program's terminal.
@@ -52,6 +56,10 @@ type Attribute struct {
 
 // Add adds the operations.
 func Add(p *launch.Program, c Config) error {
+	home := launch.Int(0)
+	if c.lacksHome() {
+		home = c.addHome(p)
+	}
 	if err := c.addLimits(p); err != nil {
 		return err
 	}
@@ -66,7 +74,7 @@ func Add(p *launch.Program, c Config) error {
 	p.Call("close", "the runtime's descriptors", unix.SYS_CLOSE_RANGE, launch.Int(3+c.Preserve), launch.Int(uint32(1<<32-1)), launch.Int(unix.CLOSE_RANGE_CLOEXEC))
 	last := p.NewLast()
 	c.addLast(last)
-	p.Enter(last, path)
+	p.Enter(last, path, home)
 	return nil
 }
 
@@ -109,10 +117,20 @@ func (c Config) addLast(l *launch.Last) {
 	if c.Process.NoNewPrivileges {
 		l.Call("set", "process.noNewPrivileges", unix.SYS_PRCTL, launch.Int(unix.PR_SET_NO_NEW_PRIVS), launch.Int(1), launch.Int(0), launch.Int(0), launch.Int(0))
 	}
-	c.addFilter(l)
-	c.addLastCapabilities(l)
+	if c.Process.NoNewPrivileges {
+		c.addLastCapabilities(l)
+		c.addFilter(l)
+	} else {
+		c.addFilter(l)
+		c.addLastCapabilities(l)
+	}
+	env := c.environment()
+	variables := l.Strings(env)
+	if c.lacksHome() {
+		l.Replaces(variables, len(env)-1)
+	}
 	name := c.program()
-	l.Call("execute", fmt.Sprintf("%q", name), unix.SYS_EXECVE, launch.Int(0), l.Strings(c.Process.Args), l.Strings(c.environment())).TakesPath().
+	l.Call("execute", fmt.Sprintf("%q", name), unix.SYS_EXECVE, launch.Int(0), l.Strings(c.Process.Args), variables).TakesPath().
 		Explain(func(errno unix.Errno) error { return ExecutionFailed(name, errno) })
 }
 

@@ -27,15 +27,20 @@ func TestCandidates(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	for _, test := range []struct{ env, home, want string }{
-		{"A=1 B=2 A=3", "", "B=2 A=3"},
-		{"A=1 AB=2 A=3 AB=4 C A=5 C", "", "AB=4 A=5 C"},
-		{"A=1 HOME= B=2", "/root", "A=1 B=2 HOME=/root"},
-		{"A=1 B=1", "", "A=1 B=1"},
-		{"", "/", "HOME=/"},
-		{"A=1 A=2 A=3 B=1 A=4", "", "B=1 A=4"},
+	for _, test := range []struct {
+		env  string
+		bare bool
+		want string
+	}{
+		{"A=1 B=2 A=3", true, "B=2 A=3"},
+		{"A=1 AB=2 A=3 AB=4 C A=5 C", true, "AB=4 A=5 C"},
+		{"A=1 HOME= B=2", false, "A=1 B=2 HOME="},
+		{"A=1 B=1", true, "A=1 B=1"},
+		{"HOME=/x B=1", false, "HOME=/x B=1"},
+		{"", false, "HOME="},
+		{"A=1 A=2 A=3 B=1 A=4", true, "B=1 A=4"},
 	} {
-		c := Config{Process: &specs.Process{Env: strings.Fields(test.env)}, Home: test.home}
+		c := Config{Process: &specs.Process{Env: strings.Fields(test.env)}, Bare: test.bare}
 		if got := strings.Join(c.environment(), " "); got != test.want {
 			t.Errorf("%q: %q, want %q", test.env, got, test.want)
 		}

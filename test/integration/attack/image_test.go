@@ -129,8 +129,8 @@ func TestDanglingLinks(t *testing.T) {
 	}
 }
 
-// TestPasswordFile: the home directory is looked up in the image's file and not in one that a link of the image names,
-// be it the host's or one that never ends.
+// TestPasswordFile: the home directory is looked up in the container's file, be it the image's or that of a volume, and not
+// in one that a link in its place names, be it the host's or one that never ends.
 func TestPasswordFile(t *testing.T) {
 	h := newHost(t)
 	c := newContainer(t).shell("echo $HOME")
@@ -138,6 +138,15 @@ func TestPasswordFile(t *testing.T) {
 		c.link("etc/passwd", target)
 		if r := c.run(); r.Status != 0 || r.Stdout != "/\n" {
 			t.Errorf("passwd as a link to %s: %+v", target, r)
+		}
+		volume := t.TempDir()
+		if err := os.Symlink(target, filepath.Join(volume, "passwd")); err != nil {
+			t.Fatal(err)
+		}
+		own := newContainer(t).shell("echo $HOME")
+		own.mount("/etc", "bind", volume, "bind")
+		if r := own.run(); r.Status != 0 || r.Stdout != "/\n" {
+			t.Errorf("passwd of a volume as a link to %s: %+v", target, r)
 		}
 		h.untouched(t)
 	}

@@ -124,6 +124,20 @@ func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
 	}
 }
 
+// TestSeccompComesLastWithNoNewPrivileges: a profile that is made for no_new_privs need allow nothing of what the runtime
+// does, but to execute the program.
+func TestSeccompComesLastWithNoNewPrivileges(t *testing.T) {
+	entry := specs.LinuxSyscall{Names: []string{"capset", "close_range", "openat2"}, Action: specs.ActErrno}
+	for _, action := range []specs.LinuxSeccompAction{specs.ActErrno, specs.ActKillProcess} {
+		entry.Action = action
+		c := filtered(t, entry, "exit 7")
+		c.Spec.Process.NoNewPrivileges = true
+		if r := c.run(); r.Status != 7 {
+			t.Errorf("%s: %+v", action, r)
+		}
+	}
+}
+
 func TestSeccompInExec(t *testing.T) {
 	c := filtered(t, specs.LinuxSyscall{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}, "exec sleep 1000")
 	c.start()
