@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string) error {
 		_, err := fmt.Fprintf(os.Stdout, "%s version %s\n", program, version.String())
 		return err
 	case showInfo:
-		return info(os.Stdout)
+		return info(ctx, os.Stdin, os.Stdout)
 	}
 	inv.ttrpc = os.Getenv("TTRPC_ADDRESS")
 	if err := inv.check(); err != nil {

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/api/types/runc/options"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
@@ -30,6 +31,39 @@ type Runtime struct {
 	SystemdCgroup bool   `json:"systemd_cgroup,omitempty"`
 	NoPivotRoot   bool   `json:"no_pivot_root,omitempty"`
 	NoNewKeyring  bool   `json:"no_new_keyring,omitempty"`
+}
+
+const (
+	defaultRuntime = "berth-runtime"
+	defaultRoot    = "/run/berth/runtime"
+)
+
+// Name returns the name or the path of the runtime that the options ask for.
+func Name(opts *options.Options) string {
+	if name := opts.GetBinaryName(); name != "" {
+		return name
+	}
+	return defaultRuntime
+}
+
+// For returns the runtime that the options ask for, and makes its state directory for the namespace.
+func For(opts *options.Options, namespace string) (Runtime, error) {
+	root := opts.GetRoot()
+	if root == "" {
+		root = defaultRoot
+	}
+	binary, err := Find(Name(opts))
+	if err != nil {
+		return Runtime{}, err
+	}
+	root = filepath.Join(root, namespace)
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return Runtime{}, fmt.Errorf("cannot make the runtime's state directory: %w", err)
+	}
+	return Runtime{
+		Binary: binary, Root: root, SystemdCgroup: opts.GetSystemdCgroup(),
+		NoPivotRoot: opts.GetNoPivotRoot(), NoNewKeyring: opts.GetNoNewKeyring(),
+	}, nil
 }
 
 // Find returns the absolute path of a runtime binary: as given if it has a slash, otherwise from the folder of the

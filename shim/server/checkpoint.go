@@ -6,10 +6,10 @@ import (
 
 	"github.com/containerd/containerd/api/events"
 	task "github.com/containerd/containerd/api/runtime/task/v2"
-	"github.com/containerd/containerd/api/types/runc/options"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/options"
 	"github.com/berthd/berth/shim/process"
 )
 
@@ -20,8 +20,8 @@ func (s *Service) checkpoint(ctx context.Context, r *task.CheckpointTaskRequest)
 	if err != nil {
 		return nil, err
 	}
-	var opts options.CheckpointOptions
-	if err := decodeOptions(r.Options, "containerd.runc.v1.CheckpointOptions", &opts); err != nil {
+	opts, err := options.DecodeCheckpoint(r.Options)
+	if err != nil {
 		return nil, err
 	}
 	path := r.Path

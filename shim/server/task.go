@@ -5,20 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/containerd/api/events"
 	task "github.com/containerd/containerd/api/runtime/task/v2"
-	"github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/cgroup"
+	"github.com/berthd/berth/shim/options"
 	"github.com/berthd/berth/shim/process"
 	"github.com/berthd/berth/shim/runtimecmd"
 	"github.com/berthd/berth/shim/stdio"
@@ -31,13 +29,18 @@ func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 	if r.ID != s.config.ID {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot create container %q: this shim is for %q", r.ID, s.config.ID))
 	}
-	var opts options.Options
-	if err := decodeOptions(r.Options, "containerd.runc.v1.Options", &opts); err != nil {
-		return nil, err
-	}
-	runtime, err := runtimeOf(&opts, s.config.Namespace)
+	opts, err := options.Decode(r.Options)
 	if err != nil {
 		return nil, err
+	}
+	runtime, err := runtimecmd.For(opts, s.config.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	if path := opts.GetShimCgroup(); path != "" {
+		if err := cgroup.Join(path, os.Getpid()); err != nil {
+			return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot move the shim to cgroup %q: %w", path, err))
+		}
 	}
 	if err := s.reserve(); err != nil {
 		return nil, err
@@ -74,47 +77,6 @@ func (s *Service) reserve() error {
 	}
 	s.creating = true
 	return nil
-}
-
-// decodeOptions reads containerd's options for runc, which berth-runtime's shim takes too.
-func decodeOptions(from *anypb.Any, kind string, to proto.Message) error {
-	if from.GetTypeUrl() == "" {
-		return nil
-	}
-	if name := string(from.MessageName()); name != kind {
-		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use options of type %q: %s is wanted", name, kind))
-	}
-	if err := proto.Unmarshal(from.Value, to); err != nil {
-		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot decode the options: %w", err))
-	}
-	return nil
-}
-
-const (
-	defaultRuntime     = "berth-runtime"
-	defaultRuntimeRoot = "/run/berth/runtime"
-)
-
-func runtimeOf(opts *options.Options, namespace string) (runtimecmd.Runtime, error) {
-	name, root := opts.BinaryName, opts.Root
-	if name == "" {
-		name = defaultRuntime
-	}
-	if root == "" {
-		root = defaultRuntimeRoot
-	}
-	binary, err := runtimecmd.Find(name)
-	if err != nil {
-		return runtimecmd.Runtime{}, err
-	}
-	root = filepath.Join(root, namespace)
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return runtimecmd.Runtime{}, fmt.Errorf("cannot make the runtime's state directory: %w", err)
-	}
-	return runtimecmd.Runtime{
-		Binary: binary, Root: root, SystemdCgroup: opts.SystemdCgroup,
-		NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
-	}, nil
 }
 
 // find returns the container and one of its processes.

@@ -170,6 +170,19 @@ func TestUnderContainerd(t *testing.T) {
 	c.expectNoShim()
 }
 
+// ctr asks for the size of a terminal when it has the container, which may have ended by then.
+func TestTerminalUnderContainerd(t *testing.T) {
+	c := startContainerd(t)
+	script := testenv.Peer(t, "script")
+	for range 5 {
+		args := append([]string{c.ctr, "--address", c.address, "--namespace", c.space}, c.flags("tty", "--rm", "-t")...)
+		output, err := exec.Command(script, "-qec", strings.Join(append(args, "echo", "hello"), " "), "/dev/null").CombinedOutput()
+		if err != nil || string(output) != "hello\r\r\n" && string(output) != "hello\r\n" {
+			t.Errorf("ctr says %q, %v", output, err)
+		}
+	}
+}
+
 // expectNoShim waits until no shim of this containerd runs.
 func (c *containerd) expectNoShim() {
 	c.t.Helper()
