@@ -1,7 +1,6 @@
 package contentstore
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,9 +31,13 @@ func noBlob(d digest.Digest) error {
 	return errdefs.As(errdefs.ErrNotFound, fmt.Errorf("content %s does not exist", d))
 }
 
-// find returns the record of a blob and the namespace that it was found in.
+// find returns the record of a blob that the scope can change, and the namespace that it was found in.
 func (sc scope) find(tx *bbolt.Tx, d digest.Digest) (info *contentapi.Info, namespace string, err error) {
-	for _, namespace := range sc.visible(tx) {
+	return findIn(tx, sc.visible(tx), d)
+}
+
+func findIn(tx *bbolt.Tx, namespaces []string, d digest.Digest) (info *contentapi.Info, namespace string, err error) {
+	for _, namespace := range namespaces {
 		info, err := getBlob(tx, namespace, d)
 		if info != nil || err != nil {
 			return info, namespace, err
@@ -43,9 +46,10 @@ func (sc scope) find(tx *bbolt.Tx, d digest.Digest) (info *contentapi.Info, name
 	return nil, "", noBlob(d)
 }
 
+// info returns the record of a blob that the scope can read.
 func (s *Store) info(sc scope, d digest.Digest) (info *contentapi.Info, err error) {
 	err = s.db.View(func(tx *bbolt.Tx) error {
-		info, _, err = sc.find(tx, d)
+		info, _, err = findIn(tx, sc.readable(tx), d)
 		return err
 	})
 	return info, err
@@ -85,10 +89,13 @@ func (s *Store) list(sc scope, matches func(*contentapi.Info) bool) (infos []*co
 				}
 				seen[string(key)] = true
 				info, err := decodeBlob(key, value)
-				if err == nil && matches(info) {
+				switch {
+				case err != nil:
+					s.log.Warn("a blob can't be read", "error", err)
+				case matches(info):
 					infos = append(infos, info)
 				}
-				return err
+				return nil
 			})
 			if err != nil {
 				return err
@@ -127,10 +134,10 @@ func dropBlob(tx *bbolt.Tx, namespace string, d digest.Digest) error {
 	return nil
 }
 
-// unlinkUnheld removes the files of those blobs that no namespace holds. The caller holds s.files.
+// unlinkUnheld removes the files of those blobs that no namespace holds. A file that can't be removed is removed by a later
+// Open. The caller holds s.files.
 func (s *Store) unlinkUnheld(digests []digest.Digest) error {
-	var errs []error
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	return s.db.View(func(tx *bbolt.Tx) error {
 		namespaces := allNamespaces(tx)
 		for _, d := range digests {
 			held := false
@@ -142,12 +149,11 @@ func (s *Store) unlinkUnheld(digests []digest.Digest) error {
 				continue
 			}
 			if err := os.Remove(s.blobPath(d)); err != nil && !missing(err) {
-				errs = append(errs, err)
+				s.discard(s.blobPath(d))
 			}
 		}
 		return nil
 	})
-	return errors.Join(append(errs, err)...)
 }
 
 // open opens a blob for reading. Its content stays readable if it is deleted meanwhile.

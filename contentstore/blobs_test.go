@@ -2,6 +2,7 @@ package contentstore
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -127,7 +128,7 @@ func TestListWithFilter(t *testing.T) {
 
 func TestManyBlobsAreListed(t *testing.T) {
 	c := openClient(t, t.TempDir())
-	const count = infosPerMessage + 1
+	const count = 101
 	for i := range count {
 		c.put(strings.Repeat("x", i+1), nil)
 	}
@@ -136,9 +137,26 @@ func TestManyBlobsAreListed(t *testing.T) {
 	}
 }
 
+// TestLargeLabelsAreListed has blobs that fit into a message one by one only.
+func TestLargeLabelsAreListed(t *testing.T) {
+	c := openClient(t, t.TempDir())
+	labels := map[string]string{}
+	for i := range 700 {
+		labels[fmt.Sprint("label", i)] = strings.Repeat("v", 4000)
+	}
+	for _, content := range []string{"a", "b", "c"} {
+		c.put(content, labels)
+	}
+	if got := c.list(); len(got) != 3 {
+		t.Errorf("listed %v", got)
+	}
+}
+
 func TestNamespacesAreSeparate(t *testing.T) {
 	c := openClient(t, t.TempDir())
 	a, b := c.in("a"), c.in("b")
+	a.lease("of-a", nil)
+	b.lease("of-b", nil)
 	d := a.put("shared", map[string]string{"owner": "a"})
 	if b.has(d) || len(b.list()) != 0 {
 		t.Error("b sees what a holds")
@@ -161,6 +179,26 @@ func TestNamespacesAreSeparate(t *testing.T) {
 	}
 	_, err := c.in("../escape").blobs.Info(c.in("../escape").ctx, &contentapi.InfoRequest{Digest: d})
 	wantCode(t, err, codes.InvalidArgument)
+}
+
+// TestNamespaceWithoutLeasesReadsAll does as containerd's metadata store above this one does, before it lets a second
+// namespace have a blob without sending it again.
+func TestNamespaceWithoutLeasesReadsAll(t *testing.T) {
+	c := openClient(t, t.TempDir())
+	d := c.in("a").put("shared", nil)
+	b := c.in("b")
+	if got, err := b.get(d); err != nil || got != "shared" || !b.has(d) {
+		t.Errorf("b reads %q, %v", got, err)
+	}
+	if b.list() != nil {
+		t.Error("b lists what a holds")
+	}
+	if b.delete(d) == nil || !c.in("a").has(d) {
+		t.Error("b deleted what a holds")
+	}
+	if _, err := b.send(&contentapi.WriteContentRequest{Action: commit, Ref: "r", Expected: d, Data: []byte("shared")}); err != nil {
+		t.Errorf("a blob of b's own: %v", err)
+	}
 }
 
 func TestRequestWithoutNamespaceSeesAll(t *testing.T) {

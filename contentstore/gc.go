@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -78,7 +77,8 @@ func (s *Store) collectIngests(namespace string, now time.Time, count *collected
 		forgotten := now.Sub(status.UpdatedAt.AsTime()) > ingestAge
 		if s.writers[ingestKey{namespace, status.Ref}] == nil && !leased[status.Ref] && forgotten {
 			count.ingests++
-			return os.RemoveAll(dir)
+			s.discard(dir)
+			return nil
 		}
 		if status.Expected != "" {
 			expected = append(expected, status.Expected)
@@ -112,11 +112,8 @@ func eachLease(tx *bbolt.Tx, namespace string, f func(id []byte, labels map[stri
 		return nil
 	}
 	return leases.ForEach(func(id, value []byte) error {
-		lease, err := decodeLease(id, value)
-		if err != nil {
-			return err
-		}
-		return f(id, lease.Labels)
+		lease, _ := decodeLease(id, value)
+		return f(id, lease.Labels) // one that can't be read has none, so it keeps what it holds
 	})
 }
 
@@ -177,7 +174,7 @@ func (m *marking) keep(d string, deep bool) {
 		}
 		info, err := getBlob(m.tx, m.namespace, digest.Digest(d))
 		if err != nil || info == nil {
-			continue // a record that can't be read stops the sweep
+			continue
 		}
 		for key, value := range info.Labels {
 			if key == labelRefContent || strings.HasPrefix(key, labelRefContent+".") || strings.HasPrefix(key, labelRefContent+"/") {
@@ -212,7 +209,7 @@ func (m *marking) eachBlob(f func(*contentapi.Info) error) error {
 	return blobs.ForEach(func(key, value []byte) error {
 		info, err := decodeBlob(key, value)
 		if err != nil {
-			return err
+			return nil // Open drops it
 		}
 		return f(info)
 	})

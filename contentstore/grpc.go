@@ -56,9 +56,6 @@ func (c *contentService) Update(ctx context.Context, r *contentapi.UpdateRequest
 	return &contentapi.UpdateResponse{Info: info}, nil
 }
 
-// infosPerMessage keeps a message of List below gRPC's limit of 4 MiB, with labels of ordinary size.
-const infosPerMessage = 100
-
 func (c *contentService) List(r *contentapi.ListContentRequest, stream contentapi.Content_ListServer) error {
 	sc, err := scopeOf(stream.Context())
 	if err != nil {
@@ -69,12 +66,15 @@ func (c *contentService) List(r *contentapi.ListContentRequest, stream contentap
 		return err
 	}
 	infos, err := c.store.list(sc, func(info *contentapi.Info) bool { return matches(blobFields{info}) })
-	for err == nil && len(infos) > 0 {
-		n := min(len(infos), infosPerMessage)
-		err = stream.Send(&contentapi.ListContentResponse{Info: infos[:n]})
-		infos = infos[n:]
+	if err != nil {
+		return err
 	}
-	return err
+	for batch := range grpcserve.Batches(infos) {
+		if err := stream.Send(&contentapi.ListContentResponse{Info: batch}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // blobFields are those of a blob that a filter can name.

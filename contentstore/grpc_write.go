@@ -5,6 +5,7 @@ import (
 	"io"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -56,11 +57,6 @@ func (w *writer) answer(r *contentapi.WriteContentRequest) (*contentapi.WriteCon
 	response := &contentapi.WriteContentResponse{Action: r.Action}
 	switch r.Action {
 	case contentapi.WriteAction_STAT:
-		d, err := w.digest()
-		if err != nil {
-			return nil, err
-		}
-		response.Digest = d.String()
 	case contentapi.WriteAction_WRITE, contentapi.WriteAction_COMMIT:
 		if err := w.take(r); err != nil {
 			return nil, err
@@ -68,13 +64,16 @@ func (w *writer) answer(r *contentapi.WriteContentRequest) (*contentapi.WriteCon
 	default:
 		return nil, status.Errorf(codes.InvalidArgument, "unknown write action %d", r.Action)
 	}
+	// containerd's clients take the digest so far from each answer.
+	digestOf := w.digest
 	if r.Action == contentapi.WriteAction_COMMIT {
-		d, err := w.commit(r.Labels)
-		if err != nil {
-			return nil, err
-		}
-		response.Digest = d.String()
+		digestOf = func() (digest.Digest, error) { return w.commit(r.Labels) }
 	}
+	d, err := digestOf()
+	if err != nil {
+		return nil, err
+	}
+	response.Digest = d.String()
 	response.StartedAt, response.UpdatedAt = w.status.StartedAt, w.status.UpdatedAt
 	response.Offset, response.Total = w.status.Offset, w.status.Total
 	return response, nil

@@ -43,8 +43,8 @@ func (s *Store) ingestDir(key ingestKey) string {
 	return filepath.Join(s.ingestsDir(key.namespace), hex.EncodeToString(hash[:]))
 }
 
-// readState reads an ingest's status. The files of an ingest are not made durable: if a power failure damages them, the
-// digest will not be right, and the blob has to be sent again.
+// readState reads an ingest's status. The files of an ingest are not made durable: a power failure can leave a state that
+// can't be read (ErrDataLoss), or data whose digest will not be right, and then the blob has to be sent again.
 func readState(dir string) (*contentapi.Status, error) {
 	content, err := os.ReadFile(filepath.Join(dir, "state"))
 	if err != nil {
@@ -52,7 +52,15 @@ func readState(dir string) (*contentapi.Status, error) {
 	}
 	status := &contentapi.Status{}
 	if err := proto.Unmarshal(content, status); err != nil {
-		return nil, fmt.Errorf("cannot decode the state of ingest %q: %w", dir, err)
+		return nil, errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("cannot decode the state of ingest %q: %w", dir, err))
+	}
+	if status.Ref == "" {
+		return nil, errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("the state of ingest %q has no ref", dir))
+	}
+	if status.Expected != "" {
+		if _, err := parseDigest(status.Expected); err != nil {
+			return nil, errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("cannot decode the state of ingest %q: %w", dir, err))
+		}
 	}
 	info, err := os.Stat(filepath.Join(dir, "data"))
 	if missing(err) {
@@ -63,6 +71,9 @@ func readState(dir string) (*contentapi.Status, error) {
 		return nil, err
 	}
 	status.Offset, status.UpdatedAt = info.Size(), timestamppb.New(info.ModTime())
+	if status.UpdatedAt.AsTime().Before(status.StartedAt.AsTime()) { // the clock of files is coarser than that of the state
+		status.UpdatedAt = status.StartedAt
+	}
 	return status, nil
 }
 
@@ -84,11 +95,11 @@ func (s *Store) ingestNamespaces(sc scope) ([]string, error) {
 	if !sc.all {
 		return []string{sc.namespace}, nil
 	}
-	entries, err := os.ReadDir(filepath.Join(s.dir, "ingests"))
+	directories, err := subdirectories(filepath.Join(s.dir, "ingests"))
 	names := []string{sc.namespace}
-	for _, entry := range entries {
-		if entry.Name() != sc.namespace {
-			names = append(names, entry.Name())
+	for _, name := range directories {
+		if name != sc.namespace {
+			names = append(names, name)
 		}
 	}
 	return names, err
@@ -100,9 +111,17 @@ func (s *Store) status(sc scope, ref string) (*contentapi.Status, error) {
 		return nil, err
 	}
 	for _, namespace := range namespaces {
-		status, err := readState(s.ingestDir(ingestKey{namespace, ref}))
-		if !missing(err) {
-			return status, err
+		key := ingestKey{namespace, ref}
+		status, err := readState(s.ingestDir(key))
+		switch {
+		case missing(err):
+		case errors.Is(err, errdefs.ErrDataLoss):
+			s.log.Warn("an ingest can't be resumed", "ref", ref, "error", err)
+		case err != nil:
+			return nil, err
+		default:
+			s.observe(key, status)
+			return status, nil
 		}
 	}
 	return nil, noIngest(ref)
@@ -116,6 +135,7 @@ func (s *Store) statuses(sc scope, matches func(*contentapi.Status) bool) ([]*co
 	var found []*contentapi.Status
 	for _, namespace := range namespaces {
 		err := s.eachIngest(namespace, func(_ string, status *contentapi.Status) error {
+			s.observe(ingestKey{namespace, status.Ref}, status)
 			if matches(status) {
 				found = append(found, status)
 			}
@@ -128,7 +148,19 @@ func (s *Store) statuses(sc scope, matches func(*contentapi.Status) bool) ([]*co
 	return found, nil
 }
 
-// eachIngest calls f for the ingests of a namespace. One that is committed or aborted meanwhile may be left out.
+// observe adds to a status what the ingest's writer knows better than the file's time tells.
+func (s *Store) observe(key ingestKey, status *contentapi.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.writers[key]; w != nil {
+		if at := w.updated.Load(); at != nil {
+			status.UpdatedAt = timestamppb.New(*at)
+		}
+	}
+}
+
+// eachIngest calls f for the ingests of a namespace. One that is committed or aborted meanwhile may be left out, and one
+// whose state can't be read is.
 func (s *Store) eachIngest(namespace string, f func(dir string, status *contentapi.Status) error) error {
 	entries, err := os.ReadDir(s.ingestsDir(namespace))
 	if err != nil && !missing(err) {
@@ -140,10 +172,11 @@ func (s *Store) eachIngest(namespace string, f func(dir string, status *contenta
 		if missing(err) {
 			continue
 		}
-		if err == nil {
-			err = f(dir, status)
-		}
 		if err != nil {
+			s.log.Warn("an ingest can't be read", "error", err)
+			continue
+		}
+		if err := f(dir, status); err != nil {
 			return err
 		}
 	}
@@ -208,11 +241,12 @@ func (s *Store) adopt(sc scope, expected string) error {
 	if err != nil {
 		return err
 	}
-	info, err := s.info(scope{namespace: sc.namespace}, d)
-	if errors.Is(err, errdefs.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
+	var info *contentapi.Info
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		info, err = getBlob(tx, sc.namespace, d)
+		return err
+	})
+	if err != nil || info == nil {
 		return err
 	}
 	if sc.lease != "" {

@@ -78,10 +78,13 @@ func (s *Store) listLeases(sc scope, matches func(*leasesapi.Lease) bool) (found
 			}
 			err := leases.ForEach(func(id, value []byte) error {
 				lease, err := decodeLease(id, value)
-				if err == nil && matches(lease) {
+				if err != nil {
+					s.log.Warn("a lease can't be read", "error", err)
+				}
+				if matches(lease) {
 					found = append(found, lease)
 				}
-				return err
+				return nil
 			})
 			if err != nil {
 				return err

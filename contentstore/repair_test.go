@@ -7,7 +7,10 @@ import (
 	"testing"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	"github.com/opencontainers/go-digest"
+	"go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/berthd/berth/internal/errdefs"
 )
@@ -71,6 +74,90 @@ func TestRepairRemovesWhatIsNoIngest(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(c.store.ingestsDir("test")); err != nil || len(entries) != 1 {
 		t.Errorf("directories %v, %v", entries, err)
+	}
+}
+
+// TestDamagedIngestBeginsAnew has ingests as power failures leave them: with an empty state, and with one that does not
+// decode. Neither keeps others from being listed and collected, nor its own blob from being written.
+func TestDamagedIngestBeginsAnew(t *testing.T) {
+	dir := t.TempDir()
+	c := openClient(t, dir)
+	damage := func(ref, state string) {
+		t.Helper()
+		if _, err := c.send(&contentapi.WriteContentRequest{Action: write, Ref: ref, Data: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(c.store.ingestDir(ingestKey{"test", ref}), "state"), []byte(state), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expected, err := proto.Marshal(&contentapi.Status{Ref: "bad digest", Expected: "sha256:damaged"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage("whole", "")
+	for ref, state := range map[string]string{"empty": "", "undecodable": "\xff\xff", "bad digest": string(expected)} {
+		damage(ref, state)
+	}
+	if _, err := c.send(&contentapi.WriteContentRequest{Action: commit, Ref: "whole", Data: []byte("whole")}); err != nil {
+		t.Errorf("a damaged ingest is not begun anew: %v", err)
+	}
+	if response, err := c.blobs.ListStatuses(c.ctx, &contentapi.ListStatusesRequest{}); err != nil || len(response.Statuses) != 0 {
+		t.Errorf("statuses %v, %v", response, err)
+	}
+	c.collect()
+	if err := c.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	odd := filepath.Join(dir, "ingests", "odd file")
+	if err := os.WriteFile(odd, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c = openClient(t, dir)
+	if entries, err := os.ReadDir(c.store.ingestsDir("test")); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+// TestOpenWithOddFiles opens a store with files that are no blobs, a directory in a blob's place, an orphan that can't be
+// removed, and records that can't be read.
+func TestOpenWithOddFiles(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "odd [root")
+	var kept, damaged, replaced string
+	c := reopen(t, dir, func(c *client) {
+		c.lease("held", nil)
+		kept, damaged, replaced = c.put("kept", nil), c.put("damaged", nil), c.put("replaced", nil)
+		c.lease("damaged", nil)
+		err := c.store.db.Update(func(tx *bbolt.Tx) error {
+			return errors.Join(lookup(tx, []byte("test"), bucketBlobs).Put([]byte(damaged), []byte{0xff}),
+				lookup(tx, []byte("test"), bucketLeases).Put([]byte("damaged"), []byte{0xff}))
+		})
+		path := c.store.blobPath(digest.Digest(replaced))
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, "blobs", "README"), nil, 0o600),
+			os.WriteFile(filepath.Join(dir, "blobs", "sha256", ".swp"), nil, 0o600),
+			os.Remove(path), os.MkdirAll(filepath.Join(path, "sub"), 0o700))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.list(); len(got) != 2 {
+			t.Errorf("a record that can't be read: listed are %v", got)
+		}
+	})
+	if got := c.list(); len(got) != 1 || got[0] != kept {
+		t.Errorf("blobs %v, want %s", got, kept)
+	}
+	for _, content := range []string{"damaged", "replaced"} {
+		if d := c.put(content, nil); d != damaged && d != replaced {
+			t.Errorf("%s again: %s", content, d)
+		}
+	}
+	if leases, err := c.leases.List(c.ctx, &leasesapi.ListRequest{}); err != nil || len(leases.Leases) != 2 {
+		t.Errorf("leases %v, %v", leases, err)
+	}
+	for _, id := range []string{"damaged", "held"} {
+		if _, err := c.leases.Delete(c.ctx, &leasesapi.DeleteRequest{ID: id, Sync: true}); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

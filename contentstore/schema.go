@@ -92,10 +92,11 @@ func putBlob(tx *bbolt.Tx, namespace string, info *contentapi.Info) error {
 	return putMessage(blobs, info.Digest, info)
 }
 
+// decodeLease returns a lease, with its ID also if the record can't be read, so that it can be deleted.
 func decodeLease(key, value []byte) (*leasesapi.Lease, error) {
 	lease := &leasesapi.Lease{}
 	if err := proto.Unmarshal(value, lease); err != nil {
-		return nil, errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("cannot decode the record of lease %q: %w", key, err))
+		return &leasesapi.Lease{ID: string(key)}, errdefs.As(errdefs.ErrDataLoss, fmt.Errorf("cannot decode the record of lease %q: %w", key, err))
 	}
 	return lease, nil
 }

@@ -75,6 +75,16 @@ func (sc scope) visible(tx *bbolt.Tx) []string {
 	return names
 }
 
+// readable returns the namespaces whose blobs the scope can read, its own first. In a namespace that has never had a lease
+// of ours these are all: it belongs to a containerd above this store, which keeps namespaces of its own, asks here in the
+// name of one of them whether another has brought a blob already, and then reads it.
+func (sc scope) readable(tx *bbolt.Tx) []string {
+	if sc.ownLeases(tx) {
+		return sc.visible(tx)
+	}
+	return scope{namespace: sc.namespace, all: true}.visible(tx)
+}
+
 // attach adds a resource to the request's lease, if it has one.
 func (sc scope) attach(tx *bbolt.Tx, kind, id string) error {
 	if err := sc.checkLease(tx); err != nil || sc.lease == "" || !sc.ownLeases(tx) {

@@ -7,12 +7,16 @@
 //	    state                who writes it, since when, how much is expected (a containerd.services.content.v1.Status)
 //	    data                 what has arrived so far
 //
+// metadata.db decides what is there. Files beside it that can't be removed, and records or ingests that can't be read, are
+// logged and passed over, so that they keep nothing else from working.
+//
 // A blob exists in a namespace when metadata.db says so. A commit first makes the data durable, then moves it under
 // blobs/, then records it: a crash in between leaves a file that nothing refers to, which Open removes. A blob's file
 // goes when the last namespace has let go of it.
 //
 // Every request acts in the namespace that its header names. A request without one sees all namespaces at once:
-// containerd, with this store as a proxy plugin, keeps namespaces of its own and collects garbage across all of them.
+// containerd, with this store as a proxy plugin, keeps namespaces of its own and collects garbage across all of them. For
+// the same reason a namespace without leases of ours can read the blobs of the others.
 package contentstore
 
 import (
@@ -57,10 +61,8 @@ const lockTimeout = 3 * time.Second
 // Open opens the store in dir, creating it if it is not there, and repairs what a crash left behind. A directory can
 // be open only once: a second Open fails with ErrUnavailable.
 func Open(dir string, options Options) (*Store, error) {
-	for _, d := range []string{dir, filepath.Join(dir, "blobs"), filepath.Join(dir, "ingests")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("cannot create content store %q: %w", dir, err)
-		}
+	if err := makeDirectories(dir); err != nil {
+		return nil, fmt.Errorf("cannot create content store %q: %w", dir, err)
 	}
 	db, err := bbolt.Open(filepath.Join(dir, "metadata.db"), 0o600, &bbolt.Options{
 		Timeout:        lockTimeout,
@@ -91,6 +93,16 @@ func (s *Store) Close() error {
 	return nil
 }
 
+// makeDirectories makes what a store consists of, durably: metadata.db must not survive a power failure without blobs/.
+func makeDirectories(dir string) error {
+	for _, d := range []string{dir, filepath.Join(dir, "blobs"), filepath.Join(dir, "ingests")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	return errors.Join(syncDir(filepath.Dir(dir)), syncDir(dir), syncDir(filepath.Join(dir, "blobs")))
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -108,7 +120,10 @@ func ensureDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	if err := syncDir(filepath.Dir(dir)); err != nil {
+		return errors.Join(err, os.Remove(dir)) // or the next call would take it for durable
+	}
+	return nil
 }
 
 func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -8,11 +8,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -82,6 +85,88 @@ func TestInterruptedIngestIsResumed(t *testing.T) {
 	}
 	_, err = c.blobs.Status(c.ctx, &contentapi.StatusRequest{Ref: "layer"})
 	wantCode(t, err, codes.NotFound)
+}
+
+// TestEachAnswerHasTheDigest asks as containerd's clients do: they know of a digest only what the last answer said.
+func TestEachAnswerHasTheDigest(t *testing.T) {
+	c := openClient(t, t.TempDir())
+	stream := c.stream()
+	for i, part := range []string{"a", "b"} {
+		answer := mustExchange(t, stream, &contentapi.WriteContentRequest{Action: write, Ref: "r", Offset: int64(i), Data: []byte(part)})
+		if want := digest.FromString("ab"[:i+1]).String(); answer.Digest != want {
+			t.Errorf("the digest of %d bytes is %q, want %s", i+1, answer.Digest, want)
+		}
+	}
+}
+
+func TestTimeOfAnIngestDoesNotGoBack(t *testing.T) {
+	c := openClient(t, t.TempDir())
+	var last time.Time
+	notBefore := func(what string, at *timestamppb.Timestamp) {
+		t.Helper()
+		if at.AsTime().Before(last) {
+			t.Errorf("%s: updated at %v, before %v", what, at.AsTime(), last)
+		}
+		last = at.AsTime()
+	}
+	for i := range 5 {
+		stream := c.stream()
+		notBefore("opened", mustExchange(t, stream, &contentapi.WriteContentRequest{Action: stat, Ref: "r"}).UpdatedAt)
+		notBefore("written", mustExchange(t, stream, &contentapi.WriteContentRequest{
+			Action: write, Ref: "r", Offset: int64(i), Data: []byte("x"),
+		}).UpdatedAt)
+		status, err := c.blobs.Status(c.ctx, &contentapi.StatusRequest{Ref: "r"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		notBefore("status while written", status.Status.UpdatedAt)
+		hangUp(t, stream)
+		if status, err = c.blobs.Status(c.ctx, &contentapi.StatusRequest{Ref: "r"}); err != nil {
+			t.Fatal(err)
+		}
+		notBefore("status afterwards", status.Status.UpdatedAt)
+	}
+}
+
+// TestReservedRoom begins ingests on a small disk: of what is announced, never more than half of what is free is reserved,
+// and an ingest that is left gives it back.
+func TestReservedRoom(t *testing.T) {
+	dir := t.TempDir()
+	const disk = 64 << 20
+	if err := unix.Mount("none", dir, "tmpfs", 0, fmt.Sprint("size=", disk)); err != nil {
+		t.Skipf("mounting needs root: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	free := func() int64 {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(dir, &fs); err != nil {
+			t.Fatal(err)
+		}
+		return room(fs.Bavail, fs.Bsize)
+	}
+	c := openClient(t, dir)
+	before := free()
+	var streams []contentapi.Content_WriteClient
+	for i := range 4 {
+		stream := c.stream()
+		mustExchange(t, stream, &contentapi.WriteContentRequest{
+			Action: write, Ref: fmt.Sprint(i), Total: before / 3, Data: []byte("little comes"),
+		})
+		streams = append(streams, stream)
+	}
+	const slack = 1 << 20 // of the ingests' files and the database
+	if now := free(); now < before/2-slack || now > before*3/4 {
+		t.Errorf("%d of %d bytes are free while four ingests are open", now, before)
+	}
+	for _, stream := range streams {
+		hangUp(t, stream)
+	}
+	if now := free(); now < before-slack {
+		t.Errorf("%d of %d bytes are free after the ingests were left", now, before)
+	}
+	stream := c.stream()
+	_, err := exchange(t, stream, &contentapi.WriteContentRequest{Action: write, Ref: "larger than the disk", Total: 2 * disk})
+	wantCode(t, err, codes.ResourceExhausted)
 }
 
 func TestWriteAtOffsetZeroBeginsAnew(t *testing.T) {

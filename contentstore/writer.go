@@ -35,8 +35,16 @@ type writer struct {
 	hasher    *lane
 	disk      *lane
 
-	written, flushing int64 // positions in the file: behind the last byte written, behind the last on its way to disk
-	aborted           atomic.Bool
+	filled    extent
+	aborted   atomic.Bool
+	committed bool
+	updated   atomic.Pointer[time.Time] // the last write, if there was one
+}
+
+// extent says how far the file of a writer has come.
+type extent struct {
+	written, flushing int64 // behind the last byte written, behind the last on its way to disk
+	reserved          int64 // room that was reserved at the start; guarded by store.mu
 }
 
 // flushStep is how much is written before the kernel is told to start putting it on disk. So little is left to wait
@@ -77,6 +85,13 @@ func (w *writer) resume(total int64, expected string) (*contentapi.Status, error
 		now := timestamppb.Now()
 		return &contentapi.Status{Ref: w.key.ref, StartedAt: now, UpdatedAt: now, Total: max(total, 0), Expected: expected}, nil
 	}
+	if errors.Is(err, errdefs.ErrDataLoss) {
+		w.store.log.Warn("an ingest can't be resumed and begins anew", "ref", w.key.ref, "error", err)
+		if err := os.RemoveAll(w.dir); err != nil {
+			return nil, err
+		}
+		return w.resume(total, expected)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -99,13 +114,9 @@ func (w *writer) start() error {
 	if err != nil {
 		return err
 	}
-	w.status.Offset, w.written, w.flushing = n, n, n
-	if w.status.Total > n {
-		// A disk that is too small says so here, before anything is sent. Not every file system can reserve.
-		err := unix.Fallocate(int(w.file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, w.status.Total)
-		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("cannot reserve %d bytes: %w", w.status.Total, err)
-		}
+	w.status.Offset, w.filled.written, w.filled.flushing = n, n, n
+	if err := w.reserve(n); err != nil {
+		return err
 	}
 	w.hasher = newLane(func(chunk []byte) error {
 		_, err := w.hash.Write(chunk)
@@ -157,15 +168,15 @@ func (w *writer) expect(total int64, expected string) error {
 }
 
 func (w *writer) writeChunk(chunk []byte) error {
-	n, err := w.file.WriteAt(chunk, w.written)
-	w.written += int64(n)
+	n, err := w.file.WriteAt(chunk, w.filled.written)
+	w.filled.written += int64(n)
 	if err != nil {
 		return err
 	}
-	if w.written-w.flushing >= flushStep {
+	if w.filled.written-w.filled.flushing >= flushStep {
 		// Only a hint: whether the data is on disk, the commit finds out.
-		_ = unix.SyncFileRange(int(w.file.Fd()), w.flushing, w.written-w.flushing, unix.SYNC_FILE_RANGE_WRITE)
-		w.flushing = w.written
+		_ = unix.SyncFileRange(int(w.file.Fd()), w.filled.flushing, w.filled.written-w.filled.flushing, unix.SYNC_FILE_RANGE_WRITE)
+		w.filled.flushing = w.filled.written
 	}
 	return nil
 }
@@ -183,7 +194,9 @@ func (w *writer) write(chunk []byte) error {
 		return w.fail(err)
 	}
 	w.status.Offset += int64(len(chunk))
-	w.status.UpdatedAt = timestamppb.Now()
+	now := time.Now()
+	w.updated.Store(&now)
+	w.status.UpdatedAt = timestamppb.New(now)
 	return nil
 }
 
@@ -199,9 +212,9 @@ func (w *writer) flush() error {
 	return errors.Join(w.hasher.flush(), w.disk.flush())
 }
 
-// digest returns the digest of what was taken so far.
+// digest returns the digest of what was taken so far, all of which may not be written yet.
 func (w *writer) digest() (digest.Digest, error) {
-	if err := w.flush(); err != nil {
+	if err := w.hasher.flush(); err != nil {
 		return "", w.fail(err)
 	}
 	return digest.NewDigest(w.algorithm, w.hash), nil
@@ -216,7 +229,7 @@ func (w *writer) restart() error {
 		return w.fail(err)
 	}
 	w.hash.Reset()
-	w.written, w.flushing, w.status.Offset = 0, 0, 0
+	w.filled.written, w.filled.flushing, w.status.Offset = 0, 0, 0
 	return nil
 }
 
@@ -224,8 +237,20 @@ func (w *writer) restart() error {
 func (w *writer) close() {
 	w.hasher.stop()
 	w.disk.stop()
+	if !w.committed {
+		w.leave()
+	}
 	_ = w.file.Close() // nothing depends on it: a commit has synced before
 	w.store.unlock(w)
+}
+
+// leave gives back the room that was reserved, and puts the time of the last write on the file: the kernel's clock for
+// files is coarser, and the ingest's time must not go back.
+func (w *writer) leave() {
+	if err := w.file.Truncate(w.filled.written); err != nil {
+		w.store.log.Warn("an unfinished ingest keeps the room that was reserved for it", "ref", w.key.ref, "error", err)
+	}
+	_ = os.Chtimes(filepath.Join(w.dir, "data"), time.Time{}, w.status.UpdatedAt.AsTime()) // it may have been aborted
 }
 
 // commit makes the blob durable and visible, in this order, and ends the ingest. With ErrAlreadyExists the ingest has
@@ -239,7 +264,9 @@ func (w *writer) commit(wanted map[string]string) (digest.Digest, error) {
 	if err != nil && !errors.Is(err, errdefs.ErrAlreadyExists) {
 		return "", fmt.Errorf("cannot commit ingest %q: %w", w.key.ref, err)
 	}
-	return d, errors.Join(err, os.RemoveAll(w.dir))
+	w.committed = true
+	w.store.discard(w.dir)
+	return d, err
 }
 
 // settle checks that the data is what was expected and puts it on disk.
@@ -249,6 +276,9 @@ func (w *writer) settle(wanted map[string]string) (digest.Digest, error) {
 	}
 	if w.aborted.Load() {
 		return "", errAborted()
+	}
+	if err := w.flush(); err != nil {
+		return "", err
 	}
 	got, err := w.digest()
 	if err != nil {
@@ -297,7 +327,7 @@ func (w *writer) place(path string) error {
 		return err
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return nil
+		return syncDir(dir) // whoever moved it there may have failed to
 	}
 	if err := w.file.Chmod(0o444); err != nil {
 		return err

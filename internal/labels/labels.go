@@ -12,8 +12,14 @@ import (
 // MaxSize is the most that a label's key and value may have together, in bytes.
 const MaxSize = 4096
 
-// Check returns an error of class ErrInvalidArgument if a label is larger than MaxSize or has no key.
+// MaxTotal is the most that all labels of one object may have together, in bytes. The object has to fit into a message of
+// gRPC, of which a client takes 4 MiB by default.
+const MaxTotal = 3 << 20
+
+// Check returns an error of class ErrInvalidArgument if a label is larger than MaxSize or has no key, or if there are more
+// than MaxTotal.
 func Check(labels map[string]string) error {
+	total := 0
 	for key, value := range labels {
 		if key == "" {
 			return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("a label (value %q) has no key", shorten(value)))
@@ -22,6 +28,10 @@ func Check(labels map[string]string) error {
 			return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf(
 				"label %q is too large: key and value have %d bytes together, the maximum is %d", shorten(key), n, MaxSize))
 		}
+		total += len(key) + len(value)
+	}
+	if total > MaxTotal {
+		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("too many labels: they have %d bytes together, the maximum is %d", total, MaxTotal))
 	}
 	return nil
 }

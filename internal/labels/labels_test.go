@@ -19,6 +19,13 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%d labels: %v", len(labels), err)
 		}
 	}
+	many := map[string]string{}
+	for i := range MaxTotal/MaxSize + 1 {
+		many[strings.Repeat("k", i+1)] = strings.Repeat("v", MaxSize-i-1)
+	}
+	if err := Check(many); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("%d large labels: %v", len(many), err)
+	}
 	long := strings.Repeat("k", 100)
 	for want, labels := range map[string]map[string]string{
 		`a label (value "v") has no key`:                                          {"": "v"},

@@ -109,6 +109,15 @@ func TestContainerdRunsContainersOnOurStores(t *testing.T) {
 		t.Errorf("another container saw %q", got)
 	}
 
+	// containerd's diff service asks an open ingest for its digest, and reads of one namespace what another has brought.
+	parent := strings.TrimSpace(c.mustRun("snapshots", "--snapshotter", "berth", "ls"))
+	parent = strings.Fields(strings.Split(parent, "\n")[1])[0]
+	c.mustRun("snapshots", "--snapshotter", "berth", "prepare", "changed", parent)
+	if layer := c.mustRun("snapshots", "--snapshotter", "berth", "diff", "changed"); layer == "" {
+		t.Error("the diff of a snapshot is empty")
+	}
+	c.mustRun("snapshots", "--snapshotter", "berth", "rm", "changed")
+
 	// Without the image nothing keeps its blobs and layers: containerd removes them through our services.
 	c.mustRun("images", "rm", "--sync", image)
 	if blobs := files(t, filepath.Join(content.Root, "blobs", "sha256")); len(blobs) != 0 {

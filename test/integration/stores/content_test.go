@@ -221,6 +221,11 @@ func TestWrongContentIsNeverVisible(t *testing.T) {
 func TestNamespacesShareNothingVisible(t *testing.T) {
 	s := startContent(t)
 	a, b := namespace(t, "a"), namespace(t, "b")
+	for _, ctx := range []context.Context{a, b} { // without leases they would belong to a containerd, and share
+		if _, err := s.leases().Create(ctx, &leasesapi.CreateRequest{ID: "own"}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	d := s.put(a, "shared", map[string]string{"of": "a"})
 	_, err := s.read(b, d)
 	wantCode(t, err, codes.NotFound)
