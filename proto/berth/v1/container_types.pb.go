@@ -736,7 +736,7 @@ type Mount struct {
 	CreateSource bool `protobuf:"varint,7,opt,name=create_source,json=createSource,proto3" json:"create_source,omitempty"`
 	// Do not copy the image's content at target into a new, empty volume.
 	NoCopy bool `protobuf:"varint,8,opt,name=no_copy,json=noCopy,proto3" json:"no_copy,omitempty"`
-	// Relabel for SELinux: "z" or "Z".
+	// Relabel for SELinux: "z" or "Z". Without effect on a host without SELinux, UNIMPLEMENTED on others.
 	Relabel       string `protobuf:"bytes,9,opt,name=relabel,proto3" json:"relabel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1368,11 +1368,13 @@ func (x *Security) GetReadonlyPaths() *StringList {
 
 // Namespaces names, for each kind, "" (private), "host", or "container:REFERENCE".
 type Namespaces struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Pid    string                 `protobuf:"bytes,1,opt,name=pid,proto3" json:"pid,omitempty"`
-	Ipc    string                 `protobuf:"bytes,2,opt,name=ipc,proto3" json:"ipc,omitempty"`
-	Uts    string                 `protobuf:"bytes,3,opt,name=uts,proto3" json:"uts,omitempty"`
-	Cgroup string                 `protobuf:"bytes,4,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pid   string                 `protobuf:"bytes,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Also "shareable", which is what "" stands for: others may join it. "private": none may. "none": private, and without
+	// /dev/shm.
+	Ipc    string `protobuf:"bytes,2,opt,name=ipc,proto3" json:"ipc,omitempty"`
+	Uts    string `protobuf:"bytes,3,opt,name=uts,proto3" json:"uts,omitempty"`
+	Cgroup string `protobuf:"bytes,4,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	// "" or "host": the daemon's; "auto" and "uid:gid:size" map to unprivileged IDs.
 	User          string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -86,7 +86,8 @@ func (Stream) EnumDescriptor() ([]byte, []int) {
 	return file_berth_v1_types_proto_rawDescGZIP(), []int{0}
 }
 
-// Filter selects objects as docker's --filter does: values of one key are alternatives, different keys must all match.
+// Filter selects objects as docker's --filter does: different keys must all match. Values of one key are alternatives,
+// but for label and label!, whose values must all match.
 type Filter struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 	"github.com/berthd/berth/test/testenv"
 )
@@ -48,6 +50,41 @@ func TestUpdateChangesTheLimitsOfARunningContainer(t *testing.T) {
 	if spec := w.inspect(id).GetSpec(); spec.GetResources().GetPidsLimit() != 77 || spec.GetRestart().GetCondition() != always().GetCondition() {
 		t.Errorf("after a restart of berthd the spec is %v", spec)
 	}
+}
+
+// A limit of 0 is none: it is lifted in the cgroup that the container has. A list replaces the one before.
+func TestUpdateLiftsLimits(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sleeper()
+	spec.Resources = &berthv1.Resources{
+		Memory: new(int64(64 << 20)), MemoryReservation: new(int64(32 << 20)), NanoCpus: new(int64(5e8)), CpuShares: new(uint64(2000)),
+		PidsLimit: new(int64(50)), Ulimits: []*berthv1.Ulimit{{Name: "nofile", Soft: 100, Hard: 100}},
+	}
+	id := w.run("box", spec)
+	w.untilLogged(id, "ready")
+	const limits = "cd /sys/fs/cgroup; cat pids/pids.max memory/memory.limit_in_bytes memory/memory.soft_limit_in_bytes cpu/cpu.cfs_quota_us cpu/cpu.shares" +
+		" pids.max memory.max memory.low cpu.max 2>/dev/null"
+	if output, _ := w.exec(id, "sh", "-c", limits); !strings.Contains(output, "50000") || !strings.Contains(output, "67108864") {
+		t.Fatalf("the limits are %q", output)
+	}
+	request := &berthv1.UpdateContainerRequest{Container: id, Resources: &berthv1.Resources{
+		Memory: new(int64(0)), MemoryReservation: new(int64(0)), NanoCpus: new(int64(0)), CpuShares: new(uint64(0)), PidsLimit: new(int64(0)),
+		Ulimits: []*berthv1.Ulimit{{Name: "nofile", Soft: 200, Hard: 200}},
+	}}
+	for range 2 {
+		if _, err := w.containers.UpdateContainer(w.ctx(), request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const v1, v2 = "max\n9223372036854771712\n9223372036854771712\n-1\n1024\n", "max\nmax\n0\nmax 100000\n"
+	if output, _ := w.exec(id, "sh", "-c", limits); output != v1 && output != v2 {
+		t.Errorf("the limits are %q, want %q or on cgroup v2 %q", output, v1, v2)
+	}
+	if ulimits := w.inspect(id).GetSpec().GetResources().GetUlimits(); len(ulimits) != 1 || ulimits[0].GetSoft() != 200 {
+		t.Errorf("the ulimits are %v, want the last one only", ulimits)
+	}
+	_, err := w.containers.UpdateContainer(w.ctx(), &berthv1.UpdateContainerRequest{Container: id, Resources: &berthv1.Resources{CgroupParent: "other"}})
+	wantCode(t, err, codes.InvalidArgument, "cgroup_parent")
 }
 
 func TestVolumesAndMounts(t *testing.T) {
