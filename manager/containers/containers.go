@@ -22,6 +22,7 @@ import (
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/manager/events"
 	"github.com/berthd/berth/manager/images"
+	"github.com/berthd/berth/manager/logs"
 	"github.com/berthd/berth/manager/networks"
 	"github.com/berthd/berth/manager/shims"
 	"github.com/berthd/berth/manager/volumes"
@@ -53,6 +54,8 @@ type Service struct {
 	work   context.Context // ends with the daemon: for what no client waits for
 	cancel context.CancelFunc
 	owned  sync.WaitGroup
+	// logWatcher tells those who follow a log what is written.
+	logWatcher logs.Watcher
 
 	mu     sync.Mutex
 	byID   map[string]*container

@@ -20,7 +20,7 @@ func (s *Service) Logs(ctx context.Context, ref string, query logs.Query, send f
 		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot read the log of container %q: its log driver %q keeps none",
 			message.GetName(), message.GetSpec().GetLog().GetDriver()))
 	}
-	reader := logs.Open(filepath.Join(c.dir, filepath.Base(message.GetLogPath())))
+	reader := logs.Open(filepath.Join(c.dir, filepath.Base(message.GetLogPath())), &s.logWatcher)
 	defer reader.Close()
 	if !query.Follow {
 		return reader.Read(query, send)

@@ -2,14 +2,10 @@ package logs
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Follow is Read, and then calls send with what is logged, until ended is closed and all is read, or the time that the
@@ -21,10 +17,7 @@ func (r *Reader) Follow(ctx context.Context, query Query, ended <-chan struct{},
 		defer cancel()
 	}
 	// Before the first read, so that no change is missed.
-	changes, stop, err := watch(filepath.Dir(r.path))
-	if err != nil {
-		return err
-	}
+	changes, stop := r.watcher.Watch(filepath.Dir(r.path))
 	defer stop()
 	files, err := r.open()
 	if err != nil {
@@ -114,31 +107,4 @@ func (r *Reader) next() (*os.File, error) {
 		_ = file.Close()
 	}
 	return next, nil
-}
-
-// watch returns a channel that gets something after each change in dir.
-func watch(dir string) (<-chan struct{}, func(), error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("inotify_init1", err)
-	}
-	file := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
-		return nil, nil, errors.Join(&fs.PathError{Op: "inotify_add_watch", Path: dir, Err: err}, file.Close())
-	}
-	changes, stopped := make(chan struct{}, 1), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		buffer := make([]byte, 4096)
-		for {
-			if _, err := file.Read(buffer); err != nil {
-				return
-			}
-			select {
-			case changes <- struct{}{}:
-			default: // one is under way already
-			}
-		}
-	}()
-	return changes, func() { _ = file.Close(); <-stopped }, nil
 }

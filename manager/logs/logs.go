@@ -51,12 +51,13 @@ func (q Query) wants(line Line) bool {
 // Reader reads one log.
 type Reader struct {
 	path    string
+	watcher *Watcher
 	current *os.File // the file that Follow is reading
 	partial []byte   // the beginning of a line whose end has not been written
 }
 
-// Open prepares to read the log at path. It need not exist yet.
-func Open(path string) *Reader { return &Reader{path: path} }
+// Open prepares to read the log at path. It need not exist yet. The watcher is for Follow.
+func Open(path string, watcher *Watcher) *Reader { return &Reader{path: path, watcher: watcher} }
 
 // Close lets go of the log.
 func (r *Reader) Close() {
@@ -83,20 +84,43 @@ func (r *Reader) readFiles(files []*os.File, query Query, send func(Line) error)
 		}
 		return send(line)
 	}
-	if query.Tail < 0 {
-		return r.scan(files, deliver)
-	}
-	last := newRing(query.Tail)
-	err := r.scan(files, func(line Line) error {
-		if query.wants(line) {
-			last.add(line)
-		}
-		return nil
-	})
+	ends, err := sizes(files)
 	if err != nil {
 		return err
 	}
-	return last.each(send)
+	first := 0
+	if query.Tail >= 0 {
+		var offset int64
+		if first, offset, err = tailStart(files, ends, query); err != nil {
+			return err
+		}
+		if len(files) > 0 {
+			if _, err := files[first].Seek(offset, io.SeekStart); err != nil {
+				return fmt.Errorf("cannot read the log: %w", err)
+			}
+		}
+	}
+	for i := first; i < len(files); i++ {
+		r.partial = nil // a line does not go on in the next file
+		if err := r.scanTo(files[i], ends[i], deliver); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sizes are where the files end now. A program that writes faster than the reader reads would never let it come to the
+// end otherwise.
+func sizes(files []*os.File) ([]int64, error) {
+	ends := make([]int64, len(files))
+	for i, file := range files {
+		info, err := file.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the log: %w", err)
+		}
+		ends[i] = info.Size()
+	}
+	return ends, nil
 }
 
 // open opens the files of the log, the oldest first. Rotations meanwhile move them to higher numbers one by one, which
@@ -185,27 +209,22 @@ func closeAll(files []*os.File) {
 	}
 }
 
-func (r *Reader) scan(files []*os.File, deliver func(Line) error) error {
-	for _, file := range files {
-		if err := r.scanFile(file, deliver); err != nil {
-			return err
-		}
+// scanFile reads from where the file is to where its end is now.
+func (r *Reader) scanFile(file *os.File, deliver func(Line) error) error {
+	ends, err := sizes([]*os.File{file})
+	if err != nil {
+		return err
 	}
-	return nil
+	return r.scanTo(file, ends[0], deliver)
 }
 
-// scanFile reads from where the file is to where its end is now, and remembers the beginning of a line that is not
-// complete. Who writes faster than the reader reads would never let it come to the end otherwise.
-func (r *Reader) scanFile(file *os.File, deliver func(Line) error) error {
-	info, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("cannot read the log: %w", err)
-	}
+// scanTo reads from where the file is to end, and remembers the beginning of a line that is not complete there.
+func (r *Reader) scanTo(file *os.File, end int64, deliver func(Line) error) error {
 	position, err := file.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return fmt.Errorf("cannot read the log: %w", err)
 	}
-	reader := bufio.NewReaderSize(io.LimitReader(file, info.Size()-position), 64<<10)
+	reader := bufio.NewReaderSize(io.LimitReader(file, end-position), 64<<10)
 	for {
 		text, err := reader.ReadBytes('\n')
 		if len(r.partial) > 0 {
@@ -245,38 +264,4 @@ func parse(text []byte) (Line, bool) {
 	return line, true
 }
 
-// ring keeps the last lines. The parts of a long line count as one.
-type ring struct {
-	limit int64
-	count int64 // of complete lines and a beginning one at the end
-	lines []Line
-}
-
-func newRing(limit int64) *ring { return &ring{limit: limit} }
-
-func (r *ring) add(line Line) {
-	if r.limit == 0 {
-		return
-	}
-	if len(r.lines) == 0 || complete(r.lines[len(r.lines)-1]) {
-		r.count++
-	}
-	r.lines = append(r.lines, line)
-	for r.count > r.limit {
-		if complete(r.lines[0]) {
-			r.count--
-		}
-		r.lines = r.lines[1:]
-	}
-}
-
 func complete(line Line) bool { return bytes.HasSuffix(line.Text, []byte("\n")) }
-
-func (r *ring) each(send func(Line) error) error {
-	for _, line := range r.lines {
-		if err := send(line); err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -37,7 +37,7 @@ func write(t *testing.T, path string, entries ...string) {
 func read(t *testing.T, path string, query Query) string {
 	t.Helper()
 	var text strings.Builder
-	reader := Open(path)
+	reader := Open(path, &Watcher{})
 	defer reader.Close()
 	if err := reader.Read(query, func(line Line) error { text.Write(line.Text); return nil }); err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ type follower struct {
 
 func follow(ctx context.Context, path string, query Query, ended <-chan struct{}) *follower {
 	f := &follower{lines: make(chan string, 100), done: make(chan error, 1)}
-	reader := Open(path)
+	reader := Open(path, &Watcher{})
 	go func() {
 		defer reader.Close()
 		defer close(f.lines)
@@ -147,7 +147,7 @@ func TestReadWhileRotating(t *testing.T) {
 	if got, want := read(t, path, Query{Tail: -1}), "a\nb\nc\nd\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	r := Open(path)
+	r := Open(path, &Watcher{})
 	defer r.Close()
 	for _, want := range []string{".4", ".3", ".1", ""} {
 		next, err := r.next()
@@ -224,7 +224,7 @@ func TestReadingEndsThoughTheLogGrows(t *testing.T) {
 		cancel()
 		return nil
 	}
-	reader := Open(path)
+	reader := Open(path, &Watcher{})
 	defer reader.Close()
 	if err := reader.Read(Query{Tail: -1}, send); err != nil || sent != 2 {
 		t.Errorf("read: %d lines, %v", sent, err)
@@ -261,5 +261,77 @@ func TestParseKnowsTheStreams(t *testing.T) {
 	}
 	if !slices.Equal(streams, []berthv1.Stream{berthv1.Stream_STREAM_STDOUT, berthv1.Stream_STREAM_STDERR}) {
 		t.Errorf("streams %v", streams)
+	}
+}
+
+// The end of a long log is found without reading, or keeping, what lies before.
+func TestTailOfALongLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	var entries []string
+	for i := range 20000 {
+		entries = append(entries, entry(fmt.Sprintf("%d\n", i), []string{"stdout", "stderr"}[i%2], i))
+	}
+	write(t, path+".1", entries[:9000]...)
+	write(t, path, entries[9000:]...)
+	write(t, path, entry(strings.Repeat("x", 300<<10)+"\n", "stdout", 20000))
+	for _, c := range []struct {
+		query       Query
+		count       int
+		first, last string
+	}{
+		{Query{Tail: 3}, 3, "19998\n", ""},
+		{Query{Tail: 3, Stderr: true}, 3, "19995\n", "19999\n"},
+		{Query{Tail: 12000}, 12000, "8001\n", ""},
+		{Query{Tail: 1 << 62}, 20001, "0\n", ""},
+		{Query{Tail: 2, Until: epoch.Add(5 * time.Second)}, 2, "4\n", "5\n"},
+	} {
+		var lines []string
+		reader := Open(path, &Watcher{})
+		err := reader.Read(c.query, func(line Line) error { lines = append(lines, string(line.Text)); return nil })
+		reader.Close()
+		if err != nil || len(lines) != c.count || lines[0] != c.first || c.last != "" && lines[len(lines)-1] != c.last {
+			t.Errorf("%+v: %d lines, %v", c.query, len(lines), err)
+		}
+	}
+}
+
+// Followers share one inotify instance, of which the kernel gives each user 128, and let go of it when all have ended.
+func TestFollowersShareOneInstance(t *testing.T) {
+	watcher := &Watcher{}
+	const followers = 200
+	var stops []func()
+	var channels []<-chan struct{}
+	dirs := []string{t.TempDir(), t.TempDir()}
+	for i := range followers {
+		changes, stop := watcher.Watch(dirs[i%2])
+		channels, stops = append(channels, changes), append(stops, stop)
+	}
+	if got := len(watcher.current.listeners); got != 2 {
+		t.Errorf("%d watches, want one for each directory", got)
+	}
+	write(t, filepath.Join(dirs[0], "log"), "x")
+	for i := 0; i < followers; i += 2 {
+		select {
+		case <-channels[i]:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a follower was not told of a change")
+		}
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	if watcher.current != nil {
+		t.Error("the instance outlives its followers")
+	}
+}
+
+// Where the kernel gives no watch, a follower looks from time to time.
+func TestFollowWithoutInotify(t *testing.T) {
+	changes, stop := (&Watcher{}).Watch(filepath.Join(t.TempDir(), "nosuch"))
+	defer stop()
+	select {
+	case <-changes:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing came")
 	}
 }
