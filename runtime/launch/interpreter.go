@@ -167,7 +167,7 @@ func (m *machine) pretend(op *operation, first, second uintptr) (uintptr, syscal
 	case opLoad:
 		return uintptr(*(*uint64)(pointer(&first)) >> second & uint64(op.args[2])), 0
 	case opExpect:
-		if *(*uint64)(pointer(&first))&uint64(second) != uint64(op.args[2]) {
+		if *(*uint64)(pointer(&first))&uint64(second) != uint64(m.argument(op, 2)) {
 			return 0, syscall.Errno(op.args[3])
 		}
 	case opFail:

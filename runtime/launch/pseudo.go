@@ -37,6 +37,11 @@ func (p *Program) Expect(verb, object string, at Arg, want Masked) Op {
 	return p.Call(verb, object, opExpect, at, Int(want.Mask), Int(want.Value), Int(want.Errno))
 }
 
+// ExpectSame fails with errno unless the 64 bits at an address are those of want.
+func (p *Program) ExpectSame(verb, object string, at, want Arg, errno unix.Errno) Op {
+	return p.Call(verb, object, opExpect, at, Int(^uint64(0)), want, Int(errno))
+}
+
 // Masked is a condition on 64 bits of memory.
 type Masked struct {
 	Mask, Value uint64

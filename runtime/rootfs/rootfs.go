@@ -40,12 +40,11 @@ type Config struct {
 
 // Builder writes the operations. It holds what they share.
 type Builder struct {
+	operands
 	config   Config
 	program  *launch.Program
 	root     launch.Arg // descriptor of the container's root
 	mounts   launch.Arg // descriptor of the host's mount namespace, for a container without one
-	empty    launch.Arg // ""
-	hows     map[unix.OpenHow]launch.Arg
 	ownDev   bool       // /dev is the container's own to fill
 	dev      launch.Arg // descriptor of it, before anything could be mounted on it: the image may lead a volume there
 	inDev    bool       // what is below /dev is found from there
@@ -57,10 +56,17 @@ type Builder struct {
 	placed   []string           // relative names of mount points so far
 }
 
+// operands are in the child's memory, for any number of operations.
+type operands struct {
+	empty launch.Arg // ""
+	hows  map[unix.OpenHow]launch.Arg
+	looks *looks // nil before guardProc needs it
+}
+
 // New returns what writes the operations to p.
 func New(p *launch.Program, config Config) *Builder {
 	return &Builder{
-		config: config, program: p, empty: p.String(""), hows: map[unix.OpenHow]launch.Arg{}, ownDev: true,
+		operands: operands{empty: p.String(""), hows: map[unix.OpenHow]launch.Arg{}}, config: config, program: p, ownDev: true,
 		sources: make([]launch.Arg, len(config.Spec.Mounts)),
 	}
 }

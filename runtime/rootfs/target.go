@@ -83,6 +83,7 @@ func (b *Builder) target(name string, directory bool) launch.Arg {
 	b.closeUnlessKept(parent)
 	b.openAt("open mount point", name, at, unix.O_PATH).Into(target)
 	p.Place(found)
+	b.guardProc(target, name)
 	return target
 }
 

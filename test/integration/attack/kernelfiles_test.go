@@ -194,7 +194,7 @@ func TestMountsOverProc(t *testing.T) {
 	if err := os.WriteFile(file, []byte("shown\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"/proc/self", "/proc/sys", "/proc/1/attr", "/proc/../proc/sys/kernel", "proc/self/attr/exec"} {
+	for _, name := range []string{"/proc/self", "/proc/sys", "/proc/1/attr", "/proc/net/dev", "/proc/../proc/sys/kernel", "proc/self/attr/exec"} {
 		c := newContainer(t, "true")
 		c.mount(name, "bind", source, "bind")
 		c.refused(c.run(), "inside of /proc")
