@@ -22,6 +22,9 @@ func (o *options) check(given map[string]bool) error {
 	if err := o.checkSnapshotter(); err != nil {
 		return err
 	}
+	if err := o.checkLimits(); err != nil {
+		return err
+	}
 	if err := checkGroup(o.group, given["group"]); err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func (d *daemon) build() (err error) {
 	o := d.options
 	if d.images, err = images.New(images.Config{
 		DB: d.db, Content: d.clients.Content, Leases: d.clients.Leases, Snapshots: d.clients.Snapshots, Snapshotter: d.clients.Snapshotter,
-		InsecureRegistries: o.insecureRegistries, Logger: d.log,
+		InsecureRegistries: o.insecureRegistries, Limits: o.unpack, Logger: d.log,
 		// The containers come last; until then nothing asks.
 		InUse: func(ctx context.Context, imageID string) ([]string, bool) { return d.containers.InUse(ctx, imageID) },
 	}); err != nil {

@@ -29,7 +29,6 @@ import (
 const (
 	RootLabel   = "containerd.io/gc.root"
 	RefLabel    = "containerd.io/gc.ref.content"
-	SourceLabel = "containerd.io/distribution.source"
 	expireLabel = "containerd.io/gc.expire"
 )
 

@@ -99,8 +99,8 @@ func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, observe *obse
 	}
 	defer unlock()
 	transfer := blobs.Transfer{
-		Descriptor: desc, Labels: p.label(nil),
-		Open: func(ctx context.Context, offset int64) (io.ReadCloser, error) { return p.repo.Blob(ctx, desc, offset) },
+		Descriptor: desc,
+		Open:       func(ctx context.Context, offset int64) (io.ReadCloser, error) { return p.repo.Blob(ctx, desc, offset) },
 	}
 	if observe != nil {
 		transfer.Progress = observe.moved

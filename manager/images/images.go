@@ -34,7 +34,9 @@ type Config struct {
 	Snapshotter string
 	// InsecureRegistries are spoken to over plain HTTP, as those on a loopback address are.
 	InsecureRegistries []string
-	Logger             *slog.Logger
+	// Limits bound what a layer may unpack to.
+	Limits unpack.Limits
+	Logger *slog.Logger
 	// InUse tells which containers use an image, and whether one of them runs.
 	InUse func(ctx context.Context, imageID string) (containers []string, running bool)
 }
@@ -77,7 +79,7 @@ func New(cfg Config) (*Service, error) {
 	content := blobs.New(cfg.Content, cfg.Leases)
 	s := &Service{
 		cfg: cfg, index: index, content: content, registry: registry.NewClient(),
-		unpacker: &unpack.Unpacker{Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter},
+		unpacker: &unpack.Unpacker{Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter, Limits: cfg.Limits},
 	}
 	s.collector = gc.New(gc.Config{
 		Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter, Logger: cfg.Logger,
@@ -160,8 +162,7 @@ func (s *Service) Usage(ctx context.Context) (Usage, error) {
 		if len(containers) > 0 {
 			usage.Active++
 		}
-		for i := range r.config.RootFS.DiffIDs {
-			chain := unpack.ChainID(r.config.RootFS.DiffIDs[:i+1])
+		for i, chain := range unpack.ChainIDs(r.config.RootFS.DiffIDs) {
 			if i < len(r.LayerSizes) {
 				layers[chain] = r.LayerSizes[i]
 			}

@@ -95,7 +95,9 @@ func (p *pull) pushBlobs(ctx context.Context, manifest ocispec.Manifest) error {
 	group.SetLimit(parallelUploads)
 	sent := map[string]bool{}
 	for _, desc := range append(manifest.Layers, manifest.Config) {
-		if sent[desc.Digest.String()] {
+		// As docker does: a layer that its licence keeps from being pushed is fetched from elsewhere.
+		foreign := isForeign(desc.MediaType) && len(desc.URLs) > 0
+		if sent[desc.Digest.String()] || foreign {
 			continue
 		}
 		sent[desc.Digest.String()] = true

@@ -316,8 +316,8 @@ func (x *index) live() gc.Live {
 				live[d] = true
 			}
 		}
-		for i := range r.config.RootFS.DiffIDs {
-			live[unpack.ChainID(r.config.RootFS.DiffIDs[:i+1])] = true
+		for _, chain := range unpack.ChainIDs(r.config.RootFS.DiffIDs) {
+			live[chain] = true
 		}
 	}
 	return live

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -21,6 +22,8 @@ const (
 	maxConfig = 4 << 20
 	// maxNesting bounds indexes of indexes.
 	maxNesting = 3
+	// maxLayers is how many directories overlayfs can stack.
+	maxLayers = 500
 )
 
 // source is an image as its registry describes it.
@@ -51,10 +54,7 @@ func (s *source) content() []string {
 // needs are content and the keys of the snapshots that are made of it.
 func (s *source) needs() []string {
 	names := s.content()
-	for i := range s.config.RootFS.DiffIDs {
-		names = append(names, unpack.ChainID(s.config.RootFS.DiffIDs[:i+1]))
-	}
-	return names
+	return append(names, unpack.ChainIDs(s.config.RootFS.DiffIDs)...)
 }
 
 // resolve fetches all of an image that is not a layer.
@@ -104,7 +104,7 @@ func (p *pull) choose(ctx context.Context, s *source, found registry.Manifest, w
 		return registry.Manifest{}, err
 	}
 	s.indexes = append(s.indexes, found.Descriptor.Digest)
-	if err := p.keepManifest(ctx, found, indexLabels(list)); err != nil {
+	if err := p.keepManifest(ctx, found, map[string]string{childLabel(list, chosen): chosen.Digest.String()}); err != nil {
 		return registry.Manifest{}, err
 	}
 	var next registry.Manifest
@@ -122,7 +122,23 @@ func (p *pull) keepManifest(ctx context.Context, m registry.Manifest, labels map
 		return err
 	}
 	defer unlock()
-	return p.lease.Ingest(ctx, blobs.Transfer{Descriptor: m.Descriptor, Labels: p.label(labels), Open: openBytes(m.Content)})
+	err = p.lease.Ingest(ctx, blobs.Transfer{Descriptor: m.Descriptor, Labels: labels, Open: openBytes(m.Content)})
+	if err != nil {
+		return err
+	}
+	// An index that was here for another platform has not the label for this one.
+	info, err := p.content.Info(ctx, m.Descriptor.Digest)
+	if err != nil {
+		return err
+	}
+	for key, value := range labels {
+		if info.GetLabels()[key] != value {
+			if err := p.content.SetLabel(ctx, m.Descriptor.Digest, key, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (p *pull) fetchConfig(ctx context.Context, s *source, wanted *ocispec.Platform) error {
@@ -163,15 +179,6 @@ func checkConfig(s *source, wanted *ocispec.Platform) error {
 	return nil
 }
 
-// label adds where the content came from, so that a push to the same registry need not send it.
-func (p *pull) label(labels map[string]string) map[string]string {
-	all := map[string]string{blobs.SourceLabel + "." + reference.Domain(p.name): reference.Path(p.name)}
-	for key, value := range labels {
-		all[key] = value
-	}
-	return all
-}
-
 func manifestLabels(m ocispec.Manifest) map[string]string {
 	labels := map[string]string{blobs.RefLabel + ".config": m.Config.Digest.String()}
 	for i, layer := range m.Layers {
@@ -180,12 +187,11 @@ func manifestLabels(m ocispec.Manifest) map[string]string {
 	return labels
 }
 
-func indexLabels(list ocispec.Index) map[string]string {
-	labels := map[string]string{}
-	for i, m := range list.Manifests {
-		labels[fmt.Sprintf("%s.m.%d", blobs.RefLabel, i)] = m.Digest.String()
-	}
-	return labels
+// childLabel is the label of an index for the one of its manifests that is kept. The others are never fetched, and
+// labels for thousands of them would make the index too large to be listed.
+func childLabel(list ocispec.Index, chosen ocispec.Descriptor) string {
+	i := slices.IndexFunc(list.Manifests, func(m ocispec.Descriptor) bool { return m.Digest == chosen.Digest })
+	return fmt.Sprintf("%s.m.%d", blobs.RefLabel, i)
 }
 
 func isIndex(mediaType string) bool {
@@ -235,8 +241,11 @@ func parseManifest(found registry.Manifest) (m ocispec.Manifest, err error) {
 	if err := json.Unmarshal(found.Content, &m); err != nil {
 		return m, invalid("the image's manifest is not valid: %v", err)
 	}
-	if t := m.Config.MediaType; t != ocispec.MediaTypeImageConfig && t != registry.MediaTypeDockerConfig {
-		return m, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("content of the type %q, which is no container image, is not implemented", t))
+	if !isConfig(m.Config.MediaType) {
+		return m, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("content of the type %q, which is no container image, is not implemented", m.Config.MediaType))
+	}
+	if len(m.Layers) > maxLayers {
+		return m, invalid("the image has %d layers, more than the %d that can be stacked", len(m.Layers), maxLayers)
 	}
 	if err := checkDescriptor(m.Config); err != nil {
 		return m, err
@@ -252,14 +261,31 @@ func parseManifest(found registry.Manifest) (m ocispec.Manifest, err error) {
 	return m, nil
 }
 
-// isLayer knows the types of archives. What compresses them, the archive's first bytes tell.
-func isLayer(mediaType string) bool {
-	base, _, _ := strings.Cut(mediaType, "+")
-	switch strings.TrimSuffix(base, ".gzip") {
-	case ocispec.MediaTypeImageLayer, "application/vnd.docker.image.rootfs.diff.tar":
+// isConfig knows the types of configurations. Docker's pushes of 2016 called them application/octet-stream or nothing.
+func isConfig(mediaType string) bool {
+	switch mediaType {
+	case ocispec.MediaTypeImageConfig, registry.MediaTypeDockerConfig, "application/octet-stream", "":
 		return true
 	}
 	return false
+}
+
+// isLayer knows the types of archives. What compresses them, the archive's first bytes tell.
+func isLayer(mediaType string) bool {
+	return isForeign(mediaType) || hasBase(mediaType, ocispec.MediaTypeImageLayer) || hasBase(mediaType, "application/vnd.docker.image.rootfs.diff.tar")
+}
+
+// isForeign knows the types of archives whose licence forbids to push them.
+func isForeign(mediaType string) bool {
+	return hasBase(mediaType, "application/vnd.oci.image.layer.nondistributable.v1.tar") ||
+		hasBase(mediaType, "application/vnd.docker.image.rootfs.foreign.diff.tar")
+}
+
+// hasBase tells whether a type is base, or one of its compressions: the OCI writes +gzip, Docker .gzip. Others, as
+// +encrypted, change more than that.
+func hasBase(mediaType, base string) bool {
+	suffix, is := strings.CutPrefix(mediaType, base)
+	return is && slices.Contains([]string{"", "+gzip", ".gzip", "+zstd", ".zstd"}, suffix)
 }
 
 func checkDescriptor(desc ocispec.Descriptor) error {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/tree"
 )
 
 // Names that the image specification gives a meaning: a whiteout hides one entry of the layers below, the opaque
@@ -25,22 +26,25 @@ const (
 
 // applier writes one layer's archive over the layers below it.
 type applier struct {
-	root   *root
-	budget *budget
-	// written are the entries of this layer, which its own whiteouts do not hide.
-	written map[string]bool
+	root    *root
+	budgets *budgets
+	made    made
+	// absent are the entries that are whiteouts of overlayfs, which hard links can lead to.
+	absent map[string]bool
 	// dirs are set their times last, as writing into them changes these.
-	dirs   []*tar.Header
+	dirs   []dirTimes
 	buffer []byte
 }
 
 // Apply writes the files of an archive below dir: it makes, replaces and, for whiteouts, removes. Nothing outside dir
-// is touched whatever the archive contains. Names in the archive that cannot be meant well give ErrInvalidArgument.
-// The archive and the files may together not take more than limit bytes each.
-func Apply(ctx context.Context, dir *os.File, archive io.Reader, limit int64) error {
-	a := &applier{root: &root{dir: dir}, budget: &budget{limit: limit}, written: map[string]bool{}, buffer: make([]byte, 128<<10)}
+// is touched whatever the archive contains. Names in the archive that cannot be meant well give ErrInvalidArgument,
+// an archive that takes more than the limits for its compressed size ErrResourceExhausted.
+func Apply(ctx context.Context, dir *os.File, archive io.Reader, limits Limits, compressed int64) error {
+	a := &applier{
+		root: &root{dir: dir}, budgets: limits.budgets(compressed), made: made{}, absent: map[string]bool{}, buffer: make([]byte, 128<<10),
+	}
 	defer a.root.forget()
-	reader := tar.NewReader(budgetReader{archive, &budget{limit: limit}})
+	reader := tar.NewReader(budgetReader{archive, &a.budgets.archive})
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -52,16 +56,28 @@ func Apply(ctx context.Context, dir *os.File, archive io.Reader, limit int64) er
 		if err != nil {
 			return readError(err)
 		}
-		if err := a.entry(header, reader); err != nil {
-			return fmt.Errorf("cannot unpack %q: %w", header.Name, err)
+		if err := a.entry(ctx, header, contextReader{reader, ctx}); err != nil {
+			return fmt.Errorf("cannot unpack %q: %w", shorten(header.Name), err)
 		}
 	}
 	for i := len(a.dirs) - 1; i >= 0; i-- {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if err := a.finishDir(a.dirs[i]); err != nil {
-			return fmt.Errorf("cannot unpack %q: %w", a.dirs[i].Name, err)
+			return fmt.Errorf("cannot unpack %q: %w", shorten(a.dirs[i].name), err)
 		}
 	}
 	return nil
+}
+
+// shorten keeps a name from making an error longer than people read, or than a response may be.
+func shorten(name string) string {
+	const enough = 200
+	if len(name) <= enough {
+		return name
+	}
+	return name[:enough] + "…"
 }
 
 // readError gives the archive reader's own complaints a class, and leaves those of what it reads from alone.
@@ -72,7 +88,7 @@ func readError(err error) error {
 	return fmt.Errorf("cannot read the archive: %w", err)
 }
 
-func (a *applier) entry(header *tar.Header, content io.Reader) error {
+func (a *applier) entry(ctx context.Context, header *tar.Header, content io.Reader) error {
 	if header.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
@@ -82,7 +98,7 @@ func (a *applier) entry(header *tar.Header, content io.Reader) error {
 	}
 	header.Name = name
 	if base := path.Base(name); strings.HasPrefix(base, whiteout) {
-		return a.whiteout(name, base)
+		return a.whiteout(ctx, name, base)
 	}
 	if name == "" {
 		if header.Typeflag != tar.TypeDir {
@@ -90,41 +106,44 @@ func (a *applier) entry(header *tar.Header, content io.Reader) error {
 		}
 		return a.setRoot(header)
 	}
-	if err := a.budget.take(header.Size); err != nil {
+	if err := errors.Join(a.budgets.files.take(header.Size), a.budgets.entries.take(a.made.add(name))); err != nil {
 		return err
 	}
 	dir, base, err := a.root.openParent(name)
 	if err != nil {
 		return err
 	}
-	a.written[name] = true
-	return a.make(dir, base, header, content)
+	return a.make(ctx, dir, base, header, content)
 }
 
-// cleanName returns the path of an entry from the root, without a leading slash. `..` in a name that an archiver wrote
-// has no honest use.
+// cleanName returns the path of an entry from the root, without a leading slash. A name that still leads out when ".."
+// has taken away what is before it has no honest use.
 func cleanName(name string) (string, error) {
 	if strings.ContainsRune(name, 0) {
 		return "", invalid("the name has a NUL in it")
 	}
-	for part := range strings.SplitSeq(name, "/") {
-		if part == ".." {
-			return "", invalid(`the name leads out of the layer with ".."`)
-		}
+	clean := path.Clean(name)
+	if clean == ".." || strings.HasPrefix(clean, "../") {
+		return "", invalid(`the name leads out of the layer with ".."`)
+	}
+	clean = strings.TrimPrefix(path.Clean("/"+clean), "/")
+	if len(clean) >= unix.PathMax {
+		return "", invalid(fmt.Sprintf("the name is longer than %d bytes", unix.PathMax-1))
+	}
+	for part := range strings.SplitSeq(clean, "/") {
 		if len(part) > unix.NAME_MAX {
 			return "", invalid(fmt.Sprintf("a part of the name is longer than %d bytes", unix.NAME_MAX))
 		}
 	}
-	return strings.TrimPrefix(path.Clean("/"+name), "/"), nil
+	return clean, nil
 }
 
 func invalid(what string) error {
 	return errdefs.As(errdefs.ErrInvalidArgument, errors.New(what))
 }
 
-func (a *applier) whiteout(name, base string) error {
+func (a *applier) whiteout(ctx context.Context, name, base string) error {
 	defer a.root.forget()
-	keep := func(name string) bool { return a.written[name] }
 	if base == opaque {
 		dirName := strings.TrimSuffix(strings.TrimSuffix(name, opaque), "/")
 		dir, err := a.root.openDir(dirName)
@@ -135,7 +154,7 @@ func (a *applier) whiteout(name, base string) error {
 			return err
 		}
 		defer func() { _ = dir.Close() }()
-		return removeContent(dir, dirName, keep)
+		return a.hideContent(ctx, dir, dirName)
 	}
 	if strings.HasPrefix(base, metaWhiteout) {
 		return nil
@@ -153,11 +172,67 @@ func (a *applier) whiteout(name, base string) error {
 		return err
 	}
 	defer func() { _ = parent.Close() }()
-	return removeAll(parent, hidden, path.Join(parentName, hidden), keep)
+	return a.hide(ctx, parent, hidden, path.Join(parentName, hidden))
+}
+
+// hide removes an entry of the layers below with all below it. What this layer has made stays; an entry that is not
+// there is no error. It goes down only along names that this layer has made, so not deeper than those are long.
+func (a *applier) hide(ctx context.Context, dir *os.File, base, name string) error {
+	itself, below := a.made.find(name)
+	if !below {
+		return tree.Remove(ctx, procPath(dir, base))
+	}
+	if !itself {
+		err := unix.Unlinkat(int(dir.Fd()), base, 0)
+		if err == nil || err == unix.ENOENT {
+			return nil
+		}
+		if err != unix.EISDIR {
+			return &os.PathError{Op: "unlink", Path: name, Err: err}
+		}
+	}
+	fd, err := unix.Openat(int(dir.Fd()), base, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == unix.ENOTDIR || err == unix.ELOOP || err == unix.ENOENT {
+		return nil // made, and not a directory
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	child := os.NewFile(uintptr(fd), name)
+	defer func() { _ = child.Close() }()
+	if err := a.hideContent(ctx, child, name); err != nil || itself {
+		return err
+	}
+	err = unix.Unlinkat(int(dir.Fd()), base, unix.AT_REMOVEDIR)
+	if err != nil && err != unix.ENOTEMPTY { // not empty: something below was made
+		return &os.PathError{Op: "rmdir", Path: name, Err: err}
+	}
+	return nil
+}
+
+// listAtOnce is how many names of a directory are in memory at a time.
+const listAtOnce = 1024
+
+// hideContent empties a directory, except for what this layer has made.
+func (a *applier) hideContent(ctx context.Context, dir *os.File, name string) error {
+	for {
+		names, err := dir.Readdirnames(listAtOnce)
+		for _, base := range names {
+			if err := a.hide(ctx, dir, base, path.Join(name, base)); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot list %q: %w", name, err)
+		}
+	}
 }
 
 // clear makes way for an entry. A directory stays where a directory comes, and only then.
-func (a *applier) clear(dir *os.File, base string, header *tar.Header) (exists bool, err error) {
+func (a *applier) clear(ctx context.Context, dir *os.File, base string, header *tar.Header) (exists bool, err error) {
 	st, err := lstat(dir, base)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
@@ -170,7 +245,7 @@ func (a *applier) clear(dir *os.File, base string, header *tar.Header) (exists b
 			return true, nil
 		}
 		// What is remembered may lie below what goes; dir itself is still needed and lies above.
-		return false, removeAll(dir, base, header.Name, func(string) bool { return false })
+		return false, tree.Remove(ctx, procPath(dir, base))
 	}
 	if err := unix.Unlinkat(int(dir.Fd()), base, 0); err != nil {
 		return false, &os.PathError{Op: "unlink", Path: header.Name, Err: err}
@@ -178,10 +253,15 @@ func (a *applier) clear(dir *os.File, base string, header *tar.Header) (exists b
 	return false, nil
 }
 
-func (a *applier) make(dir *os.File, base string, header *tar.Header, content io.Reader) error {
-	exists, err := a.clear(dir, base, header)
+func (a *applier) make(ctx context.Context, dir *os.File, base string, header *tar.Header, content io.Reader) error {
+	exists, err := a.clear(ctx, dir, base, header)
 	if err != nil {
 		return err
+	}
+	delete(a.absent, header.Name)
+	if isWhiteoutDevice(header) {
+		a.absent[header.Name] = true
+		return a.budgets.dirNames.take(int64(len(header.Name)))
 	}
 	switch header.Typeflag {
 	case tar.TypeDir:
@@ -213,6 +293,10 @@ func (a *applier) makeLink(dir *os.File, base string, header *tar.Header) error 
 	if target == "" {
 		return invalid("a hard link leads to the root")
 	}
+	if a.absent[target] {
+		a.absent[header.Name] = true
+		return a.budgets.dirNames.take(int64(len(header.Name)))
+	}
 	// A root of its own, because dir must stay open.
 	other := &root{dir: a.root.dir}
 	defer other.forget()
@@ -237,15 +321,18 @@ func targetError(target string, err error) error {
 	return err
 }
 
+// isWhiteoutDevice tells whether an entry is the character device 0:0. To overlayfs it says that a file of a layer below
+// is not there, and images of container engines' own directories have such. So there is nothing at its place.
+func isWhiteoutDevice(header *tar.Header) bool {
+	return header.Typeflag == tar.TypeChar && header.Devmajor == 0 && header.Devminor == 0
+}
+
 func (a *applier) makeNode(dir *os.File, base string, header *tar.Header) error {
 	mode := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}[header.Typeflag]
 	var device uint64
 	if header.Typeflag != tar.TypeFifo {
 		if header.Devmajor < 0 || header.Devminor < 0 || header.Devmajor > 0xfff || header.Devminor > 0xfffff {
 			return invalid("the device number is out of range")
-		}
-		if header.Devmajor == 0 && header.Devminor == 0 {
-			return invalid("device 0:0 would be a whiteout of overlayfs")
 		}
 		device = unix.Mkdev(uint32(header.Devmajor), uint32(header.Devminor))
 	}

@@ -3,6 +3,7 @@ package unpack
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -66,16 +67,21 @@ const testLimit = 1 << 20
 
 func apply(t *testing.T, root string, layer []byte) error {
 	t.Helper()
+	return applyWithin(t, root, layer, Limits{Size: testLimit, Ratio: 200, Entries: 1000})
+}
+
+func applyWithin(t *testing.T, root string, layer []byte, limits Limits) error {
+	t.Helper()
 	top, err := os.Open(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = top.Close() }()
-	return Apply(t.Context(), top, bytes.NewReader(layer), testLimit)
+	return Apply(t.Context(), top, bytes.NewReader(layer), limits, int64(len(layer)))
 }
 
-// tree lists what is below root: directories with a slash, files with their content, links with their target.
-func tree(t *testing.T, root string) []string {
+// listing lists what is below root: directories with a slash, files with their content, links with their target.
+func listing(t *testing.T, root string) []string {
 	t.Helper()
 	var list []string
 	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
@@ -201,17 +207,48 @@ func TestApplyMakesWhatLayersSay(t *testing.T) {
 		},
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			root := t.TempDir()
-			for _, layer := range c.layers {
-				if err := apply(t, root, archive(t, layer...)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if got := tree(t, root); !slices.Equal(got, c.want) {
-				t.Errorf("got %q, want %q", got, c.want)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { applyAll(t, c.layers, c.want) })
+	}
+}
+
+// Other tools take these, too, and images have them.
+func TestApplyTakesOddEntries(t *testing.T) {
+	needRoot(t)
+	cases := []struct {
+		name   string
+		layers [][]tar.Header
+		want   []string
+	}{
+		{
+			"names with .. that lead nowhere else",
+			[][]tar.Header{{file("a/../b", "1"), file("/../c", "2"), hardlink("d", "x/../b")}},
+			[]string{"b = 1", "c = 2", "d = 1"},
+		},
+		{
+			"whiteouts of overlayfs, and hard links to them",
+			[][]tar.Header{
+				{file("a", "1"), file("d/b", "2"), file("c", "3")},
+				{{Name: "a", Typeflag: tar.TypeChar}, hardlink("d/b", "a"), {Name: "e", Typeflag: tar.TypeChar}, file("e", "4"), hardlink("f", "e")},
+			},
+			[]string{"c = 3", "d/", "e = 4", "f = 4"},
+		},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) { applyAll(t, c.layers, c.want) })
+	}
+}
+
+// applyAll applies layers to one root, and compares what is there then.
+func applyAll(t *testing.T, layers [][]tar.Header, want []string) {
+	t.Helper()
+	root := t.TempDir()
+	for _, layer := range layers {
+		if err := apply(t, root, archive(t, layer...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := listing(t, root); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
@@ -258,7 +295,6 @@ func TestApplyStaysInside(t *testing.T) {
 			[]string{"out/"},
 		},
 		{"a root that is no folder", []tar.Header{file("/.", "evil")}, true, nil},
-		{"a device that overlayfs takes for a whiteout", []tar.Header{{Name: "a", Typeflag: tar.TypeChar}}, true, nil},
 		{"a name too long", []tar.Header{file(strings.Repeat("x", 300), "1")}, true, nil},
 		{"a type that is unknown", []tar.Header{{Name: "a", Typeflag: 'Z'}}, true, nil},
 	}
@@ -280,7 +316,7 @@ func TestApplyStaysInside(t *testing.T) {
 				t.Errorf("refused %v, got error %v", c.refused, err)
 			}
 			checkSecret(t, outside)
-			got := slices.DeleteFunc(tree(t, root), func(name string) bool {
+			got := slices.DeleteFunc(listing(t, root), func(name string) bool {
 				return strings.HasPrefix(name, strings.TrimPrefix(os.TempDir(), "/")) || name == "a/" // where a link led to, inside
 			})
 			if c.want != nil && !slices.Equal(got, c.want) {
@@ -351,6 +387,46 @@ func TestApplyRefusesWhatIsTooLarge(t *testing.T) {
 	err := apply(t, t.TempDir(), archive(t, sparse))
 	if !errors.Is(err, errdefs.ErrResourceExhausted) {
 		t.Errorf("got %v, want ErrResourceExhausted", err)
+	}
+}
+
+// The tree is deeper than PATH_MAX, which takes a link in the middle, and whoever removes it may not have a descriptor
+// open for each level.
+func TestWhiteoutOfADeepTree(t *testing.T) {
+	needRoot(t)
+	half := strings.Repeat("d/", 1500)
+	root := t.TempDir()
+	limits := Limits{Size: 1 << 30, Ratio: 1, Entries: 10000}
+	layers := [][]byte{archive(t, dir(half), symlink("link", half), file("link/"+half+"f", "1"), file("kept", "2")), archive(t, file(".wh.d", ""))}
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &before) }()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	for _, layer := range layers {
+		if err := applyWithin(t, root, layer, limits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := listing(t, root); !slices.Equal(got, []string{"kept = 2", "link -> " + half}) {
+		t.Errorf("left is %q", got)
+	}
+}
+
+func TestApplyEndsWithItsContext(t *testing.T) {
+	needRoot(t)
+	root, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Apply(ctx, root, bytes.NewReader(archive(t, file("a", "1"))), DefaultLimits(), 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -40,6 +40,9 @@ func (a *applier) fill(file *os.File, content io.Reader) (size int64, err error)
 		if n > 0 {
 			hole = isZero(a.buffer[:n])
 			if !hole {
+				if err := a.budgets.data.take(int64(n)); err != nil {
+					return size, err
+				}
 				if _, err := file.WriteAt(a.buffer[:n], size); err != nil {
 					return size, err
 				}
@@ -93,6 +96,12 @@ func setFileMetadata(file *os.File, header *tar.Header) error {
 	return nil
 }
 
+// dirTimes are the access and modification times of a directory.
+type dirTimes struct {
+	name  string
+	times [2]unix.Timespec
+}
+
 // makeDir makes a directory, or lets one of a layer below stay and changes its metadata.
 func (a *applier) makeDir(dir *os.File, base string, header *tar.Header, exists bool) error {
 	if !exists {
@@ -100,22 +109,24 @@ func (a *applier) makeDir(dir *os.File, base string, header *tar.Header, exists 
 			return &os.PathError{Op: "mkdir", Path: header.Name, Err: err}
 		}
 	}
-	a.dirs = append(a.dirs, &tar.Header{Name: header.Name, ModTime: header.ModTime, AccessTime: header.AccessTime})
+	if err := a.budgets.dirNames.take(int64(len(header.Name))); err != nil {
+		return err
+	}
+	a.dirs = append(a.dirs, dirTimes{header.Name, timespecs(header)})
 	return setMetadata(dir, base, header)
 }
 
 func (a *applier) setRoot(header *tar.Header) error {
-	a.dirs = append(a.dirs, &tar.Header{ModTime: header.ModTime, AccessTime: header.AccessTime})
+	a.dirs = append(a.dirs, dirTimes{"", timespecs(header)})
 	return setFileMetadata(a.root.dir, header)
 }
 
 // finishDir gives a directory its times. A later entry may have put something else in its place.
-func (a *applier) finishDir(header *tar.Header) error {
-	times := timespecs(header)
-	if header.Name == "" {
-		return unix.UtimesNanoAt(int(a.root.dir.Fd()), ".", times[:], 0)
+func (a *applier) finishDir(d dirTimes) error {
+	if d.name == "" {
+		return unix.UtimesNanoAt(int(a.root.dir.Fd()), ".", d.times[:], 0)
 	}
-	parent, base := path.Split(header.Name)
+	parent, base := path.Split(d.name)
 	dir, err := a.root.openDir(strings.TrimSuffix(parent, "/"))
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
@@ -129,9 +140,9 @@ func (a *applier) finishDir(header *tar.Header) error {
 		return nil
 	}
 	if err != nil {
-		return &os.PathError{Op: "stat", Path: header.Name, Err: err}
+		return &os.PathError{Op: "stat", Path: d.name, Err: err}
 	}
-	return unix.UtimesNanoAt(int(dir.Fd()), base, times[:], unix.AT_SYMLINK_NOFOLLOW)
+	return unix.UtimesNanoAt(int(dir.Fd()), base, d.times[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // setMetadata is setFileMetadata for what cannot be opened: links, devices, pipes; and for directories.

@@ -2,7 +2,6 @@ package unpack
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"strconv"
@@ -43,10 +42,7 @@ func (r *root) openParent(name string) (*os.File, string, error) {
 	}
 	parent, err := r.openDir(dir)
 	if errors.Is(err, unix.ENOENT) {
-		if err := r.makeAll(dir, maxLinks); err != nil {
-			return nil, "", err
-		}
-		parent, err = r.openDir(dir)
+		parent, err = r.makeAll(dir, maxLinks)
 	}
 	if err != nil {
 		return nil, "", err
@@ -73,52 +69,68 @@ func (r *root) openDir(name string) (*os.File, error) {
 // maxLinks bounds how many links that lead nowhere yet are followed to make one directory.
 const maxLinks = 8
 
-// makeAll makes name and what is missing above it. Where a link leads nowhere yet, what it leads to is made.
-func (r *root) makeAll(name string, links int) error {
+// makeAll opens name, and makes what is missing of it. Where a link leads nowhere yet, what it leads to is made.
+// It goes down one component at a time, because to resolve each beginning of a path would be quadratic in its depth.
+func (r *root) makeAll(name string, links int) (*os.File, error) {
+	current, err := r.openDir("")
+	if err != nil {
+		return nil, err
+	}
 	done := ""
 	for part := range strings.SplitSeq(name, "/") {
-		next := path.Join(done, part)
-		dir, err := r.openDir(next)
-		if err == nil {
-			_ = dir.Close()
-			done = next
-			continue
+		done = path.Join(done, part)
+		next, err := r.makeOne(current, part, done, links)
+		_ = current.Close()
+		if err != nil {
+			return nil, err
 		}
-		if !errors.Is(err, unix.ENOENT) {
-			return err
-		}
-		if err := r.makeOne(done, part, links); err != nil {
-			return err
-		}
-		done = next
+		current = next
 	}
-	return nil
+	return current, nil
 }
 
-func (r *root) makeOne(above, base string, links int) error {
-	dir, err := r.openDir(above)
-	if err != nil {
-		return err
+// makeOne opens the directory base in above, which is called name from the root, and makes it if it is missing.
+func (r *root) makeOne(above *os.File, base, name string, links int) (*os.File, error) {
+	open := func() (*os.File, error) {
+		fd, err := unix.Openat(int(above.Fd()), base, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: shorten(name), Err: err}
+		}
+		return os.NewFile(uintptr(fd), name), nil
 	}
-	defer func() { _ = dir.Close() }()
-	err = unix.Mkdirat(int(dir.Fd()), base, 0o755)
-	if err == nil {
-		return nil
+	dir, err := open()
+	if errors.Is(err, unix.ENOENT) {
+		if err := unix.Mkdirat(int(above.Fd()), base, 0o755); err != nil {
+			return nil, &os.PathError{Op: "mkdir", Path: shorten(name), Err: err}
+		}
+		return open()
 	}
-	name := path.Join(above, base)
-	buffer := make([]byte, unix.PathMax)
-	n, linkErr := unix.Readlinkat(int(dir.Fd()), base, buffer)
-	if !errors.Is(err, unix.EEXIST) || linkErr != nil {
-		return &os.PathError{Op: "mkdir", Path: name, Err: err}
+	if err == nil || !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		return dir, err
+	}
+	// A link, whose target only the kernel can find inside the root.
+	dir, err = r.openDir(name)
+	if !errors.Is(err, unix.ENOENT) {
+		return dir, err
 	}
 	if links == 0 {
-		return &os.PathError{Op: "mkdir", Path: name, Err: unix.ELOOP}
+		return nil, &os.PathError{Op: "mkdir", Path: shorten(name), Err: unix.ELOOP}
+	}
+	buffer := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(above.Fd()), base, buffer)
+	if err != nil {
+		return nil, &os.PathError{Op: "readlink", Path: shorten(name), Err: err}
 	}
 	target := string(buffer[:n])
 	if !path.IsAbs(target) {
-		target = above + "/" + target
+		target = path.Dir("/"+name) + "/" + target
 	}
-	return r.makeAll(strings.TrimPrefix(path.Clean("/"+target), "/"), links-1)
+	made, err := r.makeAll(strings.TrimPrefix(path.Clean("/"+target), "/"), links-1)
+	if err != nil {
+		return nil, err
+	}
+	_ = made.Close()
+	return r.openDir(name)
 }
 
 // lstat describes the entry itself. A missing one gives ENOENT.
@@ -132,51 +144,4 @@ func lstat(dir *os.File, base string) (unix.Stat_t, error) {
 // itself, whatever its names, and base is one component which those calls do not follow.
 func procPath(dir *os.File, base string) string {
 	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + base
-}
-
-// removeAll removes an entry with all below it, except what keep says; an entry that is not there is no error.
-func removeAll(dir *os.File, base, name string, keep func(name string) bool) error {
-	if !keep(name) {
-		err := unix.Unlinkat(int(dir.Fd()), base, 0)
-		if err == nil || err == unix.ENOENT {
-			return nil
-		}
-		if err != unix.EISDIR {
-			return &os.PathError{Op: "unlink", Path: name, Err: err}
-		}
-	}
-	fd, err := unix.Openat(int(dir.Fd()), base, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err == unix.ENOTDIR || err == unix.ELOOP {
-		return nil // kept, and not a directory
-	}
-	if err != nil {
-		return &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	child := os.NewFile(uintptr(fd), name)
-	defer func() { _ = child.Close() }()
-	if err := removeContent(child, name, keep); err != nil {
-		return err
-	}
-	if keep(name) {
-		return nil
-	}
-	err = unix.Unlinkat(int(dir.Fd()), base, unix.AT_REMOVEDIR)
-	if err != nil && err != unix.ENOTEMPTY { // not empty: something below was kept
-		return &os.PathError{Op: "rmdir", Path: name, Err: err}
-	}
-	return nil
-}
-
-// removeContent empties a directory, except for what keep says.
-func removeContent(dir *os.File, name string, keep func(name string) bool) error {
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return fmt.Errorf("cannot list %q: %w", name, err)
-	}
-	for _, base := range names {
-		if err := removeAll(dir, base, path.Join(name, base), keep); err != nil {
-			return err
-		}
-	}
-	return nil
 }

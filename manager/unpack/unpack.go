@@ -13,6 +13,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
@@ -61,6 +62,15 @@ func (l Layer) ChainID() string {
 // ChainID returns the key of the snapshot that holds the layers diffIDs, lowest first. Empty: no layers.
 func ChainID(diffIDs []digest.Digest) string {
 	return identity.ChainID(diffIDs).String()
+}
+
+// ChainIDs returns the key of the snapshot of each layer with those below it.
+func ChainIDs(diffIDs []digest.Digest) []string {
+	chains := make([]string, len(diffIDs))
+	for i, chain := range identity.ChainIDs(slices.Clone(diffIDs)) {
+		chains[i] = chain.String()
+	}
+	return chains
 }
 
 // Exists tells whether a chain of layers is unpacked.
@@ -128,8 +138,7 @@ func (u *Unpacker) remove(ctx context.Context, key string) error {
 // Sizes returns how much each layer of a chain takes on disk.
 func (u *Unpacker) Sizes(ctx context.Context, diffIDs []digest.Digest) ([]int64, error) {
 	sizes := make([]int64, len(diffIDs))
-	for i := range diffIDs {
-		key := ChainID(diffIDs[:i+1])
+	for i, key := range ChainIDs(diffIDs) {
 		usage, err := u.Snapshots.Usage(blobs.WithNamespace(ctx), &snapshotsapi.UsageRequest{Snapshotter: u.Snapshotter, Key: key})
 		if err != nil {
 			return nil, fmt.Errorf("cannot measure snapshot %s: %w", key, grpcstatus.Error(err))
@@ -140,6 +149,11 @@ func (u *Unpacker) Sizes(ctx context.Context, diffIDs []digest.Digest) ([]int64,
 }
 
 func (u *Unpacker) apply(ctx context.Context, root *os.File, layer Layer) error {
+	// The size that the store has counts, not the manifest's: that may name a blob twice, and lie once.
+	info, err := u.Content.Info(ctx, layer.Descriptor.Digest)
+	if err != nil {
+		return err
+	}
 	compressed, err := u.Content.Open(ctx, layer.Descriptor.Digest, 0)
 	if err != nil {
 		return err
@@ -151,16 +165,17 @@ func (u *Unpacker) apply(ctx context.Context, root *os.File, layer Layer) error 
 	}
 	ahead := newReadAhead(archive)
 	defer ahead.Close()
-	limit := u.Limits.bytes(layer.Descriptor.Size)
 	hash := layer.DiffID.Algorithm().Hash()
-	hashed := io.TeeReader(budgetReader{ahead, &budget{limit: limit}}, hash)
-	if err := Apply(ctx, root, hashed, limit); err != nil {
+	hashed := io.TeeReader(ahead, hash)
+	if err := Apply(ctx, root, hashed, u.Limits, info.GetSize()); err != nil {
 		return err
 	}
-	return verify(hashed, hash, layer.DiffID)
+	// What follows the end of the archive is part of its digest, too.
+	rest := u.Limits.budgets(info.GetSize()).archive
+	return verify(budgetReader{contextReader{hashed, ctx}, &rest}, hash, layer.DiffID)
 }
 
-// verify reads what follows the end of the archive, which its digest covers too.
+// verify reads what is left and compares the digest.
 func verify(rest io.Reader, hash hash.Hash, diffID digest.Digest) error {
 	if _, err := io.Copy(io.Discard, rest); err != nil {
 		return readError(err)

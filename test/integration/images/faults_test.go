@@ -67,7 +67,7 @@ func TestPullRefusesAHostileRegistry(t *testing.T) {
 		{"manifest without an end", endless("/manifests/latest"), codes.InvalidArgument, "larger"},
 		{"layer of another length", replace(layer, made.layers[0].blob[:1000]), codes.DataLoss, "1000 bytes"},
 		{"manifest that is rubbish", replace("/manifests/latest", []byte("rubbish")), codes.InvalidArgument, "manifest"},
-		{"manifest of nothing", replace("/manifests/latest", []byte("{}")), codes.Unimplemented, "type"},
+		{"manifest of nothing", replace("/manifests/latest", []byte("{}")), codes.InvalidArgument, "digest"},
 		{"manifest of another type", func(response *http.Response) error {
 			if strings.HasSuffix(response.Request.URL.Path, "/manifests/latest") {
 				response.Header.Set("Content-Type", "text/html")

@@ -8,11 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -250,7 +254,6 @@ func TestPullRefusesHostileLayers(t *testing.T) {
 		{"hard link to an absolute path", gzipped(t, archive(t, entry("a", tar.TypeLink, secret))), codes.InvalidArgument},
 		{"whiteout through a link", gzipped(t, archive(t, entry("out", tar.TypeSymlink, filepath.Dir(secret)), file("out/.wh.secret", ""))), codes.OK},
 		{"whiteout of dots", gzipped(t, archive(t, file("a/.wh...", ""))), codes.InvalidArgument},
-		{"bomb", bombOf(t, 1<<30), codes.ResourceExhausted},
 		{"no archive", gzipped(t, []byte(noise(4096))), codes.InvalidArgument},
 		{"cut archive", gzipped(t, archive(t, file("a", noise(4096)))[:2000]), codes.InvalidArgument},
 		{"rubbish in place of gzip", layer{mediaType: ocispec.MediaTypeImageLayerGzip, archive: []byte("x"), blob: append([]byte{0x1f, 0x8b}, noise(100)...)}, codes.InvalidArgument},
@@ -271,6 +274,83 @@ func TestPullRefusesHostileLayers(t *testing.T) {
 			}
 			h.wantNothingLeft()
 		})
+	}
+}
+
+// What a layer unpacks to is bounded by what berthd is told, and by default so that honest holes pass, however well they
+// are compressed.
+func TestPullBoundsWhatLayersTake(t *testing.T) {
+	testenv.NeedRoot(t)
+	h, r := newHostOn(t, testenv.ShortDir(t), "--max-layer-size", "64MiB", "--max-layer-entries", "100"), newRegistry(t)
+	var many []tar.Header
+	for i := range 101 {
+		many = append(many, file(strconv.Itoa(i), ""))
+	}
+	for name, c := range map[string]struct {
+		layer layer
+		word  string
+	}{
+		"zeros": {bombOf(t, 65<<20), "67108864 bytes"}, "files": {gzipped(t, archive(t, many...)), "100 files and directories"},
+	} {
+		r.push(name, "latest", nil, c.layer)
+		_, err := h.pull(&berthv1.PullImageRequest{Reference: r.host + "/" + name})
+		wantCode(t, err, codes.ResourceExhausted, c.word)
+		h.wantNothingLeft()
+	}
+	usual := newHost(t)
+	made := r.push("holes", "latest", nil, bombOf(t, 1<<30+1<<20))
+	usual.mustPull(r.host + "/holes")
+	usual.look(made.chainID, func(root string) {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(root, "zeros"), &st); err != nil || st.Size != 1<<30+1<<20 || st.Blocks*512 > 1<<20 {
+			t.Errorf("a file of zeros has %d bytes and takes %d, %v", st.Size, st.Blocks*512, err)
+		}
+	})
+}
+
+func TestPullRefusesTooManyLayers(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	made := r.push("many", "one", nil, gzipped(t, archive(t, file("a", "1"))))
+	one := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromBytes(made.layers[0].blob), Size: int64(len(made.layers[0].blob))}
+	r.pushManifest("many", "latest", ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: made.config,
+		Layers: slices.Repeat([]ocispec.Descriptor{one}, 501),
+	})
+	_, err := h.pull(&berthv1.PullImageRequest{Reference: r.host + "/many"})
+	wantCode(t, err, codes.InvalidArgument, "501 layers")
+	h.wantNothingLeft()
+}
+
+// Images of types that other tools write, or wrote.
+func TestPullTakesEachLegalType(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	content := archive(t, file("a", "1"))
+	const docker = "application/vnd.docker.image.rootfs"
+	for i, mediaType := range []string{
+		docker + ".diff.tar", docker + ".diff.tar.gzip", docker + ".diff.tar.zstd", docker + ".foreign.diff.tar.gzip",
+		ocispec.MediaTypeImageLayerNonDistributable, ocispec.MediaTypeImageLayerNonDistributableGzip, ocispec.MediaTypeImageLayerNonDistributableZstd, //nolint:staticcheck // images have them
+	} {
+		l := plain(content)
+		switch {
+		case strings.HasSuffix(mediaType, "gzip"):
+			l = gzipped(t, content)
+		case strings.HasSuffix(mediaType, "zstd"):
+			l = zstandard(t, content)
+		}
+		l.mediaType = mediaType
+		repository := fmt.Sprintf("type%d", i)
+		made := r.push(repository, "oci", nil, l)
+		h.mustPull(r.host + "/" + repository + ":oci")
+		manifest := map[string]any{
+			"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+			"config": ocispec.Descriptor{MediaType: "application/octet-stream", Digest: made.config.Digest, Size: made.config.Size},
+			"layers": []ocispec.Descriptor{{MediaType: mediaType, Digest: digest.FromBytes(l.blob), Size: int64(len(l.blob)), URLs: []string{"http://127.0.0.1:1/"}}},
+		}
+		if strings.Contains(mediaType, "nondistributable") || strings.Contains(mediaType, "foreign") {
+			continue // docker-registry takes those without URLs only
+		}
+		r.pushManifest(repository, "docker", "application/vnd.docker.distribution.manifest.v2+json", manifest)
+		h.mustPull(r.host + "/" + repository + ":docker")
 	}
 }
 
