@@ -112,6 +112,23 @@ func (l *Launcher) Delete(ctx context.Context, id, bundle string) (Exited, error
 	return exited(response), nil
 }
 
+// RuntimeState is the directory with an entry for each container that the OCI runtime knows.
+func (l *Launcher) RuntimeState() string {
+	return filepath.Join(l.config.RuntimeRoot, l.config.Namespace)
+}
+
+// DeleteRuntimeState has the OCI runtime delete a container, whose process it kills, where there is no shim and no bundle.
+func (l *Launcher) DeleteRuntimeState(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, runtimeLimit)
+	defer cancel()
+	command := exec.CommandContext(ctx, l.config.Runtime, "--root", l.RuntimeState(), "delete", "--force", id)
+	command.WaitDelay = pipeLimit
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot have the runtime delete container %.12s: %w: %s", id, err, bytes.TrimSpace(output))
+	}
+	return nil
+}
+
 // ending is what those responses have in common that tell how a process ended.
 type ending interface {
 	GetExitStatus() uint32
@@ -147,8 +164,12 @@ func (l *Launcher) options(runtime string) (*anypb.Any, error) {
 	return anypb.New(&options.Options{BinaryName: runtime, Root: l.config.RuntimeRoot, SystemdCgroup: l.config.SystemdCgroup})
 }
 
-// commandLimit bounds what should take milliseconds: a shim that hangs must not hang berthd.
-const commandLimit = time.Minute
+// The limits of the shim's commands, which take milliseconds unless the kernel, the runtime or a process in the bundle hangs.
+const (
+	commandLimit = 45 * time.Second
+	// pipeLimit is how long output is awaited from what a command that has ended, or was killed, has left running.
+	pipeLimit = time.Second
+)
 
 func (l *Launcher) run(ctx context.Context, id, bundle, verb string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
@@ -159,9 +180,14 @@ func (l *Launcher) run(ctx context.Context, id, bundle, verb string) ([]byte, er
 	// The default runtime comes through the environment for `delete`, which gets no options.
 	command.Env = append(os.Environ(), "MAX_SHIM_VERSION=3", "GOMAXPROCS=2")
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) } // with the runtime that it waits for
+	command.WaitDelay = pipeLimit
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	if err := command.Run(); err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%s %s did not end within %v", filepath.Base(l.config.Shim), verb, commandLimit)
+		}
 		if message := strings.TrimSpace(stderr.String()); message != "" {
 			return nil, errors.New(message)
 		}
@@ -195,7 +221,6 @@ func connect(id string, params bootstrap) (*Task, error) {
 	if err != nil {
 		return nil, errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("cannot connect to the shim: %w", err))
 	}
-	gone := make(chan struct{})
-	client := ttrpc.NewClient(connection, ttrpc.WithOnClose(func() { close(gone) }))
-	return &Task{ID: id, client: client, api: task.NewTTRPCTaskClient(client), gone: gone}, nil
+	client := ttrpc.NewClient(connection)
+	return &Task{ID: id, client: client, api: task.NewTTRPCTaskClient(client)}, nil
 }

@@ -1,6 +1,7 @@
 package shims
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -143,5 +145,30 @@ func TestConnectToAShimThatIsGone(t *testing.T) {
 	}
 	if _, err := launcher.Connect("x", bundle); !errors.Is(err, errdefs.ErrUnavailable) {
 		t.Errorf("with a dead address: %v", err)
+	}
+}
+
+// A shim that is stopped accepts connections and answers nothing: each call ends by itself.
+func TestCallsOfAShimThatDoesNotAnswerEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	task, err := connect("x", bootstrap{Address: "unix://" + path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = task.Close() }()
+	begin := time.Now()
+	_, err = task.State(t.Context(), "")
+	if !errors.Is(err, ErrNoAnswer) || !errors.Is(err, errdefs.ErrUnavailable) || time.Since(begin) < queryLimit {
+		t.Errorf("after %v: %v", time.Since(begin), err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := task.Pause(ctx); errors.Is(err, ErrNoAnswer) || !errors.Is(err, context.Canceled) {
+		t.Errorf("a call that was taken back: %v", err)
 	}
 }
