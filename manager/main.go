@@ -51,10 +51,7 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.networks.Close(context.WithoutCancel(ctx))) }()
-	defer func() {
-		d.containers.Close()
-		err = errors.Join(err, d.networks.Close(context.WithoutCancel(ctx)))
-	}()
+	defer d.containers.Close()
 	listeners, err := options.listen()
 	if err != nil {
 		return err

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/records"
 	"github.com/berthd/berth/manager/shims"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -23,6 +23,8 @@ const (
 	statusRemoving   = berthv1.ContainerStatus_CONTAINER_STATUS_REMOVING
 	statusExited     = berthv1.ContainerStatus_CONTAINER_STATUS_EXITED
 	statusDead       = berthv1.ContainerStatus_CONTAINER_STATUS_DEAD
+	// statusUnknown is that of a container whose records can't be read: it is left alone until it is removed by force.
+	statusUnknown = berthv1.ContainerStatus_CONTAINER_STATUS_UNSPECIFIED
 )
 
 type status = berthv1.ContainerStatus
@@ -35,6 +37,7 @@ type container struct {
 	id          string
 	created     time.Time
 	dir, bundle string
+	files       records.Dir
 	// life is held by whoever changes the container's life: start, stop, remove and the like.
 	life chan struct{}
 
@@ -42,7 +45,6 @@ type container struct {
 	message *berthv1.Container
 	image   fromImage
 	step    step
-	stopped bool // by a client: the restart policy has no say
 	current *run // nil unless a shim has the container
 	clients clients
 	execs   map[string]*execution
@@ -56,29 +58,55 @@ type fromImage struct {
 	parentSnapshot string // holds the image's layers
 }
 
-// history is what waiters and the restart policy want to know of earlier runs.
+// history is what is known of a container beside its message: for its restart policy, for clients that wait, for its removal
+// and for its records.
 type history struct {
-	exits    int  // since the daemon has started
-	removed  bool // it is gone
-	backoff  time.Duration
-	noRemove bool // the exit belongs to a restart: --rm does not apply
+	exits       int  // since the daemon has started
+	removed     bool // it is gone
+	stopped     bool // by a client: the restart policy has no say
+	backoff     time.Duration
+	noRemove    bool  // the exit belongs to a restart or to a removal: --rm does not apply
+	withVolumes bool  // the removal under way takes its anonymous volumes along
+	spared      bool  // the state is in the spare record, because the disk had no room for it
+	returning   bool  // from an earlier berthd
+	unreadable  error // why its records can't be read
 }
 
 // run is a container's process, from its start until all that surrounded it is gone.
 type run struct {
-	link atomic.Pointer[shims.Task] // replaced if the connection breaks
+	mu   sync.Mutex
+	link *shims.Task // replaced if the connection breaks
 	done chan struct{}
 	code int32    // set before done is closed
 	env  []string // of process 1, for what is executed beside it
 }
 
 func newRun(task *shims.Task, env []string) *run {
-	r := &run{done: make(chan struct{}), env: env}
-	r.link.Store(task)
-	return r
+	return &run{link: task, done: make(chan struct{}), env: env}
 }
 
-func (r *run) task() *shims.Task { return r.link.Load() }
+// task is the connection to the run's shim.
+func (r *run) task() *shims.Task {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.link
+}
+
+// reconnect replaces a connection that broke, unless another goroutine has done so.
+func (r *run) reconnect(broken *shims.Task, connect func() (*shims.Task, error)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.link != broken {
+		return nil
+	}
+	again, err := connect()
+	if err != nil {
+		return err
+	}
+	_ = broken.Close()
+	r.link = again
+	return nil
+}
 
 // snapshot returns a copy of all that is known.
 func (c *container) snapshot() *berthv1.Container {
@@ -91,6 +119,13 @@ func (c *container) status() status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.message.GetState().GetStatus()
+}
+
+// isEnding tells whether the container's process has exited and what surrounded it is being taken away.
+func (c *container) isEnding() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current != nil && c.step == stepCleanUp
 }
 
 func (c *container) isRemoved() bool {
@@ -121,8 +156,13 @@ func (c *container) refuse(verb string) error {
 	state := map[status]string{
 		statusCreated: "has not been started", statusRunning: "is running", statusPaused: "is paused", statusRestarting: "is restarting",
 		statusRemoving: "is being removed", statusExited: "is not running", statusDead: "is half removed: remove it again",
+		statusUnknown: "can't be read by this berthd",
 	}[c.message.GetState().GetStatus()]
-	return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot %s container %q: it %s", verb, c.message.GetName(), state))
+	err := fmt.Errorf("cannot %s container %q: it %s", verb, c.message.GetName(), state)
+	if c.history.unreadable != nil {
+		err = fmt.Errorf("%w (%w); remove it with force, or start the berthd that wrote it", err, c.history.unreadable)
+	}
+	return errdefs.As(errdefs.ErrFailedPrecondition, err)
 }
 
 // transition writes down a change of the state, and tells those who wait. If it can't be written, it is not made.
@@ -142,7 +182,7 @@ func (c *container) transition(to step, change func(*berthv1.Container)) error {
 	return nil
 }
 
-// record is transition for what has happened already: it holds even if it can't be written down.
+// record is transition for what has happened already, or must not depend on a disk: it holds even if it can't be written down.
 func (s *Service) record(c *container, to step, change func(*berthv1.Container)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

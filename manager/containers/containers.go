@@ -13,13 +13,17 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/panics"
+	"github.com/berthd/berth/manager/cgroups"
 	"github.com/berthd/berth/manager/events"
 	"github.com/berthd/berth/manager/images"
 	"github.com/berthd/berth/manager/logs"
@@ -57,16 +61,26 @@ type Service struct {
 	// logWatcher tells those who follow a log what is written.
 	logWatcher logs.Watcher
 
-	mu     sync.Mutex
-	byID   map[string]*container
-	byName map[string]*container
+	// helpers and starts have a slot for each helper, or start after a reboot, that may run at once.
+	helpers, starts chan struct{}
+
+	mu       sync.Mutex
+	byID     map[string]*container
+	byName   map[string]*container
+	cleaning map[string]bool // IDs of those that cleanLater looks after
 }
 
 // New returns a service without containers; Restore brings back those of an earlier one.
 func New(cfg Config) (*Service, error) {
-	s := &Service{cfg: cfg, byID: map[string]*container{}, byName: map[string]*container{}}
+	s := &Service{
+		cfg: cfg, byID: map[string]*container{}, byName: map[string]*container{}, cleaning: map[string]bool{},
+		helpers: make(chan struct{}, runtime.NumCPU()), starts: make(chan struct{}, runtime.NumCPU()),
+	}
 	s.work, s.cancel = context.WithCancel(context.Background())
-	for _, dir := range []string{filepath.Join(cfg.Root, recordsDir), s.stateDir("bundles"), s.stateDir("netns"), s.stateDir("streams")} {
+	dirs := []string{
+		filepath.Join(cfg.Root, recordsDir), s.stateDir("bundles"), s.stateDir("netns"), s.stateDir("streams"), s.stateDir("records"),
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("cannot make a directory for containers: %w", err)
 		}
@@ -74,24 +88,35 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
+// closeLimit bounds Close: what is not done by then is found in the records by the next berthd.
+const closeLimit = 10 * time.Second
+
 // Close lets go of the containers, which go on without the daemon. If none has a process, their common cgroup goes.
 func (s *Service) Close() {
 	s.cancel()
-	s.owned.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.owned.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(closeLimit):
+		s.cfg.Logger.Warn("leaving what is being done with containers to the next berthd: it takes too long")
+		return
+	}
 	if len(s.connected()) == 0 {
-		removeCgroup(s.cfg.CgroupParent)
+		cgroups.At(s.cfg.CgroupParent).RemoveOne()
 	}
 }
 
-// removeCgroup removes a cgroup that has no members from every hierarchy. One that is in use stays: the kernel sees to
-// that.
-func removeCgroup(name string) {
-	for _, hierarchy := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
-		dirs, _ := filepath.Glob(filepath.Join(hierarchy, name))
-		for _, dir := range dirs {
-			_ = os.Remove(dir)
-		}
-	}
+// background runs a task that no client waits for. A panic in it is logged and ends nothing else: the container that the task
+// was about may be left as it was, until the next berthd.
+func (s *Service) background(task string, run func()) {
+	s.owned.Go(func() {
+		defer panics.Recover(s.cfg.Logger, task, nil)
+		run()
+	})
 }
 
 func (s *Service) stateDir(name string) string { return filepath.Join(s.cfg.State, name) }
@@ -122,8 +147,24 @@ func (s *Service) find(ref string) (*container, error) {
 	return found, nil
 }
 
-// hold finds a container and keeps every other change of its life away until release is called.
+// hold finds a container and keeps every other change of its life away until release is called. A container whose records
+// can't be read is not changed.
 func (s *Service) hold(ctx context.Context, ref string) (c *container, release func(), err error) {
+	c, release, err = s.holdAny(ctx, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.status() == statusUnknown {
+		defer release()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return nil, nil, c.refuse("change")
+	}
+	return c, release, nil
+}
+
+// holdAny is hold for containers whose records can't be read too.
+func (s *Service) holdAny(ctx context.Context, ref string) (c *container, release func(), err error) {
 	c, err = s.find(ref)
 	if err != nil {
 		return nil, nil, err

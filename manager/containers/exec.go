@@ -126,13 +126,13 @@ func (s *Service) runExec(ctx context.Context, c *container, current *run, e *ex
 	c.message.ExecIds = append(slices.Clone(c.message.GetExecIds()), e.id)
 	c.mu.Unlock()
 	s.publish(c, "exec_start: "+strings.Join(plan.process.Args, " "), "execID", e.id)
-	s.owned.Go(func() { s.watchExec(c, current, e) })
+	s.background("the watch of an exec", func() { s.watchExec(c, current, e) })
 	return session, nil
 }
 
 // watchExec waits for the end of the process, keeps its exit code, and has the shim forget it.
 func (s *Service) watchExec(c *container, current *run, e *execution) {
-	exited, err := current.task().Wait(s.work, e.id)
+	exited, err := s.waitProcess(c, current, e.id)
 	if s.work.Err() != nil {
 		return
 	}

@@ -3,6 +3,7 @@ package containers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -16,11 +17,14 @@ import (
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
-// begin makes a run current and watches it.
-func (s *Service) begin(c *container, current *run, change func(*berthv1.Container)) {
+// begin makes a run current, tells of it, and watches it.
+func (s *Service) begin(c *container, current *run, action string, change func(*berthv1.Container)) {
 	c.connectAttachments(current)
 	s.record(c, stepNone, change)
-	s.owned.Go(func() { s.watch(c, current) })
+	if action != "" {
+		s.publish(c, action) // before what the watch has to tell
+	}
+	s.background("the watch of a container", func() { s.watch(c, current) })
 }
 
 // watch waits for the end of a run and deals with it, unless the daemon ends before.
@@ -47,43 +51,52 @@ func (s *Service) watch(c *container, current *run) {
 	s.finish(c, current)
 }
 
-// lostCode is the exit code of a container whose own nobody knows, as docker's.
+// lostCode is the exit code reported when the container's real exit code is unknown. Docker uses the same value.
 const lostCode = 255
 
 // awaitExit waits for the process to end. A shim that went away is asked for what it left on disk.
 func (s *Service) awaitExit(c *container, current *run) (shims.Exited, error) {
-	for {
-		exited, err := current.task().Wait(s.work, "")
+	exited, err := s.waitProcess(c, current, "")
+	if err == nil || s.work.Err() != nil {
+		return exited, nil
+	}
+	exited, deleteErr := s.deleteShim(s.work, c.id)
+	if deleteErr != nil {
+		return exited, errors.Join(err, deleteErr)
+	}
+	return exited, nil
+}
+
+// maxReconnects is how often a broken connection to a shim is made anew before the shim is given up.
+const maxReconnects = 10
+
+// waitProcess waits for the end of a run's own process or of an exec. It fails when the shim is gone.
+func (s *Service) waitProcess(c *container, current *run, execID string) (shims.Exited, error) {
+	for pause, attempt := time.Millisecond, 0; ; pause, attempt = 2*pause, attempt+1 {
+		task := current.task()
+		exited, err := task.Wait(s.work, execID)
 		if err == nil || s.work.Err() != nil {
 			return exited, nil
 		}
-		again, connectErr := s.cfg.Shims.Connect(c.id, c.bundle)
-		if connectErr == nil && errors.Is(err, errdefs.ErrUnavailable) {
-			_ = current.task().Close()
-			current.link.Store(again)
-			continue
+		if !errors.Is(err, errdefs.ErrUnavailable) || attempt == maxReconnects {
+			return exited, err
 		}
-		exited, deleteErr := s.cfg.Shims.Delete(s.work, c.id, c.bundle)
-		if deleteErr != nil {
-			return shims.Exited{Code: lostCode, At: time.Now()}, errors.Join(err, deleteErr)
+		select {
+		case <-time.After(pause):
+		case <-s.work.Done():
+			return exited, nil
 		}
-		return exited, nil
+		if connectErr := current.reconnect(task, func() (*shims.Task, error) { return s.cfg.Shims.Connect(c.id, c.bundle) }); connectErr != nil {
+			return exited, err
+		}
 	}
 }
 
 // finish takes away what surrounded a process that has exited, announces its end, and does what comes after it.
 func (s *Service) finish(c *container, current *run) {
-	ctx := context.WithoutCancel(s.work)
-	err := together(
-		func() error {
-			c.awaitExecs(ctx)
-			return s.releaseShim(ctx, c, current)
-		},
-		func() error { return s.disconnect(ctx, c) },
-	)
-	err = errors.Join(err, s.removeBundle(c))
-	if err != nil {
-		s.cfg.Logger.Error("cannot clean up behind a container; it is tried again when the container is removed", "container", c.id, "error", err)
+	if err := s.cleanUpRun(context.WithoutCancel(s.work), c, current); err != nil {
+		s.cfg.Logger.Error("cannot clean up behind a container; it is tried again", "container", c.id, "error", err)
+		s.cleanLater(c.id)
 	}
 	after, delay := s.whatNext(c)
 	next := stepNone
@@ -119,6 +132,24 @@ func (s *Service) finish(c *container, current *run) {
 	}
 }
 
+// cleanUpRun takes away what surrounded a process. If the shim can't, the bundle stays: another attempt needs it.
+func (s *Service) cleanUpRun(ctx context.Context, c *container, current *run) error {
+	released := false
+	err := together(
+		func() error {
+			c.awaitExecs(ctx)
+			err := s.releaseShim(ctx, c, current)
+			released = err == nil
+			return err
+		},
+		func() error { return s.disconnect(ctx, c) },
+	)
+	if !released {
+		return err
+	}
+	return errors.Join(err, s.removeBundle(c))
+}
+
 func (c *container) settleInMemory(change func(*berthv1.Container)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,11 +177,14 @@ func (c *container) awaitExecs(ctx context.Context) {
 func (s *Service) releaseShim(ctx context.Context, c *container, current *run) error {
 	_, err := current.task().Delete(ctx, "")
 	if err = ignoreNotFound(err); err == nil {
-		return current.task().Shutdown(ctx)
+		err = current.task().Shutdown(ctx)
+	}
+	if err == nil {
+		return nil
 	}
 	_ = current.task().Close()
-	_, deleteErr := s.cfg.Shims.Delete(ctx, c.id, c.bundle)
-	return deleteErr
+	_, err = s.deleteShim(ctx, c.id)
+	return err
 }
 
 func (s *Service) removesItself(c *container) bool {
@@ -171,7 +205,7 @@ func (s *Service) whatNext(c *container) (status, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state := c.message.GetState()
-	if c.stopped || !wantsRestart(c.message.GetSpec().GetRestart(), state) {
+	if c.history.stopped || !wantsRestart(c.message.GetSpec().GetRestart(), state) {
 		c.history.backoff = 0
 		return statusExited, 0
 	}
@@ -199,22 +233,14 @@ func wantsRestart(policy *berthv1.RestartPolicy, state *berthv1.ContainerState) 
 
 // restartLater starts the container again after a pause, unless it is not RESTARTING any more by then.
 func (s *Service) restartLater(c *container, delay time.Duration) {
-	s.owned.Go(func() {
-		timer := time.NewTimer(delay)
-		defer timer.Stop()
-		ctx, cancel := context.WithCancel(s.work)
+	s.background("the restart of a container", func() {
+		ctx, cancel := context.WithTimeout(s.work, delay)
 		defer cancel()
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = c.await(ctx, func() bool { return c.message.GetState().GetStatus() != statusRestarting || c.history.removed })
-		}()
-		select {
-		case <-timer.C:
-		case <-ended:
+		err := c.await(ctx, func() bool { return c.message.GetState().GetStatus() != statusRestarting || c.history.removed })
+		if err == nil || s.work.Err() != nil {
 			return
 		}
-		s.restartNow(ctx, c)
+		s.restartNow(s.work, c)
 	})
 }
 
@@ -227,20 +253,17 @@ func (s *Service) restartNow(ctx context.Context, c *container) {
 	if c.status() != statusRestarting {
 		return
 	}
-	count := c.snapshot().GetState().GetRestartCount()
-	if _, err := s.startHeld(ctx, c, nil); err != nil {
+	if _, err := s.startHeld(context.WithoutCancel(ctx), c, byPolicy, nil); err != nil {
 		s.cfg.Logger.Error("cannot restart a container", "container", c.id, "error", err)
 		s.retryRestart(c)
-		return
 	}
-	s.record(c, stepNone, func(m *berthv1.Container) { m.State.RestartCount = count })
 }
 
 // retryRestart lets the policy decide whether a container whose restart failed is tried once more.
 func (s *Service) retryRestart(c *container) {
 	c.mu.Lock()
 	state := proto.CloneOf(c.message.GetState())
-	again := !c.stopped && wantsRestart(c.message.GetSpec().GetRestart(), state)
+	again := !c.history.stopped && wantsRestart(c.message.GetSpec().GetRestart(), state)
 	c.history.backoff = nextBackoff(c.history.backoff, 0)
 	delay := c.history.backoff
 	c.mu.Unlock()
@@ -252,4 +275,39 @@ func (s *Service) retryRestart(c *container) {
 		m.State.RestartCount++
 	})
 	s.restartLater(c, delay)
+}
+
+// Wait blocks until the condition holds, and answers the exit code and why the container did not start, if it did not. A
+// removal that fails ends the wait for it.
+func (s *Service) Wait(ctx context.Context, ref string, condition berthv1.WaitCondition) (int32, string, error) {
+	c, err := s.find(ref)
+	if err != nil {
+		return 0, "", err
+	}
+	c.mu.Lock()
+	exits := c.history.exits
+	c.mu.Unlock()
+	var failed bool
+	err = c.await(ctx, func() bool {
+		state := c.message.GetState().GetStatus()
+		switch {
+		case c.history.removed:
+			return true
+		case condition == berthv1.WaitCondition_WAIT_CONDITION_REMOVED:
+			failed = state == statusDead
+			return failed
+		case condition == berthv1.WaitCondition_WAIT_CONDITION_NEXT_EXIT:
+			return c.history.exits > exits
+		}
+		return c.current == nil && c.step != stepStart && state != statusRestarting
+	})
+	if err != nil {
+		return 0, "", err
+	}
+	message := c.snapshot()
+	if failed {
+		return 0, "", errdefs.As(errdefs.ErrFailedPrecondition,
+			fmt.Errorf("container %q can't be removed: %s", message.GetName(), message.GetState().GetError()))
+	}
+	return message.GetState().GetExitCode(), message.GetState().GetError(), nil
 }

@@ -169,6 +169,17 @@ func (s *Service) populateVolumes(ctx context.Context, c *container, states []*b
 func (s *Service) removeBundle(c *container) error { return removeBundleDir(c.bundle) }
 
 func removeBundleDir(dir string) error {
+	if err := unmountBundle(dir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("cannot remove the bundle: %w", err)
+	}
+	return nil
+}
+
+// unmountBundle takes down the file systems that are mounted in a bundle, if they are.
+func unmountBundle(dir string) error {
 	for _, name := range []string{bundle.RootfsDir, bundle.ShmDir} {
 		mount := filepath.Join(dir, name)
 		if err := rootfs.Unmount(mount); err != nil {
@@ -177,9 +188,6 @@ func removeBundleDir(dir string) error {
 		if err := os.Remove(mount); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("cannot remove the bundle: %w", err)
 		}
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("cannot remove the bundle: %w", err)
 	}
 	return nil
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"time"
 
 	"github.com/berthd/berth/internal/errdefs"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -22,7 +20,7 @@ type Removal struct {
 
 // Remove deletes a container and all that belongs to it.
 func (s *Service) Remove(ctx context.Context, ref string, how Removal) error {
-	c, release, err := s.hold(ctx, ref)
+	c, release, err := s.holdAny(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -33,23 +31,14 @@ func (s *Service) Remove(ctx context.Context, ref string, how Removal) error {
 // removeHeld removes a container whose life the caller holds.
 func (s *Service) removeHeld(ctx context.Context, c *container, how Removal) error {
 	name := c.snapshot().GetName()
-	if current := c.active(); current != nil {
-		if !how.Force {
-			return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf(
-				"cannot remove container %q: it is %s; stop it first, or remove it with force", name, statusWord(c.status())))
-		}
-		now := time.Duration(0)
-		c.mu.Lock()
-		c.history.noRemove = true // we are at it
-		c.mu.Unlock()
-		if err := s.stopHeld(ctx, c, Stopping{Signal: "SIGKILL", Timeout: &now}); err != nil {
-			return err
-		}
+	if err := s.endForRemoval(ctx, c, how.Force); err != nil {
+		return err
 	}
-	if err := c.transition(stepRemove, func(m *berthv1.Container) { m.State.Status = statusRemoving }); err != nil {
-		return fmt.Errorf("cannot remove container %q: %w", name, err)
-	}
-	if err := s.takeApart(ctx, c, how.Volumes); err != nil {
+	c.mu.Lock()
+	c.history.withVolumes = how.Volumes
+	c.mu.Unlock()
+	s.record(c, stepRemove, func(m *berthv1.Container) { m.State.Status, m.State.Error = statusRemoving, "" })
+	if err := s.removeEverything(ctx, c, how.Volumes); err != nil {
 		s.record(c, stepRemove, func(m *berthv1.Container) { m.State.Status, m.State.Error = statusDead, err.Error() })
 		return fmt.Errorf("cannot remove container %q: %w", name, err)
 	}
@@ -60,6 +49,33 @@ func (s *Service) removeHeld(ctx context.Context, c *container, how Removal) err
 	return nil
 }
 
+// endForRemoval sees to it that a container has no process: with force it is killed.
+func (s *Service) endForRemoval(ctx context.Context, c *container, force bool) error {
+	if current := c.active(); current != nil && c.isEnding() {
+		s.exitsWithin(ctx, current, endPatience)
+	}
+	current, state := c.active(), c.status()
+	if !force && (current != nil || state == statusRestarting) {
+		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf(
+			"cannot remove container %q: it is %s; stop it first, or remove it with force", c.snapshot().GetName(), statusWord(state)))
+	}
+	if !force && state == statusUnknown {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.refuse("remove")
+	}
+	if current == nil {
+		return nil
+	}
+	c.keepAfterExit(true) // we are at it
+	s.markStopped(c)
+	if err := s.kill(ctx, c, current, false); err != nil {
+		c.keepAfterExit(false)
+		return fmt.Errorf("cannot remove container %q: %w", c.snapshot().GetName(), err)
+	}
+	return nil
+}
+
 // active returns the current run, if there is one.
 func (c *container) active() *run {
 	c.mu.Lock()
@@ -67,46 +83,80 @@ func (c *container) active() *run {
 	return c.current
 }
 
-// takeApart removes all that belongs to a container; its directory last, because that makes it known.
-func (s *Service) takeApart(ctx context.Context, c *container, volumes bool) error {
+// removeEverything removes all that belongs to a container; its directory last, because that makes it known. Nothing here
+// needs room on a disk. What surrounded its last run may stay and be removed later, but for processes and mounts.
+func (s *Service) removeEverything(ctx context.Context, c *container, volumes bool) error {
+	var leftovers error
 	err := together(
-		func() error { return s.disconnect(ctx, c) },
 		func() error {
-			if err := s.removeBundle(c); err != nil {
+			leftovers = s.disconnect(ctx, c)
+			return nil
+		},
+		func() error {
+			if err := s.removeRun(ctx, c); err != nil {
 				return err
 			}
 			return s.removeSnapshot(ctx, c.id)
 		},
-		func() error { return s.cfg.Volumes.Release(ctx, c.id, volumes) },
 	)
 	if err != nil {
 		return err
 	}
-	// What makes it known goes first: with that and without its state, it would be one that was never started.
-	if err := os.Remove(filepath.Join(c.dir, configFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot remove what makes the container known: %w", err)
+	if err := s.cfg.Volumes.Release(ctx, c.id, volumes); err != nil {
+		return err
 	}
-	if err := os.RemoveAll(c.dir); err != nil {
-		return fmt.Errorf("cannot remove the container's directory: %w", err)
+	if err := c.files.Remove(); err != nil {
+		return err
+	}
+	if leftovers != nil {
+		s.cfg.Logger.Warn("cannot disconnect a container that was removed; it is tried again", "container", c.id, "error", leftovers)
+		s.cleanLater(c.id)
 	}
 	return nil
 }
 
+// removeRun removes what the last run of a container has left, usually nothing. A bundle that can't be cleaned up stays for
+// another attempt if no process is left, and nothing is mounted.
+func (s *Service) removeRun(ctx context.Context, c *container) error {
+	if _, err := os.Stat(c.bundle); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	_, err := s.deleteShim(ctx, c.id)
+	if err == nil {
+		return s.removeBundle(c)
+	}
+	if errors.Is(err, errAlive) {
+		return err
+	}
+	s.cfg.Logger.Warn("cannot clean up behind a container that is removed; it is tried again", "container", c.id, "error", err)
+	s.cleanLater(c.id)
+	return unmountBundle(c.bundle)
+}
+
 // removeLater removes a container that removes itself, when those who hold its life are done.
 func (s *Service) removeLater(c *container) {
-	s.owned.Go(func() {
-		_, release, err := s.hold(s.work, c.id)
-		if err != nil {
-			return
-		}
-		defer release()
-		if c.active() != nil {
-			return
-		}
-		if err := s.removeHeld(context.WithoutCancel(s.work), c, Removal{Volumes: true}); err != nil {
-			s.cfg.Logger.Error("cannot remove a container that has ended", "container", c.id, "error", err)
+	s.background("the removal of a container", func() {
+		if s.removeEnded(c) != nil {
+			s.retry(func() error { return s.removeEnded(c) })
 		}
 	})
+}
+
+// removeEnded removes a container that has ended. It does nothing if that was started again, or is gone.
+func (s *Service) removeEnded(c *container) error {
+	_, release, err := s.hold(s.work, c.id)
+	if err != nil {
+		return nil
+	}
+	defer release()
+	if c.active() != nil {
+		return nil
+	}
+	err = s.removeHeld(context.WithoutCancel(s.work), c, Removal{Volumes: true})
+	if err != nil {
+		s.cfg.Logger.Error("cannot remove a container that has ended; it is tried again", "container", c.id, "error", err)
+	}
+	return err
 }
 
 // Prune removes every container that does not run and fits the filters (label, until), and returns their IDs and what
@@ -120,7 +170,7 @@ func (s *Service) Prune(ctx context.Context, filters []*berthv1.Filter) (removed
 	for _, c := range s.all() {
 		message := c.snapshot()
 		state := message.GetState().GetStatus()
-		if isActive(state) || state == statusRestarting || !match(message) {
+		if isActive(state) || state == statusRestarting || state == statusUnknown || !match(message) {
 			continue
 		}
 		s.measure(ctx, message)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -14,10 +13,13 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/manager/bundle"
-	"github.com/berthd/berth/manager/netns"
 	"github.com/berthd/berth/manager/shims"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
+
+// restorePatience is how long a berthd that starts waits for containers to be back. A shim that hangs, or a clean-up, must not
+// keep it from serving the others: what takes longer goes on in the background, while the container is held.
+const restorePatience = 15 * time.Second
 
 // Restore brings back the containers that an earlier daemon has left: it reconnects to the shims of those that run,
 // records the ends of those that ended meanwhile, finishes or undoes what was interrupted, and removes what belongs to
@@ -27,41 +29,59 @@ func (s *Service) Restore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot list containers: %w", err)
 	}
-	var mu sync.Mutex
-	var pending []func()
-	var group sync.WaitGroup
+	var back, done sync.WaitGroup
+	networked := make(chan struct{}) // closed when starts may be made: they need the networks' bookkeeping to be right
 	for _, entry := range entries {
-		group.Go(func() {
-			after := s.restoreOne(ctx, entry.Name())
-			mu.Lock()
-			defer mu.Unlock()
-			pending = append(pending, after)
+		c := s.readBack(ctx, entry.Name())
+		if c == nil {
+			continue
+		}
+		back.Add(1)
+		done.Add(1)
+		s.background("the return of a container", func() {
+			defer done.Done()
+			after := s.bringBack(ctx, c, &back)
+			select {
+			case <-networked:
+			case <-s.work.Done():
+				return
+			}
+			if after != nil {
+				after()
+			}
 		})
 	}
-	group.Wait()
-	err = errors.Join(s.removeStrays(ctx), s.cfg.Networks.GC(ctx, s.connected()))
-	// Starts need the networks, whose bookkeeping is right only now.
-	for _, after := range pending {
-		if after != nil {
-			after()
-		}
-	}
+	waitFor(&back, restorePatience)
+	connected := s.connected()
+	err = errors.Join(s.removeStrays(ctx, connected), s.cfg.Networks.GC(ctx, connected), s.cfg.Volumes.Reconcile(ctx, s.ids()))
+	close(networked)
+	waitFor(&done, restorePatience)
 	return err
 }
 
-// connected are the containers that have a process, and so a place in their networks.
+// connected are the containers that have, or may have, a process, and so a place in their networks.
 func (s *Service) connected() []string {
 	var ids []string
 	for _, c := range s.all() {
-		if c.active() != nil {
+		c.mu.Lock()
+		if c.current != nil || c.history.returning || c.history.unreadable != nil {
 			ids = append(ids, c.id)
 		}
+		c.mu.Unlock()
 	}
 	return ids
 }
 
-// restoreOne brings back one container. It returns what is to be done when all are back.
-func (s *Service) restoreOne(ctx context.Context, id string) (after func()) {
+func (s *Service) ids() []string {
+	var ids []string
+	for _, c := range s.all() {
+		ids = append(ids, c.id)
+	}
+	return ids
+}
+
+// readBack reads a container's records. It is nil if there is nothing more to bring back.
+func (s *Service) readBack(ctx context.Context, id string) *container {
 	log := s.cfg.Logger.With("container", id)
 	c, err := s.load(id)
 	if errors.Is(err, errdefs.ErrNotFound) { // its creation had not got as far as to tell what it is
@@ -70,23 +90,33 @@ func (s *Service) restoreOne(ctx context.Context, id string) (after func()) {
 		}
 		return nil
 	}
-	if err != nil {
-		log.Error("cannot read a container; it is left alone", "error", err)
-		return nil
-	}
 	if err := s.claimName(c, c.message.GetName()); err != nil {
 		log.Error("two containers have one name", "error", err)
 	}
+	if c.history.unreadable != nil {
+		log.Error("cannot read a container; it is left alone until it is removed by force", "error", c.history.unreadable)
+		s.add(c)
+		return nil
+	}
+	c.history.returning = true
 	s.add(c)
+	return c
+}
+
+// bringBack reconnects to a container, or records its end, and holds its life meanwhile. It returns what is to be done when all
+// containers are back.
+func (s *Service) bringBack(ctx context.Context, c *container, back *sync.WaitGroup) (after func()) {
+	defer back.Done()
+	c.life <- struct{}{}
+	defer func() { <-c.life }()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.history.returning = false
+	}()
 	switch c.step {
 	case stepRemove:
-		return func() {
-			c.life <- struct{}{}
-			defer func() { <-c.life }()
-			if err := s.removeHeld(ctx, c, Removal{Volumes: c.message.GetSpec().GetAutoRemove()}); err != nil {
-				log.Error("cannot finish a removal that was interrupted", "error", err)
-			}
-		}
+		return func() { s.finishRemoval(ctx, c) }
 	case stepRestarts:
 		return func() { s.restartLater(c, firstBackoff) }
 	case stepNone, stepStart, stepCleanUp:
@@ -101,9 +131,20 @@ func (s *Service) restoreOne(ctx context.Context, id string) (after func()) {
 	return s.afterwards(c)
 }
 
-// afterwards removes a container that should have removed itself.
+// finishRemoval removes a container whose removal was interrupted, with its anonymous volumes if that removal was to.
+func (s *Service) finishRemoval(ctx context.Context, c *container) {
+	c.life <- struct{}{}
+	defer func() { <-c.life }()
+	volumes := c.history.withVolumes || c.message.GetSpec().GetAutoRemove()
+	if err := s.removeHeld(ctx, c, Removal{Volumes: volumes}); err != nil {
+		s.cfg.Logger.Error("cannot finish a removal that was interrupted", "container", c.id, "error", err)
+	}
+}
+
+// afterwards removes a container that should have removed itself, whatever kept it from its end: as with docker, none stays that
+// does not run when the daemon starts.
 func (s *Service) afterwards(c *container) func() {
-	if c.message.GetSpec().GetAutoRemove() && c.message.GetState().GetStatus() == statusExited {
+	if c.message.GetSpec().GetAutoRemove() && !isActive(c.status()) {
 		return func() { s.removeLater(c) }
 	}
 	return nil
@@ -118,13 +159,15 @@ func (c *container) startsWithDaemon() bool {
 	case berthv1.RestartCondition_RESTART_CONDITION_ALWAYS:
 		return true
 	case berthv1.RestartCondition_RESTART_CONDITION_UNLESS_STOPPED:
-		return !c.stopped
+		return !c.history.stopped
 	}
 	return false
 }
 
 func (s *Service) startWithDaemon(ctx context.Context, c *container) {
-	s.owned.Go(func() {
+	s.background("the start of a container", func() {
+		release := slot(ctx, s.starts)
+		defer release()
 		if _, err := s.Start(ctx, c.id, nil); err != nil {
 			s.cfg.Logger.Error("cannot start a container whose restart policy wants it to run", "container", c.id, "error", err)
 		}
@@ -135,11 +178,16 @@ func (s *Service) startWithDaemon(ctx context.Context, c *container) {
 func (s *Service) reconnect(ctx context.Context, c *container) (after func()) {
 	task, err := s.cfg.Shims.Connect(c.id, c.bundle)
 	if err != nil {
-		return s.settle(ctx, c, nil)
+		return s.recordLostRun(ctx, c, nil)
 	}
 	state, err := task.State(ctx, "")
+	if errors.Is(err, shims.ErrNoAnswer) && c.step == stepNone {
+		s.cfg.Logger.Warn("the shim of a container does not answer; the container counts as it was", "container", c.id, "error", err)
+		s.begin(c, newRun(task, nil), "", func(*berthv1.Container) {})
+		return nil
+	}
 	if err != nil || c.step == stepCleanUp || state.Created {
-		return s.settle(ctx, c, task)
+		return s.recordLostRun(ctx, c, task)
 	}
 	env, err := bundle.Environment(c.bundle)
 	if err != nil {
@@ -157,7 +205,7 @@ func (s *Service) reconnect(ctx context.Context, c *container) (after func()) {
 		c.mu.Unlock()
 		return func() { s.watch(c, current) } // to its end, before anybody asks
 	}
-	s.begin(c, current, func(m *berthv1.Container) {
+	s.begin(c, current, "", func(m *berthv1.Container) {
 		if m.State.GetStartedAt() == nil || c.step == stepStart {
 			m.State.StartedAt = timestamppb.Now()
 		}
@@ -169,22 +217,23 @@ func (s *Service) reconnect(ctx context.Context, c *container) (after func()) {
 	return nil
 }
 
-// settle records the end of a container that has no process any more, as far as its shim has left word of it, and
+// recordLostRun records the end of a container that has no process any more, as far as its shim has left word of it, and
 // clears up behind it.
-func (s *Service) settle(ctx context.Context, c *container, task *shims.Task) (after func()) {
+func (s *Service) recordLostRun(ctx context.Context, c *container, task *shims.Task) (after func()) {
 	if task != nil {
 		_ = task.Close()
 	}
 	interrupted := c.step == stepStart
-	exited, err := s.cfg.Shims.Delete(ctx, c.id, c.bundle)
+	exited, shimErr := s.deleteShim(ctx, c.id)
+	err := errors.Join(shimErr, s.disconnect(ctx, c))
+	if shimErr == nil {
+		err = errors.Join(err, s.removeBundle(c))
+	}
 	if err != nil {
-		exited = shims.Exited{Code: lostCode, At: time.Now()}
+		s.cfg.Logger.Error("cannot clean up behind a container; it is tried again", "container", c.id, "error", err)
+		s.cleanLater(c.id)
 	}
 	known := c.step == stepCleanUp
-	err = errors.Join(s.disconnect(ctx, c), s.removeBundle(c))
-	if err != nil {
-		s.cfg.Logger.Error("cannot clean up behind a container", "container", c.id, "error", err)
-	}
 	s.record(c, stepNone, func(m *berthv1.Container) {
 		m.State.Pid, m.Endpoints, m.Ports, m.ExecIds = 0, nil, nil, nil
 		switch {
@@ -212,45 +261,4 @@ func (s *Service) settle(ctx context.Context, c *container, task *shims.Task) (a
 		m.State.RestartCount++
 	})
 	return func() { s.restartLater(c, delay) }
-}
-
-// removeStrays removes bundles, network namespaces, streams and snapshots of containers that there are not, or that do
-// not run.
-func (s *Service) removeStrays(ctx context.Context) error {
-	connected := s.connected()
-	errs := []error{
-		s.eachStray("bundles", connected, func(id, path string) error {
-			if _, err := s.cfg.Shims.Delete(ctx, id, path); err != nil {
-				s.cfg.Logger.Warn("cannot clean up behind a shim of nobody", "container", id, "error", err)
-			}
-			return removeBundleDir(path)
-		}),
-		s.eachStray("netns", connected, func(_, path string) error { return netns.Remove(path) }),
-		s.eachStray("streams", connected, func(_, path string) error { return os.Remove(path) }),
-	}
-	snapshots, err := s.ownedSnapshots(ctx)
-	errs = append(errs, err)
-	for _, id := range snapshots {
-		if _, err := os.Stat(s.recordDir(id)); errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, s.removeSnapshot(ctx, id))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// eachStray calls remove for what is in a state directory and has the name of no container of the list.
-func (s *Service) eachStray(dir string, valid []string, remove func(name, path string) error) error {
-	entries, err := os.ReadDir(s.stateDir(dir))
-	if err != nil {
-		return fmt.Errorf("cannot look for strays: %w", err)
-	}
-	var errs []error
-	for _, entry := range entries {
-		name := entry.Name()
-		belongs := func(id string) bool { return name == id || dir == "streams" && len(name) >= 16 && id[:16] == name[:16] }
-		if !slices.ContainsFunc(valid, belongs) {
-			errs = append(errs, remove(name, filepath.Join(s.stateDir(dir), name)))
-		}
-	}
-	return errors.Join(errs...)
 }

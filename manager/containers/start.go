@@ -29,11 +29,23 @@ func (s *Service) Start(ctx context.Context, ref string, size *berthv1.TerminalS
 		return 0, err
 	}
 	defer release()
-	return s.startHeld(context.WithoutCancel(ctx), c, size)
+	return s.startHeld(context.WithoutCancel(ctx), c, byClient, size)
 }
 
+// starter tells apart why a container is started.
+type starter int
+
+const (
+	byClient starter = iota // or because berthd has started: the restart policy counts anew
+	byPolicy                // after an exit
+)
+
 // startHeld starts a container whose life the caller holds.
-func (s *Service) startHeld(ctx context.Context, c *container, size *berthv1.TerminalSize) (uint32, error) {
+func (s *Service) startHeld(ctx context.Context, c *container, by starter, size *berthv1.TerminalSize) (uint32, error) {
+	c.keepAfterExit(false)
+	if current := c.active(); current != nil && c.isEnding() {
+		s.exitsWithin(ctx, current, endPatience)
+	}
 	before := c.snapshot()
 	switch before.GetState().GetStatus() {
 	case statusRunning:
@@ -47,11 +59,8 @@ func (s *Service) startHeld(ctx context.Context, c *container, size *berthv1.Ter
 	if size == nil {
 		size = before.GetProcess().GetTtySize()
 	}
-	c.mu.Lock()
-	c.stopped, c.history.noRemove = false, false
-	c.mu.Unlock()
-	if err := c.transition(stepStart, nil); err != nil {
-		return 0, err
+	if err := s.prepareStart(ctx, c, by); err != nil {
+		return 0, fmt.Errorf("cannot start container %q: %w", before.GetName(), err)
 	}
 	c.beginStart()
 	pid, err := s.launch(ctx, c, size)
@@ -59,8 +68,25 @@ func (s *Service) startHeld(ctx context.Context, c *container, size *berthv1.Ter
 		s.recordFailedStart(c, before.GetState().GetStatus(), err)
 		return 0, fmt.Errorf("cannot start container %q: %w", before.GetName(), err)
 	}
-	s.publish(c, "start")
 	return pid, nil
+}
+
+// prepareStart finishes what the last run has left to do, and writes down that the container is started.
+func (s *Service) prepareStart(ctx context.Context, c *container, by starter) error {
+	if err := s.cleanLeftovers(ctx, c); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.history.stopped = false
+	if by == byClient {
+		c.history.backoff = 0
+	}
+	c.mu.Unlock()
+	return c.transition(stepStart, func(m *berthv1.Container) {
+		if by == byClient {
+			m.State.RestartCount = 0
+		}
+	})
 }
 
 // recordFailedStart keeps why a container did not start. Its state is what it was, but for one that waited to be
@@ -100,16 +126,16 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 	if err != nil {
 		return 0, err
 	}
-	undo.Add(func(context.Context) error { return s.removeBundle(c) })
+	var task *shims.Task
+	shimStarted := false
+	undo.Add(func(ctx context.Context) error { return s.undoLaunch(ctx, c, task, shimStarted) })
 	if err := errors.Join(makeBundle(c.bundle), shared.MountSharedMemory(filepath.Join(c.bundle, bundle.ShmDir))); err != nil {
 		return 0, err
 	}
-	var task *shims.Task
-	undo.Add(func(ctx context.Context) error { return s.disconnect(ctx, c) })
-	undo.Add(func(ctx context.Context) error { return s.dropShim(ctx, c, task) })
 	if err := s.makeNetns(c); err != nil {
 		return 0, err
 	}
+	shimStarted = true // or half started, if that fails
 	var env []string
 	streams := s.streams(c.id, "", request.Spec)
 	err = together(
@@ -135,7 +161,7 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 	if _, err := task.Start(ctx, ""); err != nil {
 		return 0, err
 	}
-	s.begin(c, newRun(task, env), func(m *berthv1.Container) {
+	s.begin(c, newRun(task, env), "start", func(m *berthv1.Container) {
 		m.State.Status, m.State.Pid, m.State.StartedAt = statusRunning, pid, started
 		m.State.ExitCode, m.State.Error, m.State.OomKilled, m.State.FinishedAt = 0, "", false, nil
 	})
@@ -275,18 +301,36 @@ func (s *Service) disconnect(ctx context.Context, c *container) error {
 	return err
 }
 
+// undoLaunch takes away what a launch that failed has made. If the shim can't be ended, the bundle stays for another attempt.
+func (s *Service) undoLaunch(ctx context.Context, c *container, task *shims.Task, shimStarted bool) error {
+	var shimErr error
+	if shimStarted {
+		shimErr = s.dropShim(ctx, c, task)
+	}
+	err := errors.Join(shimErr, s.disconnect(ctx, c))
+	if shimErr == nil {
+		err = errors.Join(err, s.removeBundle(c))
+	}
+	if err != nil {
+		s.cfg.Logger.Error("cannot clean up behind a container that did not start; it is tried again", "container", c.id, "error", err)
+		s.cleanLater(c.id)
+	}
+	return nil // the client is told why the container did not start, and nothing else
+}
+
 // dropShim ends a shim whose container did not start.
 func (s *Service) dropShim(ctx context.Context, c *container, task *shims.Task) error {
-	if task == nil {
-		return nil
+	if task != nil {
+		_, err := task.Delete(ctx, "")
+		if err = ignoreNotFound(err); err == nil {
+			err = task.Shutdown(ctx)
+		}
+		if err == nil {
+			return nil
+		}
+		_ = task.Close()
 	}
-	_, err := task.Delete(ctx, "")
-	if err = errors.Join(ignoreNotFound(err), task.Shutdown(ctx)); err == nil {
-		return nil
-	}
-	if _, forced := s.cfg.Shims.Delete(ctx, c.id, c.bundle); forced == nil {
-		return nil
-	}
+	_, err := s.deleteShim(ctx, c.id)
 	return err
 }
 

@@ -2,12 +2,14 @@ package containers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/shims"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -38,10 +40,7 @@ func (s *Service) stopHeld(ctx context.Context, c *container, how Stopping) erro
 	if err != nil {
 		return err
 	}
-	current, before, err := c.markStopped()
-	if err != nil {
-		return err
-	}
+	current, before := s.markStopped(c)
 	if before == statusRestarting && current == nil {
 		s.record(c, stepNone, func(m *berthv1.Container) { m.State.Status = statusExited })
 		return nil
@@ -49,33 +48,92 @@ func (s *Service) stopHeld(ctx context.Context, c *container, how Stopping) erro
 	if current == nil {
 		return nil
 	}
-	if err := s.signal(ctx, c, current, signal, false); err != nil {
-		return fmt.Errorf("cannot stop container %q: %w", c.snapshot().GetName(), err)
-	}
-	if before == statusPaused && signal != syscall.SIGKILL { // a frozen process handles no signal; the runtime's SIGKILL thaws
-		if err := s.thaw(ctx, c, current); err != nil {
-			return err
+	ended := false
+	if signal != syscall.SIGKILL {
+		if ended, err = s.ask(ctx, c, current, signal, timeout); err != nil {
+			return fmt.Errorf("cannot stop container %q: %w", c.snapshot().GetName(), err)
 		}
 	}
-	if s.exitsWithin(ctx, current, timeout) {
-		s.publish(c, "stop")
-		return nil
-	}
-	if err := s.signal(ctx, c, current, syscall.SIGKILL, false); err != nil {
-		return fmt.Errorf("cannot kill container %q: %w", c.snapshot().GetName(), err)
-	}
-	if !s.exitsWithin(ctx, current, killPatience) {
-		return errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("container %q has not ended %v after SIGKILL", c.snapshot().GetName(), killPatience))
+	if !ended {
+		if err := s.kill(ctx, c, current, false); err != nil {
+			return fmt.Errorf("cannot stop container %q: %w", c.snapshot().GetName(), err)
+		}
 	}
 	s.publish(c, "stop")
 	return nil
 }
 
-// endPatience is how long the end of a process may take to be known.
-const endPatience = 15 * time.Second
+// ask sends a signal that a process may handle, and waits for its end. A shim that does not answer can't tell of the end
+// either: then the wait is over at once.
+func (s *Service) ask(ctx context.Context, c *container, current *run, signal syscall.Signal, timeout time.Duration) (ended bool, err error) {
+	err = s.signal(ctx, c, current, signal, false)
+	if errors.Is(err, shims.ErrNoAnswer) {
+		s.cfg.Logger.Warn("cannot ask a container to stop; it is killed", "container", c.id, "error", err)
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := s.thawAll(ctx, c, current); err != nil { // a frozen process handles no signal
+		s.cfg.Logger.Warn("cannot let a container go on that is to handle a signal", "container", c.id, "error", err)
+	}
+	return s.exitsWithin(ctx, current, timeout), nil
+}
 
-// killPatience is how long a process may take to end after SIGKILL: one in the kernel's hands can't be hurried.
-const killPatience = time.Minute
+// thawAll lets a container go on, whether it was paused or frozen behind berthd's back.
+func (s *Service) thawAll(ctx context.Context, c *container, current *run) error {
+	var err error
+	if c.status() == statusPaused {
+		err = s.thaw(ctx, c, current)
+	}
+	if cgroup := s.cgroupOf(c.id); err != nil || cgroup.Frozen() {
+		return cgroup.Thaw()
+	}
+	return nil
+}
+
+const (
+	// endPatience is how long the end of a process may take to be known.
+	endPatience = 15 * time.Second
+	// killPatience is how long the end after SIGKILL may take before more is done about it than asking the shim.
+	killPatience = 10 * time.Second
+	// forcePatience is how long it may take when each helper has to be waited for until it is given up.
+	forcePatience = 2 * time.Minute
+)
+
+// kill ends a run for certain, with all processes if the caller wants to, and returns when it has ended: by the shim, and if that
+// does not do it, by force.
+func (s *Service) kill(ctx context.Context, c *container, current *run, all bool) error {
+	err := s.signal(ctx, c, current, syscall.SIGKILL, all)
+	if err == nil {
+		// A frozen process does not end on cgroup v1.
+		if err := s.cgroupOf(c.id).Thaw(); err != nil {
+			s.cfg.Logger.Warn("cannot thaw a container that was killed", "container", c.id, "error", err)
+		}
+		if s.exitsWithin(ctx, current, killPatience) {
+			return nil
+		}
+	}
+	s.cfg.Logger.Warn("a container does not end by its shim; it is ended by force", "container", c.id, "error", err)
+	return s.force(ctx, c, current)
+}
+
+// force ends a run without its shim, and if need be the shim too.
+func (s *Service) force(ctx context.Context, c *container, current *run) error {
+	limited, cancel := context.WithTimeout(ctx, forceLimit)
+	defer cancel()
+	err := s.cgroupOf(c.id).Kill(limited)
+	if err == nil && s.exitsWithin(ctx, current, forceLimit) {
+		return nil
+	}
+	if !c.isEnding() {
+		_, err = s.deleteShim(ctx, c.id) // which ends the wait for the process in watch
+	}
+	if s.exitsWithin(ctx, current, forcePatience) {
+		return nil
+	}
+	return errdefs.As(errdefs.ErrUnavailable, errors.Join(errors.New("it has not ended after SIGKILL"), err))
+}
 
 func (c *container) howToStop(how Stopping) (syscall.Signal, time.Duration, error) {
 	spec := c.snapshot().GetSpec()
@@ -101,11 +159,14 @@ func (c *container) howToStop(how Stopping) (syscall.Signal, time.Duration, erro
 }
 
 // markStopped takes the restart policy out of play.
-func (c *container) markStopped() (*run, status, error) {
+func (s *Service) markStopped(c *container) (*run, status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stopped = true
-	return c.current, c.message.GetState().GetStatus(), c.saveState()
+	c.history.stopped = true
+	if err := c.saveState(); err != nil {
+		s.cfg.Logger.Error("cannot write down that a container was stopped", "container", c.id, "error", err)
+	}
+	return c.current, c.message.GetState().GetStatus()
 }
 
 // exitsWithin waits for the end of a run and of all that surrounded it. A negative limit is none.
@@ -129,7 +190,10 @@ func (s *Service) exitsWithin(ctx context.Context, current *run, limit time.Dura
 // signal sends a signal to the process of a run. A process that has just ended makes no error.
 func (s *Service) signal(ctx context.Context, c *container, current *run, signal syscall.Signal, all bool) error {
 	err := current.task().Kill(ctx, "", signal, all)
-	// What can't be signalled is most likely ending; all of its end may take as long as its slowest client.
+	if errors.Is(err, shims.ErrNoAnswer) {
+		return err
+	}
+	// A process that can't be signalled is most likely ending, which may take as long as its slowest client.
 	if err != nil && !s.exitsWithin(ctx, current, endPatience) {
 		return err
 	}
@@ -137,7 +201,8 @@ func (s *Service) signal(ctx context.Context, c *container, current *run, signal
 	return nil
 }
 
-// Kill sends a signal and does not wait.
+// Kill sends a signal. It returns when the container has ended if the signal is SIGKILL, so that it can be removed or started
+// next, and at once after any other.
 func (s *Service) Kill(ctx context.Context, ref, signal string, all bool) error {
 	if signal == "" {
 		signal = "SIGKILL"
@@ -154,13 +219,16 @@ func (s *Service) Kill(ctx context.Context, ref, signal string, all bool) error 
 	if err != nil {
 		return err
 	}
-	// Who kills a container does not want it restarted.
+	// A container that is told to end is not to be started again by its restart policy.
 	if stop, _, err := c.howToStop(Stopping{}); number == syscall.SIGKILL || err == nil && number == stop {
-		if _, _, err := c.markStopped(); err != nil {
-			return err
-		}
+		s.markStopped(c)
 	}
-	if err := s.signal(ctx, c, current, number, all); err != nil {
+	if number == syscall.SIGKILL {
+		err = s.kill(context.WithoutCancel(ctx), c, current, all)
+	} else {
+		err = s.signal(ctx, c, current, number, all)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot kill container %q: %w", c.snapshot().GetName(), err)
 	}
 	return nil
@@ -174,17 +242,23 @@ func (s *Service) Restart(ctx context.Context, ref string, how Stopping) error {
 	}
 	defer release()
 	ctx = context.WithoutCancel(ctx)
-	c.mu.Lock()
-	c.history.noRemove = true
-	c.mu.Unlock()
+	c.keepAfterExit(true)
 	if err := s.stopHeld(ctx, c, how); err != nil {
+		c.keepAfterExit(false)
 		return err
 	}
-	if _, err := s.startHeld(ctx, c, nil); err != nil {
+	if _, err := s.startHeld(ctx, c, byClient, nil); err != nil {
 		return err
 	}
 	s.publish(c, "restart")
 	return nil
+}
+
+// keepAfterExit says whether the exit to come belongs to a restart or a removal: --rm does not apply then.
+func (c *container) keepAfterExit(keep bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.history.noRemove = keep
 }
 
 // Pause freezes all processes of a container.
