@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/berthd/berth/internal/atomicfile"
+	"github.com/berthd/berth/manager/apparmor"
 	"github.com/berthd/berth/manager/containers"
 	"github.com/berthd/berth/manager/events"
 	"github.com/berthd/berth/manager/images"
@@ -70,9 +71,13 @@ func (d *daemon) build() (err error) {
 	launcher := shims.New(shims.Config{
 		Shim: o.shim, Runtime: o.runtime, RuntimeRoot: filepath.Join(o.state, "runtime"), Namespace: "berth", Address: o.addresses[0],
 	})
+	profile := &apparmor.Profile{}
+	if _, err := profile.Ensure(context.Background()); err != nil {
+		d.log.Warn("containers can't be started unless they ask for no AppArmor profile", "error", err)
+	}
 	d.containers, err = containers.New(containers.Config{
 		Root: o.root, State: o.state, Snapshots: d.clients.Snapshots, Snapshotter: d.clients.Snapshotter, Images: d.images,
-		Networks: d.networks, Volumes: d.volumes, Shims: launcher, Events: d.events, Init: o.init, CgroupParent: o.cgroupParent,
+		Networks: d.networks, Volumes: d.volumes, Shims: launcher, Events: d.events, AppArmor: profile, Init: o.init, CgroupParent: o.cgroupParent,
 		Logger: d.log,
 	})
 	return err

@@ -46,6 +46,8 @@ type Request struct {
 	CgroupParent string
 	// SystemdCgroup asks for a cgroup path in systemd's form.
 	SystemdCgroup bool
+	// AppArmorProfile confines a container that is not privileged and names no profile. Empty: none.
+	AppArmorProfile string
 	// Init is the host's path of the init program.
 	Init    string
 	TTYSize *berthv1.TerminalSize

@@ -2,13 +2,13 @@ package bundle
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/apparmor"
 )
 
 const unconfined = "unconfined"
@@ -36,12 +36,22 @@ func addSecurity(request Request, spec *specs.Spec) error {
 	return addSeccomp(request, spec)
 }
 
-func addAppArmor(request Request, spec *specs.Spec) error {
-	profile := request.Spec.GetSecurity().GetApparmorProfile()
-	if profile == "" || profile == unconfined {
-		return nil
+// AppArmorProfile is the profile that a container is confined by; empty: none.
+func AppArmorProfile(request Request) string {
+	security := request.Spec.GetSecurity()
+	switch profile := security.GetApparmorProfile(); {
+	case profile == unconfined, profile == "" && security.GetPrivileged():
+		return ""
+	case profile == "":
+		return request.AppArmorProfile
+	default:
+		return profile
 	}
-	if _, err := os.Stat("/sys/kernel/security/apparmor"); err != nil {
+}
+
+func addAppArmor(request Request, spec *specs.Spec) error {
+	profile := AppArmorProfile(request)
+	if profile != "" && !apparmor.Enabled() {
 		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot use AppArmor profile %q: the host has no AppArmor", profile))
 	}
 	spec.Process.ApparmorProfile = profile

@@ -23,6 +23,7 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/internal/panics"
+	"github.com/berthd/berth/manager/apparmor"
 	"github.com/berthd/berth/manager/cgroups"
 	"github.com/berthd/berth/manager/events"
 	"github.com/berthd/berth/manager/images"
@@ -45,6 +46,8 @@ type Config struct {
 	Volumes     *volumes.Service
 	Shims       *shims.Launcher
 	Events      *events.Broker
+	// AppArmor is the profile of containers that name none.
+	AppArmor *apparmor.Profile
 	// Init is the program that --init runs as process 1.
 	Init string
 	// CgroupParent holds the cgroup of each container that asks for no other.

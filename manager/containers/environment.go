@@ -67,10 +67,14 @@ func (s *Service) bundleRequest(ctx context.Context, c *container, size *berthv1
 	if err != nil {
 		return bundle.Request{}, err
 	}
-	return bundle.Request{
+	request := bundle.Request{
 		ID: c.id, Dir: c.bundle, Spec: message.GetSpec(), Process: message.GetProcess(), Hostname: s.hostname(message),
 		Mounts: message.GetMounts(), Joins: joins, CgroupParent: s.cfg.CgroupParent, Init: s.cfg.Init, TTYSize: size,
-	}, nil
+	}
+	if security := message.GetSpec().GetSecurity(); security.GetApparmorProfile() == "" && !security.GetPrivileged() {
+		request.AppArmorProfile, err = s.cfg.AppArmor.Ensure(ctx)
+	}
+	return request, err
 }
 
 // joins finds the namespaces that the container does not get of its own: those of other containers, and the network
@@ -142,6 +146,7 @@ func (s *Service) writeBundle(ctx context.Context, c *container, request bundle.
 	if err := s.mountRootfs(ctx, c); err != nil {
 		return nil, err
 	}
+	c.recordApparmor(bundle.AppArmorProfile(request))
 	if err := rootfs.LinkMtab(filepath.Join(c.bundle, bundle.RootfsDir)); err != nil {
 		return nil, err
 	}
@@ -165,6 +170,13 @@ func (s *Service) writeBundle(ctx context.Context, c *container, request bundle.
 		}
 	}
 	return bundle.Write(request)
+}
+
+// recordApparmor keeps the profile of the run that begins. It is written down with the run's other facts.
+func (c *container) recordApparmor(profile string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.message.State.ApparmorProfile = profile
 }
 
 // shareFiles gives a container the files in /etc of the one whose network it shares: they say which names have which

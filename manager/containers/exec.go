@@ -84,6 +84,9 @@ func (s *Service) execProcess(c *container, current *run, asked *berthv1.Process
 	if err != nil {
 		return nil, err
 	}
+	if asked.GetPrivileged() && message.GetState().GetApparmorProfile() != "" {
+		process.ApparmorProfile = "unconfined" // empty would stand for the container's
+	}
 	if process.Rlimits, err = bundle.Rlimits(message.GetSpec().GetResources()); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthd/berth/manager/blobs"
 	"github.com/berthd/berth/manager/filter"
+	"github.com/berthd/berth/manager/networks"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -38,7 +39,7 @@ func (s *Service) List(ctx context.Context, query Query) ([]*berthv1.Container, 
 	})
 	var list []*berthv1.Container
 	for _, c := range s.all() {
-		message := c.snapshot()
+		message := s.view(c)
 		state := message.GetState().GetStatus()
 		if !everyState && !isActive(state) && state != statusRestarting || !match(message) {
 			continue
@@ -60,11 +61,21 @@ func (s *Service) Inspect(ctx context.Context, ref string, size bool) (*berthv1.
 	if err != nil {
 		return nil, err
 	}
-	message := c.snapshot()
+	message := s.view(c)
 	if size {
 		s.measure(ctx, message)
 	}
 	return message, nil
+}
+
+// view is what clients see of a container: what is kept of it, and where its parts are.
+func (s *Service) view(c *container) *berthv1.Container {
+	message := c.snapshot()
+	message.Snapshotter = s.cfg.Snapshotter
+	if mode, _, err := networks.ParseMode(message.GetSpec().GetNetwork()); err == nil && ownsNetns(mode) && isActive(message.GetState().GetStatus()) {
+		message.NetworkNamespace = s.netnsPath(message.GetId())
+	}
+	return message
 }
 
 // measure fills in what the container's layers take. Sizes that can't be had stay away.

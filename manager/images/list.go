@@ -29,6 +29,8 @@ type Details struct {
 	Comment string
 	// RawConfig is the configuration as the registry has it.
 	RawConfig []byte
+	// Snapshotter has the layers.
+	Snapshotter string
 	// Containers are the IDs of those that use it.
 	Containers []string
 }
@@ -44,7 +46,7 @@ func (s *Service) Inspect(ctx context.Context, ref string) (Details, error) {
 
 func (s *Service) details(ctx context.Context, f found) Details {
 	r := f.record
-	d := Details{Image: f.image(), Tags: r.tags(), Digests: r.digests(), Size: r.size(), RawConfig: r.Raw}
+	d := Details{Image: f.image(), Tags: r.tags(), Digests: r.digests(), Size: r.size(), RawConfig: r.Raw, Snapshotter: s.cfg.Snapshotter}
 	for _, n := range r.Names {
 		if n.TaggedAt.After(d.TaggedAt) {
 			d.TaggedAt = n.TaggedAt

@@ -185,7 +185,7 @@ func imageMessage(d images.Details) *berthv1.Image {
 		},
 		Platform: &berthv1.Platform{Os: d.Config.OS, Architecture: d.Config.Architecture, Variant: d.Config.Variant},
 		Size:     d.Size, Config: imageConfig(d.Config.Config, d.RawConfig), Author: d.Config.Author, Comment: d.Comment,
-		Labels: d.Config.Config.Labels, Containers: uint32(len(d.Containers)),
+		Labels: d.Config.Config.Labels, Containers: uint32(len(d.Containers)), Snapshotter: d.Snapshotter,
 	}
 	for _, layer := range d.Config.RootFS.DiffIDs {
 		message.Layers = append(message.Layers, layer.String())

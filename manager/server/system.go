@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/version"
+	"github.com/berthd/berth/manager/apparmor"
 	"github.com/berthd/berth/manager/containers"
 	"github.com/berthd/berth/manager/images"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -85,7 +86,7 @@ func (s *System) GetInfo(ctx context.Context, _ *berthv1.GetInfoRequest) (*berth
 		Id: s.host.ID, RootDirectory: s.host.Root, StateDirectory: s.host.State, Snapshotter: s.host.Snapshotter,
 		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), DefaultRuntime: containers.DefaultRuntime, Runtimes: []string{containers.DefaultRuntime},
 		SecurityOptions: securityOptions(), OperatingSystem: operatingSystem(), Kernel: kernel(), Architecture: runtime.GOARCH,
-		Cpus: uint32(runtime.NumCPU()), LogDriver: "json-file",
+		Cpus: uint32(runtime.NumCPU()), LogDriver: "json-file", Warnings: warnings(),
 		ContentAddress: s.host.ContentAddress, SnapshotterAddress: s.host.SnapshotterAddress,
 	}
 	var err error
@@ -126,10 +127,18 @@ func cgroupVersion() uint32 {
 
 func securityOptions() []string {
 	options := []string{"name=seccomp,profile=builtin"}
-	if _, err := os.Stat("/sys/kernel/security/apparmor"); err == nil {
+	if usable, _ := apparmor.Usable(); usable {
 		options = append(options, "name=apparmor")
 	}
 	return options
+}
+
+// warnings tell what a container does without on this host.
+func warnings() (list []string) {
+	if _, err := apparmor.Usable(); err != nil {
+		list = append(list, err.Error())
+	}
+	return list
 }
 
 func operatingSystem() string {

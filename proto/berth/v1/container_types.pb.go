@@ -1246,7 +1246,8 @@ type Security struct {
 	NoNewPrivileges bool     `protobuf:"varint,4,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
 	// "": the daemon's default profile; "unconfined"; otherwise the JSON of a profile, as docker takes it.
 	SeccompProfile string `protobuf:"bytes,5,opt,name=seccomp_profile,json=seccompProfile,proto3" json:"seccomp_profile,omitempty"`
-	// "": the daemon's default; "unconfined"; otherwise a loaded profile.
+	// "": the daemon's default (berth-default), or none for a privileged container or where the host has no AppArmor;
+	// "unconfined"; otherwise a loaded profile.
 	ApparmorProfile string `protobuf:"bytes,6,opt,name=apparmor_profile,json=apparmorProfile,proto3" json:"apparmor_profile,omitempty"`
 	// user:, role:, type:, level:, or "disable".
 	SelinuxLabels  []string          `protobuf:"bytes,7,rep,name=selinux_labels,json=selinuxLabels,proto3" json:"selinux_labels,omitempty"`
@@ -1937,14 +1938,16 @@ type ContainerState struct {
 	// As a shell gives it: 128 plus the signal for a killed process, 127 and 126 where the command did not start.
 	ExitCode int32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	// Why the last start failed. Empty if it did not.
-	Error         string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
-	OomKilled     bool                   `protobuf:"varint,5,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	FinishedAt    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
-	RestartCount  uint32                 `protobuf:"varint,8,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
-	Health        *Health                `protobuf:"bytes,9,opt,name=health,proto3" json:"health,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Error        string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	OomKilled    bool                   `protobuf:"varint,5,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
+	StartedAt    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	FinishedAt   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	RestartCount uint32                 `protobuf:"varint,8,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
+	Health       *Health                `protobuf:"bytes,9,opt,name=health,proto3" json:"health,omitempty"`
+	// AppArmor profile of the process that runs, or ran last. Empty: none.
+	ApparmorProfile string `protobuf:"bytes,10,opt,name=apparmor_profile,json=apparmorProfile,proto3" json:"apparmor_profile,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ContainerState) Reset() {
@@ -2038,6 +2041,13 @@ func (x *ContainerState) GetHealth() *Health {
 		return x.Health
 	}
 	return nil
+}
+
+func (x *ContainerState) GetApparmorProfile() string {
+	if x != nil {
+		return x.ApparmorProfile
+	}
+	return ""
 }
 
 // Health is the state of a container's health check.
@@ -2284,10 +2294,14 @@ type Container struct {
 	// IDs of processes that Exec added and that run.
 	ExecIds []string `protobuf:"bytes,17,rep,name=exec_ids,json=execIds,proto3" json:"exec_ids,omitempty"`
 	// The process with the image's defaults applied.
-	Process       *ProcessSpec `protobuf:"bytes,18,opt,name=process,proto3" json:"process,omitempty"`
-	Bundle        string       `protobuf:"bytes,19,opt,name=bundle,proto3" json:"bundle,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Process *ProcessSpec `protobuf:"bytes,18,opt,name=process,proto3" json:"process,omitempty"`
+	Bundle  string       `protobuf:"bytes,19,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// Snapshotter that has the layers.
+	Snapshotter string `protobuf:"bytes,20,opt,name=snapshotter,proto3" json:"snapshotter,omitempty"`
+	// Path at which the container's network namespace is pinned while it runs. Empty for one that shares another's.
+	NetworkNamespace string `protobuf:"bytes,21,opt,name=network_namespace,json=networkNamespace,proto3" json:"network_namespace,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Container) Reset() {
@@ -2449,6 +2463,20 @@ func (x *Container) GetProcess() *ProcessSpec {
 func (x *Container) GetBundle() string {
 	if x != nil {
 		return x.Bundle
+	}
+	return ""
+}
+
+func (x *Container) GetSnapshotter() string {
+	if x != nil {
+		return x.Snapshotter
+	}
+	return ""
+}
+
+func (x *Container) GetNetworkNamespace() string {
+	if x != nil {
+		return x.NetworkNamespace
 	}
 	return ""
 }
@@ -2736,7 +2764,7 @@ const file_berth_v1_container_types_proto_rawDesc = "" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12<\n" +
 	"\fstart_period\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vstartPeriod\x12@\n" +
 	"\x0estart_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\rstartInterval\x12\x18\n" +
-	"\aretries\x18\x06 \x01(\rR\aretries\"\xee\x02\n" +
+	"\aretries\x18\x06 \x01(\rR\aretries\"\x99\x03\n" +
 	"\x0eContainerState\x121\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x19.berth.v1.ContainerStatusR\x06status\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\rR\x03pid\x12\x1b\n" +
@@ -2749,7 +2777,9 @@ const file_berth_v1_container_types_proto_rawDesc = "" +
 	"\vfinished_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12#\n" +
 	"\rrestart_count\x18\b \x01(\rR\frestartCount\x12(\n" +
-	"\x06health\x18\t \x01(\v2\x10.berth.v1.HealthR\x06health\"\x88\x01\n" +
+	"\x06health\x18\t \x01(\v2\x10.berth.v1.HealthR\x06health\x12)\n" +
+	"\x10apparmor_profile\x18\n" +
+	" \x01(\tR\x0fapparmorProfile\"\x88\x01\n" +
 	"\x06Health\x12.\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x16.berth.v1.HealthStatusR\x06status\x12%\n" +
 	"\x0efailing_streak\x18\x02 \x01(\rR\rfailingStreak\x12'\n" +
@@ -2769,7 +2799,7 @@ const file_berth_v1_container_types_proto_rawDesc = "" +
 	"\vmac_address\x18\x04 \x01(\tR\n" +
 	"macAddress\x12\x1c\n" +
 	"\taddresses\x18\x05 \x03(\tR\taddresses\x12\x1a\n" +
-	"\bgateways\x18\x06 \x03(\tR\bgateways\"\xcb\x05\n" +
+	"\bgateways\x18\x06 \x03(\tR\bgateways\"\x9a\x06\n" +
 	"\tContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -2792,7 +2822,9 @@ const file_berth_v1_container_types_proto_rawDesc = "" +
 	"sizeRootfs\x88\x01\x01\x12\x19\n" +
 	"\bexec_ids\x18\x11 \x03(\tR\aexecIds\x12/\n" +
 	"\aprocess\x18\x12 \x01(\v2\x15.berth.v1.ProcessSpecR\aprocess\x12\x16\n" +
-	"\x06bundle\x18\x13 \x01(\tR\x06bundleB\n" +
+	"\x06bundle\x18\x13 \x01(\tR\x06bundle\x12 \n" +
+	"\vsnapshotter\x18\x14 \x01(\tR\vsnapshotter\x12+\n" +
+	"\x11network_namespace\x18\x15 \x01(\tR\x10networkNamespaceB\n" +
 	"\n" +
 	"\b_size_rwB\x0e\n" +
 	"\f_size_rootfs\"\x80\x01\n" +

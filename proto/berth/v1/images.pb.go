@@ -118,7 +118,9 @@ type Image struct {
 	// How many containers use it.
 	Containers uint32 `protobuf:"varint,13,opt,name=containers,proto3" json:"containers,omitempty"`
 	// When a name of it was last given here.
-	TaggedAt      *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=tagged_at,json=taggedAt,proto3" json:"tagged_at,omitempty"`
+	TaggedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=tagged_at,json=taggedAt,proto3" json:"tagged_at,omitempty"`
+	// Snapshotter that has the layers.
+	Snapshotter   string `protobuf:"bytes,15,opt,name=snapshotter,proto3" json:"snapshotter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -249,6 +251,13 @@ func (x *Image) GetTaggedAt() *timestamppb.Timestamp {
 		return x.TaggedAt
 	}
 	return nil
+}
+
+func (x *Image) GetSnapshotter() string {
+	if x != nil {
+		return x.Snapshotter
+	}
+	return ""
 }
 
 // ImageConfig is how containers of the image run by default, as in the OCI image specification.
@@ -1969,7 +1978,7 @@ var File_berth_v1_images_proto protoreflect.FileDescriptor
 
 const file_berth_v1_images_proto_rawDesc = "" +
 	"\n" +
-	"\x15berth/v1/images.proto\x12\bberth.v1\x1a\x14berth/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x04\n" +
+	"\x15berth/v1/images.proto\x12\bberth.v1\x1a\x14berth/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x04\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04tags\x18\x02 \x03(\tR\x04tags\x12\x18\n" +
@@ -1988,7 +1997,8 @@ const file_berth_v1_images_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\r \x01(\rR\n" +
 	"containers\x127\n" +
-	"\ttagged_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\btaggedAt\x1a9\n" +
+	"\ttagged_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\btaggedAt\x12 \n" +
+	"\vsnapshotter\x18\x0f \x01(\tR\vsnapshotter\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf8\x01\n" +
