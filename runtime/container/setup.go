@@ -258,6 +258,7 @@ func (s *setup) rootfs() rootfs.Config {
 		Spec: s.container.Spec, Bundle: s.container.Bundle, Root: s.container.Rootfs,
 		NoPivot: s.options.NoPivot, OwnUser: s.plan.OwnUser(), BindDevices: s.plan.OwnUser() || s.group == nil || !s.later && s.group.Barred(),
 		CgroupPaths:     s.container.Cgroups,
+		Warn:            s.options.Warn,
 		CgroupNamespace: (s.plan.New|s.plan.Joined)&unix.CLONE_NEWCGROUP != 0,
 		Detached:        (s.plan.New|s.plan.Joined)&unix.CLONE_NEWNS == 0,
 	}

@@ -176,6 +176,12 @@ func (m *machine) pretend(op *operation, first, second uintptr) (uintptr, syscal
 		m.send(Kind(first), uint32(second))
 	case opWait:
 		return 0, m.wait()
+	case opStoreOctal:
+		digits := (*[4]byte)(pointer(&first))
+		for i := len(digits) - 1; i >= 0; i-- {
+			digits[i] = byte('0' + second&7)
+			second >>= 3
+		}
 	case opSearch:
 		if (*Search)(pointer(&first)).feed(int(second)) {
 			return 0, syscall.EAGAIN

@@ -14,6 +14,7 @@ const (
 	opStoreWord                  // *(uintptr)(args[0]) = args[1]
 	opNever                      // stands for a call of the last leg
 	opLoad                       // slot out = *(uint64)(args[0]) >> args[1] & args[2]
+	opStoreOctal                 // *[4]byte(args[0]) = args[1] in octal digits
 	opSearch                     // feed the *Search args[0] with args[1] bytes of its buffer; EAGAIN if it wants more
 	opSecondFork                 // go on in a new process, a sibling of this one: clone3 with args[0], args[1]
 )
@@ -26,6 +27,9 @@ func (p *Program) Jump(label Label) { p.Set(p.NewSlot(), Int(0)).Then(label) }
 
 // Store writes a value of the child's into its memory: the 32-bit number at an address that Pin returned.
 func (p *Program) Store(at, value Arg) { p.Call("store", "a slot", opStore, at, value) }
+
+// StoreOctal writes a number of up to four octal digits, such as the mode of a file, as text at an address.
+func (p *Program) StoreOctal(at, value Arg) { p.Call("store", "a mode", opStoreOctal, at, value) }
 
 // Load returns a slot with some of the 64 bits at an address that Pin returned.
 func (p *Program) Load(at Arg, shift int, mask uint64) Arg {

@@ -30,7 +30,7 @@ func (b *Builder) hideMount(kind, name string) {
 	p.Call("take away", quoted, unix.SYS_UMOUNT2, at, launch.Int(unix.MNT_DETACH)).Then(gone).OnError(locked, unix.EINVAL, unix.EPERM)
 	p.Place(locked) // as it came with a user namespace
 	target := p.Call("hide", quoted, unix.SYS_OPENAT, launch.Cwd, at, launch.Int(unix.O_PATH|unix.O_CLOEXEC), launch.Int(0)).OnError(gone, unix.ENOENT).Result()
-	empty := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: name}, options{set: unix.MOUNT_ATTR_RDONLY})
+	empty := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: name}, options{set: unix.MOUNT_ATTR_RDONLY}, launch.Int(0))
 	b.moveTo(empty, target).Explain(func(errno unix.Errno) error {
 		return fmt.Errorf("cannot hide %s (type %q): %w", quoted, kind, errno)
 	})

@@ -28,7 +28,7 @@ func (b *Builder) cgroupMount(m specs.Mount, o options) {
 	}
 	readOnly := o.set & unix.MOUNT_ATTR_RDONLY
 	o.set &^= readOnly
-	top := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Destination}, options{set: o.set, superBlock: []string{"mode=755"}})
+	top := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Destination}, options{set: o.set, superBlock: []string{"mode=755"}}, launch.Int(0))
 	p, all := b.program, hierarchies(b.config.CgroupPaths)
 	for _, h := range all {
 		p.Call("create directory", fmt.Sprintf("%q", path.Join(m.Destination, h.name)), unix.SYS_MKDIRAT, top, p.String(h.name), launch.Int(0o755))
@@ -107,7 +107,7 @@ func (b *Builder) cgroupHierarchy(m specs.Mount, o options, h hierarchy) {
 	var mount launch.Arg
 	if b.config.CgroupNamespace {
 		o.superBlock = h.options
-		mount = b.newMount(specs.Mount{Type: h.kind, Source: "cgroup", Destination: m.Destination}, o)
+		mount = b.newMount(specs.Mount{Type: h.kind, Source: "cgroup", Destination: m.Destination}, o, launch.Int(0))
 	} else {
 		whole, flags := h.hostPath == hierarchyOfAll, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC
 		if whole {

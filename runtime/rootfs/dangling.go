@@ -3,34 +3,78 @@ package rootfs
 import (
 	"errors"
 	"path"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
+// placed is a mount point of the container, behind which later ones may lie.
+type placed struct {
+	at     string // relative to the root
+	source string // what is bound there, as a path of the host, or nothing if it is another file system
+}
+
 // place returns where a mount point is to be made whose name leads over links to nothing, as /etc/resolv.conf does in
 // many images: at the end of the links. What it finds is no more than a name: the child resolves it anew, in the root.
 func (b *Builder) place(name string) string {
-	rel := relative(name)
-	covered := func(earlier string) bool { return strings.HasPrefix(rel, earlier+"/") }
-	if isKernels(rel) || slices.ContainsFunc(b.placed, covered) {
-		return name // and what lies below a mount of the container is not in the image
+	at := b.findPlace(name)
+	if !isKernels(relative(name)) {
+		b.placed = append(b.placed, placed{at: relative(at)})
 	}
-	b.placed = append(b.placed, rel)
+	return at
+}
+
+func (b *Builder) findPlace(name string) string {
+	rel := relative(name)
+	if isKernels(rel) {
+		return name
+	}
 	root, err := openRoot(b.config.Root)
 	if err != nil {
 		return name // the child says what is wrong with it
 	}
 	defer func() { _ = unix.Close(root) }()
-	fd, err := openIn(root, rel, unix.O_PATH)
-	if err == nil {
-		_ = unix.Close(fd)
+	cover, _ := b.coverOf(rel)
+	switch {
+	case cover == nil:
+		fd, err := openIn(root, rel, unix.O_PATH)
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		if !errors.Is(err, unix.ENOENT) {
+			return name
+		}
+	case cover.source == "":
+		return name // a new file system has no links
 	}
-	if !errors.Is(err, unix.ENOENT) {
-		return name
+	return follow(name, func(rel string) (string, bool) { return b.linkAt(root, rel) })
+}
+
+// coverOf returns the last mount that a path is in, and the rest of the path there, or nil if it is in the image.
+func (b *Builder) coverOf(rel string) (cover *placed, rest string) {
+	for i := len(b.placed) - 1; i >= 0; i-- {
+		if rest, inside := strings.CutPrefix(rel, b.placed[i].at); inside && (rest == "" || rest[0] == '/') {
+			return &b.placed[i], strings.TrimPrefix(rest, "/")
+		}
 	}
-	return follow(name, func(rel string) (string, bool) { return readLink(root, rel) })
+	return nil, ""
+}
+
+// linkAt returns what a link contains that is in the image or in what is bound over it.
+func (b *Builder) linkAt(root int, rel string) (string, bool) {
+	cover, rest := b.coverOf(rel)
+	switch {
+	case cover == nil:
+		return readLink(root, rel)
+	case cover.source == "" || rest == "":
+		return "", false
+	}
+	source, err := openRoot(cover.source)
+	if err != nil {
+		return "", false // it is a file
+	}
+	defer func() { _ = unix.Close(source) }()
+	return readLink(source, rest)
 }
 
 // follow returns a path without links. One that has too many of them is returned as it is.

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -19,11 +20,22 @@ func (b *Builder) maskPaths() {
 	b.verifyDevice(null, `"/dev/null" of the container`, deviceID{kind: unix.S_IFCHR, major: 1, minor: 3})
 	nothing := p.NewSlot()
 	p.Set(nothing, launch.Int(-1))
-	for _, name := range b.config.Spec.Linux.MaskedPaths {
+	for _, name := range distinct(b.config.Spec.Linux.MaskedPaths) {
 		b.maskPath(name, null, nothing)
 	}
 	p.Close(null)
 	p.Call("close", "the empty file system", unix.SYS_CLOSE, nothing).Tolerate()
+}
+
+// distinct returns the paths in their order, without those that have come before under the same name.
+func distinct(names []string) []string {
+	seen := make(map[string]bool, len(names))
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		rel := relative(name)
+		again := seen[rel]
+		seen[rel] = true
+		return again
+	})
 }
 
 func (b *Builder) maskPath(name string, null, nothing launch.Arg) {
@@ -48,7 +60,7 @@ func (b *Builder) maskPath(name string, null, nothing launch.Arg) {
 	b.moveTo(mount, target).Then(done).Explain(hidden)
 
 	p.Place(first) // of all masked directories: its mount is the one that the others clone
-	empty := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: name}, options{set: unix.MOUNT_ATTR_RDONLY})
+	empty := b.newMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: name}, options{set: unix.MOUNT_ATTR_RDONLY}, launch.Int(0))
 	b.moveTo(empty, target).Explain(hidden)
 	p.Set(nothing, empty)
 	p.Call("hide", quoted, unix.SYS_FCNTL, empty, launch.Int(unix.F_DUPFD_CLOEXEC), launch.Int(0)).Into(mount)
@@ -62,7 +74,7 @@ func (b *Builder) maskPath(name string, null, nothing launch.Arg) {
 // readOnlyPaths adds a read-only mount of each path upon itself. What is mounted below has its own options.
 func (b *Builder) readOnlyPaths() {
 	p := b.program
-	for _, name := range b.config.Spec.Linux.ReadonlyPaths {
+	for _, name := range distinct(b.config.Spec.Linux.ReadonlyPaths) {
 		if relative(name) == "." { // where a mount upon it would not be seen
 			b.readOnly = append(b.readOnly, finished{b.root, name})
 			continue

@@ -19,7 +19,9 @@ const emptyPath = unix.AT_EMPTY_PATH
 // mount adds one mount of the configuration: made detached, given its attributes, and only then attached.
 func (b *Builder) mount(i int, m specs.Mount) {
 	o := parseOptions(m.Options)
-	if !b.config.OwnUser {
+	if from, later := b.provided[i]; later {
+		b.openProvided(i, m, o, from)
+	} else if !b.config.OwnUser {
 		b.openSource(i, m, o)
 	}
 	switch {
@@ -61,10 +63,7 @@ func (b *Builder) fileSystem(m specs.Mount, o options, mount launch.Arg) {
 	}
 	o.set &^= later
 	if mount == (launch.Arg{}) {
-		mount = b.newMount(m, o)
-		if m.Type == "tmpfs" && !o.has("mode") {
-			b.keepMode(m.Destination, mount)
-		}
+		mount = b.newMount(m, o, b.modeFor(m, o))
 		b.copyByChild(m.Destination, mount, b.plans[m.Destination])
 	} else {
 		b.setAttributes(mount, m.Destination, attributeChange{set: o.set})
@@ -98,23 +97,30 @@ type finished struct {
 	name  string
 }
 
-// keepMode gives a new file system the mode of the directory that it will hide, if there is one.
-func (b *Builder) keepMode(name string, mount launch.Arg) {
-	p := b.program
+// modeFor adds the finding out of the mode that a new tmpfs is told: that of the directory that it will hide, if there is
+// one and the configuration has no other. It returns the address of the mode's text, or 0.
+func (b *Builder) modeFor(m specs.Mount, o options) launch.Arg {
+	if m.Type != "tmpfs" || o.has("mode") {
+		return launch.Int(0)
+	}
+	p, name := b.program, m.Destination
 	absent := p.NewLabel()
+	text := p.String("1777") // as the kernel has it
 	hidden := b.open("open mount point", name, unix.O_PATH).OnError(absent, unix.ENOENT).Result()
 	stat := &unix.Statx_t{}
 	buffer := launch.Pin(p, stat)
 	p.Call("look at", fmt.Sprintf("mount point %q", name), unix.SYS_STATX, hidden, b.empty, launch.Int(emptyPath), launch.Int(unix.STATX_MODE), buffer)
 	const upperHalf = 32 // of the 64 bits from the gid on
 	mode := p.Load(launch.Int(uintptr(unsafe.Pointer(stat))+unsafe.Offsetof(stat.Gid)), upperHalf, 0o7777)
-	p.Call("set", fmt.Sprintf("the mode of the mount at %q", name), unix.SYS_FCHMODAT, mount, p.String("."), mode)
+	p.StoreOctal(text, mode)
 	p.Close(hidden)
 	p.Place(absent)
+	return text
 }
 
-// newMount adds the making of a detached mount of a file system and returns its descriptor.
-func (b *Builder) newMount(m specs.Mount, o options) launch.Arg {
+// newMount adds the making of a detached mount of a file system and returns its descriptor. The file system is told the
+// mode at an address, unless that is 0.
+func (b *Builder) newMount(m specs.Mount, o options, mode launch.Arg) launch.Arg {
 	p := b.program
 	name := fmt.Sprintf("file system %q for %q", m.Type, m.Destination)
 	context := p.Call("open", name, unix.SYS_FSOPEN, p.String(m.Type), launch.Int(unix.FSOPEN_CLOEXEC)).
@@ -128,6 +134,10 @@ func (b *Builder) newMount(m specs.Mount, o options) launch.Arg {
 		b.configure(context, m, []string{"source=" + m.Source})
 	}
 	b.configure(context, m, o.flagsOf(m.Type))
+	if mode != (launch.Arg{}) {
+		p.Call("set", fmt.Sprintf("the mode of the mount at %q", m.Destination), unix.SYS_FSCONFIG,
+			context, launch.Int(unix.FSCONFIG_SET_STRING), p.String("mode"), mode, launch.Int(0))
+	}
 	b.configure(context, m, o.superBlock)
 	if label := b.config.Spec.Linux.MountLabel; label != "" && takesLabel(m.Type) {
 		b.configure(context, m, []string{"context=" + label})
@@ -210,8 +220,12 @@ func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
 	}
 	b.replaceAttributes(mount, m.Destination, o)
 	b.setAttributes(mount, m.Destination, attributeChange{set: o.setAll, clear: o.clearAll, recursive: true})
-	info, err := os.Stat(b.source(m)) // if there is none, the child fails with the reason before it gets here
+	source := b.hostSource(m)
+	info, err := os.Stat(source) // if there is none, the child fails with the reason before it gets here
 	target := b.target(m.Destination, err != nil || info.IsDir())
+	if n := len(b.placed); n > 0 && !isKernels(relative(m.Destination)) {
+		b.placed[n-1].source = source
+	}
 	b.attach(m, mount, target)
 	b.propagate(mount, m.Destination, o.propagation)
 	b.leave(m, mount, false)
@@ -245,13 +259,14 @@ type attributeChange struct {
 // namespace the kernel may hold on to what the mount has, which is added to then.
 func (b *Builder) replaceAttributes(mount launch.Arg, name string, o options) {
 	const all = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW
-	if o.set|o.clear == 0 {
+	if o.set|o.clear|o.atime == 0 {
 		return
 	}
 	locked, done := b.program.NewLabel(), b.program.NewLabel()
 	b.setAttributes(mount, name, attributeChange{set: o.set, clear: o.clear | all&^o.set}).OnError(locked, unix.EPERM).Then(done)
 	b.program.Place(locked)
-	b.setAttributes(mount, name, attributeChange{set: o.set, clear: o.clear})
+	// The kernel does not lock nosymfollow.
+	b.setAttributes(mount, name, attributeChange{set: o.set, clear: o.clear | unix.MOUNT_ATTR_NOSYMFOLLOW&^o.set})
 	b.program.Place(done)
 }
 

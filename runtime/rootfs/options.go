@@ -10,6 +10,7 @@ import (
 // options are a mount's options, sorted by who acts on them.
 type options struct {
 	set, clear             uint64   // MOUNT_ATTR_ bits of the mount itself
+	atime                  uint64   // MS_ flags of the access times that are asked for, and atimeGiven
 	setAll, clearAll       uint64   // and of all mounts below it
 	propagation            []uint64 // MS_SHARED and its like, MS_REC with it, in order
 	bind, recursive        bool
@@ -41,7 +42,7 @@ func attributes(name string) (change, bool) {
 		return change{set: unix.MOUNT_ATTR_NOEXEC}, true
 	case "exec":
 		return change{clear: unix.MOUNT_ATTR_NOEXEC}, true
-	case "nodiratime":
+	case "nodiratime": // this and what follows about access times is for the mounts below only: see atimeFlag
 		return change{set: unix.MOUNT_ATTR_NODIRATIME}, true
 	case "diratime":
 		return change{clear: unix.MOUNT_ATTR_NODIRATIME}, true
@@ -75,6 +76,13 @@ func propagation(name string) (uint64, bool) {
 func parseOptions(names []string) options {
 	var o options
 	for _, name := range names {
+		if flag, set, ok := atimeFlag(name); ok {
+			o.atime = o.atime&^flag | atimeGiven
+			if set {
+				o.atime |= flag
+			}
+			continue
+		}
 		if change, ok := attributes(name); ok {
 			apply(&o.set, &o.clear, change)
 			continue
@@ -89,7 +97,46 @@ func parseOptions(names []string) options {
 		}
 		o.special(name)
 	}
+	apply(&o.set, &o.clear, o.atimeChange())
 	return o
+}
+
+// atimeGiven tells in options.atime that there was an option about access times, whatever came of it.
+const atimeGiven = 1 << 63
+
+// atimeFlag returns the flag of mount(2) for an option about access times, and whether the option sets or clears it.
+func atimeFlag(name string) (flag uint64, set, ok bool) {
+	switch name {
+	case "noatime", "atime":
+		return unix.MS_NOATIME, name == "noatime", true
+	case "nodiratime", "diratime":
+		return unix.MS_NODIRATIME, name == "nodiratime", true
+	case "relatime", "norelatime":
+		return unix.MS_RELATIME, name == "relatime", true
+	case "strictatime", "nostrictatime":
+		return unix.MS_STRICTATIME, name == "strictatime", true
+	}
+	return 0, false, false
+}
+
+// atimeChange does with the flags what the kernel does in mount(2), by which other runtimes mount: as soon as one of them
+// is set they replace all that a mount has about access times, and otherwise it keeps that.
+func (o *options) atimeChange() change {
+	if o.atime&^atimeGiven == 0 {
+		return change{}
+	}
+	c := change{clear: unix.MOUNT_ATTR__ATIME | unix.MOUNT_ATTR_NODIRATIME} // relatime is 0
+	switch {
+	case o.atime&unix.MS_STRICTATIME != 0:
+		c.set = unix.MOUNT_ATTR_STRICTATIME
+	case o.atime&unix.MS_NOATIME != 0:
+		c.set = unix.MOUNT_ATTR_NOATIME
+	}
+	if o.atime&unix.MS_NODIRATIME != 0 {
+		c.set |= unix.MOUNT_ATTR_NODIRATIME
+		c.clear &^= unix.MOUNT_ATTR_NODIRATIME
+	}
+	return c
 }
 
 // apply adds a change behind earlier ones, which it overrides.

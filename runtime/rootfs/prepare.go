@@ -21,17 +21,21 @@ import (
 // they hide, and id-mapped mounts, for which the container's own root may not ask. They are detached mounts, which the
 // child finds as descriptors and may attach in its own mount namespace. Close closes them here.
 func (b *Builder) Prepare() error {
+	b.findProvided()
 	for i, m := range b.config.Spec.Mounts {
-		if err := b.refuseOverProc(m); err != nil {
+		if err := errors.Join(b.refuseOverProc(m), b.checkBindOptions(m)); err != nil {
 			return fmt.Errorf("cannot mount at %q: %w", m.Destination, err)
 		}
 		if len(m.UIDMappings) == 0 && !slices.ContainsFunc(m.Options, needsPreparation) {
 			continue
 		}
-		var fd int
-		var err error
+		fd, err := -1, error(nil)
 		switch o := parseOptions(m.Options); {
 		case o.idmap || len(m.UIDMappings) > 0:
+			if from, later := b.provided[i]; later {
+				err = b.mapLater(i, m, from)
+				break
+			}
 			fd, err = b.mapped(m, o)
 		case o.copyUp && m.Type == "tmpfs" && os.Geteuid() != 0:
 			if err := b.planCopy(m.Destination); err != nil {
@@ -48,9 +52,49 @@ func (b *Builder) Prepare() error {
 		if err != nil {
 			return fmt.Errorf("cannot mount %q: %w", m.Destination, err)
 		}
-		b.prepared = append(b.prepared, fd)
-		b.sources[i] = launch.Int(fd)
+		if fd >= 0 {
+			b.prepared = append(b.prepared, fd)
+			b.sources[i] = launch.Int(fd)
+		}
 	}
+	return nil
+}
+
+// checkBindOptions refuses options of crun's that change what is bound, and warns of others: they are for a file system that is
+// mounted, and a bind mount mounts none.
+func (b *Builder) checkBindOptions(m specs.Mount) error {
+	if m.Type != "bind" && !slices.Contains(m.Options, "bind") && !slices.Contains(m.Options, "rbind") {
+		return nil
+	}
+	o := parseOptions(m.Options)
+	if !isBound(m, o) {
+		return nil
+	}
+	for _, option := range o.superBlock {
+		switch name, _, _ := strings.Cut(option, "="); name {
+		case "idmap", "ridmap", "copy-symlink", "src-nofollow", "dest-nofollow":
+			return fmt.Errorf("option %q of a bind mount is not implemented", option)
+		}
+		if b.config.Warn != nil {
+			b.config.Warn(fmt.Sprintf("the mount at %q: option %q means nothing for a bind mount, it is ignored", m.Destination, option))
+		}
+	}
+	return nil
+}
+
+// mapLater opens the user namespace by which the child maps what an earlier mount brings along. The root of a new user
+// namespace has no right to.
+func (b *Builder) mapLater(i int, m specs.Mount, from provided) error {
+	if b.config.OwnUser {
+		return fmt.Errorf("the ids of %q can't be mapped in a user namespace: an earlier mount of the container brings it along", m.Source)
+	}
+	users, err := b.userNamespace(m)
+	if err != nil {
+		return err
+	}
+	b.prepared = append(b.prepared, users)
+	from.users = users
+	b.provided[i] = from
 	return nil
 }
 

@@ -34,6 +34,8 @@ type Config struct {
 	// container or that the cgroup has to pay for.
 	Join func()
 
+	Warn func(text string) // told of what is no failure; may be nil
+
 	// Console adds the operations that open a terminal in the container's devpts and returns its end; nil without.
 	Console func(p *launch.Program, openPtmx func(flags int) launch.Op) launch.Arg
 }
@@ -53,7 +55,8 @@ type Builder struct {
 	sources  []launch.Arg       // by index of the mount: what is bound, detached from the host's tree
 	plans    map[string][]entry // what the child copies, by the mount point
 	prepared []int              // descriptors of this process
-	placed   []string           // relative names of mount points so far
+	placed   []placed           // mount points so far
+	provided map[int]provided   // by index of the mount: what is bound comes with another mount
 }
 
 // operands are in the child's memory, for any number of operations.
@@ -67,7 +70,7 @@ type operands struct {
 func New(p *launch.Program, config Config) *Builder {
 	return &Builder{
 		operands: operands{empty: p.String(""), hows: map[unix.OpenHow]launch.Arg{}}, config: config, program: p, ownDev: true,
-		sources: make([]launch.Arg, len(config.Spec.Mounts)),
+		sources: make([]launch.Arg, len(config.Spec.Mounts)), provided: map[int]provided{},
 	}
 }
 
@@ -83,7 +86,9 @@ func (b *Builder) Open() error {
 		return nil
 	}
 	for i, m := range b.config.Spec.Mounts {
-		b.openSource(i, m, parseOptions(m.Options))
+		if _, later := b.provided[i]; !later {
+			b.openSource(i, m, parseOptions(m.Options))
+		}
 	}
 	return nil
 }

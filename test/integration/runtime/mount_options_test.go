@@ -87,11 +87,41 @@ func TestAttributes(t *testing.T) {
 		}
 	}
 	for name, attribute := range opposites {
-		check("/unset/"+name, attribute, false)
+		check("/unset/"+name, attribute, strings.HasSuffix(name, "atime")) // see TestAccessTimesOfABind
 		check("/none/"+name, attribute, false)
 		check("/none/"+name+"/below", attribute, false)
 	}
 	check("/none/rw", "nosuid", true) // the recursive options change no more than they name
+}
+
+// TestAccessTimesOfABind: an option that asks for a kind of access times replaces all that the source has about them, and
+// one that takes a kind away leaves what the source has, as the kernel does it and so runc and crun.
+func TestAccessTimesOfABind(t *testing.T) {
+	sources := map[string]string{
+		"noatime": hostMount(t, unix.MS_NOATIME), "nodiratime": hostMount(t, unix.MS_NODIRATIME), "relatime": hostMount(t, 0),
+		"both": hostMount(t, unix.MS_NOATIME|unix.MS_NODIRATIME),
+	}
+	c := newContainer(t, "cat", "/proc/self/mountinfo")
+	c.Spec.Root.Readonly = false
+	want := map[string]string{}
+	for _, test := range []struct{ source, options, want string }{
+		{"noatime", "norelatime", "rw,noatime"}, {"noatime", "atime", "rw,noatime"}, {"noatime", "nostrictatime", "rw,noatime"},
+		{"noatime", "diratime", "rw,noatime"}, {"noatime", "nodiratime", "rw,nodiratime,relatime"}, {"noatime", "relatime", "rw,relatime"},
+		{"noatime", "strictatime", "rw"}, {"noatime", "ro", "ro,noatime"}, {"nodiratime", "strictatime", "rw"},
+		{"nodiratime", "noatime", "rw,noatime"}, {"nodiratime", "diratime", "rw,nodiratime,relatime"}, {"nodiratime", "noatime,nodiratime", "rw,noatime,nodiratime"},
+		{"relatime", "noatime,atime", "rw,relatime"}, {"relatime", "noatime,relatime", "rw,noatime"}, {"relatime", "nodiratime,strictatime", "rw,nodiratime"},
+		{"both", "atime,diratime", "rw,noatime,nodiratime"}, {"both", "relatime", "rw,relatime"},
+	} {
+		point := "/" + test.source + "/" + test.options
+		c.Spec.Mounts = append(c.Spec.Mounts, mount(point, "bind", sources[test.source], append(strings.Split(test.options, ","), "bind")...))
+		want[point] = test.want
+	}
+	info := c.output()
+	for point, attributes := range want {
+		if got := strings.Fields(mountLine(t, info, point))[5]; got != attributes {
+			t.Errorf("%s: %s, want %s", point, got, attributes)
+		}
+	}
 }
 
 // TestAttributesOfABind: what is bound without an attribute has those of its source, and else those that are asked for.
@@ -108,8 +138,12 @@ func TestAttributesOfABind(t *testing.T) {
 		if options != "bind,ro" {
 			continue
 		}
-		mapUsers(t, c) // who may not take away what the host has given
+		mapUsers(t, c) // who may not take away what the host has given, but for what the kernel does not lock
 		wantContains(t, mountLine(t, c.output(), "/mnt"), " ro,nosuid,nodev,noexec")
+		c.Spec.Mounts[len(c.Spec.Mounts)-1].Source = hostMount(t, unix.MS_NODEV|unix.MS_NOSYMFOLLOW)
+		if line := mountLine(t, c.output(), "/mnt"); strings.Contains(line, "nosymfollow") || !strings.Contains(line, " ro,nodev") {
+			t.Errorf("nosymfollow of the host is kept: %s", line)
+		}
 	}
 }
 
