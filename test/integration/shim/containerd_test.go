@@ -177,7 +177,8 @@ func TestTerminalUnderContainerd(t *testing.T) {
 	for range 5 {
 		args := append([]string{c.ctr, "--address", c.address, "--namespace", c.space}, c.flags("tty", "--rm", "-t")...)
 		output, err := exec.Command(script, "-qec", strings.Join(append(args, "echo", "hello"), " "), "/dev/null").CombinedOutput()
-		if err != nil || string(output) != "hello\r\r\n" && string(output) != "hello\r\n" {
+		// script types the end of its own input.
+		if got := strings.TrimPrefix(strings.TrimSpace(string(output)), "^@"); err != nil || got != "hello" {
 			t.Errorf("ctr says %q, %v", output, err)
 		}
 	}
