@@ -1,0 +1,51 @@
+package sys
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxSocketPath is what fits into sun_path of struct sockaddr_un beside the zero byte at its end.
+const MaxSocketPath = 107
+
+// SocketAddress returns an address for the socket at path, which may be longer than an address can be. A long one leads
+// through a descriptor of the socket's directory, and other processes may use it too until release is called.
+func SocketAddress(path string) (address string, release func(), err error) {
+	if len(path) <= MaxSocketPath {
+		return path, func() {}, nil
+	}
+	dir, name := filepath.Split(path)
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	address = filepath.Join("/proc", strconv.Itoa(os.Getpid()), "fd", strconv.Itoa(fd), name)
+	if len(address) > MaxSocketPath {
+		_ = unix.Close(fd)
+		return "", nil, &os.PathError{Op: "bind", Path: path, Err: unix.ENAMETOOLONG}
+	}
+	return address, func() { _ = unix.Close(fd) }, nil
+}
+
+// DialUnix connects to the socket at path, however long that is.
+func DialUnix(path string) (net.Conn, error) {
+	address, release, err := SocketAddress(path)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	conn, err := net.Dial("unix", address)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) {
+			op.Addr = &net.UnixAddr{Name: path, Net: "unix"} // the sentence names the socket
+		}
+		return nil, err
+	}
+	return conn, nil
+}
