@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v2"
@@ -33,7 +34,7 @@ func remove(ctx context.Context, inv invocation, out io.Writer) error {
 	if err := stop(inv); err != nil {
 		return err
 	}
-	if err := runtimecmd.AwaitCalls(inv.prefix()+".*.log", inv.isShim); err != nil {
+	if err := runtimecmd.AwaitCalls(inv.bundle, filePrefix, inv.isShim); err != nil {
 		return err
 	}
 	// The status first: removing the container kills it.
@@ -56,7 +57,7 @@ func remove(ctx context.Context, inv invocation, out io.Writer) error {
 	if err := process.Unmount(filepath.Join(inv.bundle, "rootfs")); err != nil {
 		return err
 	}
-	if err := removeScratch(inv.prefix()); err != nil {
+	if err := inv.removeScratch(); err != nil {
 		return err
 	}
 	response, err := proto.Marshal(&task.DeleteResponse{
@@ -76,18 +77,22 @@ func removeContainer(ctx context.Context, inv invocation, runtime runtimecmd.Run
 	}
 	defer reap.Close()
 	return runtime.Run(ctx, reap, runtimecmd.Call{
-		Args: []string{"delete", "--force", inv.id}, LogFile: inv.prefix() + ".delete.log",
+		Args: []string{"delete", "--force", inv.id}, Dir: inv.bundle, LogFile: inv.prefix() + ".delete.log",
 	})
 }
 
 // removeScratch removes the socket and the passing files of the dead shim.
-func removeScratch(prefix string) error {
-	left, err := filepath.Glob(prefix + ".*")
-	if err != nil {
+func (inv *invocation) removeScratch() error {
+	inv.removeSockets()
+	entries, err := os.ReadDir(inv.bundle)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot find the files of the shim: %w", err)
 	}
-	for _, path := range left {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), filePrefix+".") {
+			continue
+		}
+		if err := os.Remove(filepath.Join(inv.bundle, entry.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("cannot remove a file of the shim: %w", err)
 		}
 	}

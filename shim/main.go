@@ -37,6 +37,7 @@ type invocation struct {
 	address   string // the manager's gRPC socket
 	publisher string // program that publishes events
 	ttrpc     string // the manager's ttrpc socket, which takes events
+	listen    string // where the shim listens, "" if it chooses
 	debug     bool
 }
 
@@ -49,7 +50,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&inv.address, "address", "", "socket of the manager")
 	flags.StringVar(&inv.publisher, "publish-binary", "", "program that publishes events to the manager")
 	flags.BoolVar(&inv.debug, "debug", false, "accepted for containerd; what is worth saying is always said")
-	flags.String("socket", "", "accepted for containerd and ignored: start chooses and prints the address")
+	flags.StringVar(&inv.listen, "socket", "", "path of the shim's socket (default: start chooses; it prints the address)")
 	var showVersion, showInfo bool
 	flags.BoolVar(&showVersion, "version", false, "print the version")
 	flags.BoolVar(&showVersion, "v", false, "print the version")
@@ -100,5 +101,8 @@ func (inv *invocation) check() error {
 		return fmt.Errorf("cannot find bundle %q: %w", inv.bundle, err)
 	}
 	inv.bundle = bundle
+	if inv.listen != "" && !filepath.IsAbs(inv.listen) {
+		return fmt.Errorf("cannot use -socket %q: it is no absolute path", inv.listen)
+	}
 	return nil
 }

@@ -37,7 +37,7 @@ func serve(ctx context.Context, inv invocation) error {
 	// The shim ends with its container, not with the session or service it was started in. The signals are caught and
 	// dropped: ignored ones would stay ignored in the processes of the container.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
-	file := os.NewFile(listenerFd, inv.socket())
+	file := os.NewFile(listenerFd, "socket")
 	listener, err := net.FileListener(file)
 	if err != nil {
 		return fmt.Errorf("cannot serve on the inherited socket: %w", err)
@@ -71,7 +71,10 @@ func (inv *invocation) writePid() error {
 
 // withdraw takes away what leads to this shim. It happens before Shutdown is answered: afterwards the bundle may be
 // that of the container's next shim already.
-func (inv *invocation) withdraw() { _, _ = os.Remove(inv.socket()), os.Remove(inv.pidFile()) }
+func (inv *invocation) withdraw() {
+	inv.removeSockets()
+	_ = os.Remove(inv.pidFile())
+}
 
 // report says on stderr, which is the manager's log or a file in the bundle, what could not be returned to anyone.
 func report(err error) { fmt.Fprintf(os.Stderr, "%s: %v\n", program, err) }

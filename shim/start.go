@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -47,15 +46,13 @@ func start(inv invocation, out io.Writer) (err error) {
 	if abandoned(unix.Stdout) {
 		return fmt.Errorf("cannot start a shim for container %q: nobody reads its address", inv.id)
 	}
-	path := inv.socket()
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return fmt.Errorf("cannot make the directory of the shim's socket: %w", err)
-	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		_ = conn.Close()
+	if shim, err := inv.findShim(); err != nil {
+		return err
+	} else if shim >= 0 {
+		_ = unix.Close(shim)
 		return fmt.Errorf("cannot start a shim for container %q: one is running already", inv.id)
 	}
-	listener, err := stdio.ListenUnix(path)
+	listener, path, err := inv.bind()
 	if err != nil {
 		return err
 	}
@@ -83,6 +80,24 @@ func start(inv invocation, out io.Writer) (err error) {
 	return nil
 }
 
+// bind listens on the first of the shim's places for a socket that can be used.
+func (inv *invocation) bind() (*stdio.Listener, string, error) {
+	var errs []error
+	for _, path := range inv.sockets() {
+		err := os.MkdirAll(filepath.Dir(path), 0o711)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot make the directory of the shim's socket: %w", err))
+			continue
+		}
+		listener, err := stdio.ListenUnix(path)
+		if err == nil {
+			return listener, path, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, "", errors.Join(errs...)
+}
+
 // abandoned tells whether the descriptor is a pipe whose reader is gone: the manager was killed after it had asked for
 // the shim, and its successor's delete may have been here already.
 func abandoned(fd int) bool {
@@ -103,7 +118,7 @@ func printAddress(out io.Writer, address string) error {
 }
 
 // background starts the serving process, which inherits the listening socket and the lock on the bundle.
-func background(inv invocation, listener *net.UnixListener, lock *os.File) (pid int, err error) {
+func background(inv invocation, listener *stdio.Listener, lock *os.File) (pid int, err error) {
 	socket, err := listener.File()
 	if err != nil {
 		return 0, err
@@ -121,7 +136,7 @@ func background(inv invocation, listener *net.UnixListener, lock *os.File) (pid 
 	defer func() { _ = unix.Close(log) }()
 	args := []string{
 		program, "-namespace", inv.namespace, "-id", inv.id, "-bundle", inv.bundle,
-		"-address", inv.address, "-publish-binary", inv.publisher, serveVerb,
+		"-address", inv.address, "-publish-binary", inv.publisher, "-socket", inv.listen, serveVerb,
 	}
 	// Whatever else the manager's parents left open is neither the shim's business nor the container's.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {

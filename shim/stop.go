@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,45 +20,50 @@ const patience = 10 * time.Second
 // pidFile is where the serving process writes its pid.
 func (inv *invocation) pidFile() string { return filepath.Join(inv.bundle, "shim.pid") }
 
-// stop kills a shim that still serves, though its manager has given it up. One that was told to shut down serves no
-// more, and may end in peace: it has events to send.
+// stop kills a shim that still serves, though its manager has given it up. One that was told to shut down has removed its
+// pid file, and may end in peace: it has events to send.
 func stop(inv invocation) error {
-	conn, err := net.Dial("unix", inv.socket())
-	if err != nil {
-		return nil
+	shim, err := inv.findShim()
+	if err != nil || shim < 0 {
+		return err
 	}
-	_ = conn.Close()
+	defer func() { _ = unix.Close(shim) }()
+	if err := unix.PidfdSendSignal(shim, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cannot stop the shim: %w", os.NewSyscallError("pidfd_send_signal", err))
+	}
+	if err := runtimecmd.AwaitEnd(shim, time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("cannot stop the shim: %w", err)
+	}
+	return nil
+}
+
+// findShim returns a descriptor of the process that serves the container, -1 if there is none.
+func (inv *invocation) findShim() (int, error) {
 	data, err := os.ReadFile(inv.pidFile())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return -1, nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot find the shim: %w", err)
+		return -1, fmt.Errorf("cannot find the shim: %w", err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil || pid <= 1 {
-		return fmt.Errorf("cannot find the shim: %q in %q is no pid", data, inv.pidFile())
+		return -1, fmt.Errorf("cannot find the shim: %q in %q is no pid", data, inv.pidFile())
 	}
 	// The descriptor first: what is checked then is the process that will be killed, whatever happens to the pid.
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return nil
+		return -1, nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot stop the shim: %w", os.NewSyscallError("pidfd_open", err))
+		return -1, fmt.Errorf("cannot find the shim: %w", os.NewSyscallError("pidfd_open", err))
 	}
-	defer func() { _ = unix.Close(pidfd) }()
 	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	if err != nil || !inv.isShim(string(cmdline)) {
-		return nil
+		_ = unix.Close(pidfd)
+		return -1, nil
 	}
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("cannot stop the shim: %w", os.NewSyscallError("pidfd_send_signal", err))
-	}
-	if err := runtimecmd.AwaitEnd(pidfd, time.Now().Add(patience)); err != nil {
-		return fmt.Errorf("cannot stop the shim: %w", err)
-	}
-	return nil
+	return pidfd, nil
 }
 
 // isShim recognizes the command line of this container's shim.

@@ -81,7 +81,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s.work, s.cancel = context.WithCancel(context.Background())
 	dirs := []string{
-		filepath.Join(cfg.Root, recordsDir), s.stateDir("bundles"), s.stateDir("netns"), s.stateDir("streams"), s.stateDir("records"),
+		filepath.Join(cfg.Root, recordsDir), s.stateDir("bundles"), s.stateDir("netns"), s.stateDir("records"),
 	}
 	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o711); err != nil {

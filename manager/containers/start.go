@@ -213,13 +213,14 @@ func (s *Service) runtimePath(spec *berthv1.ContainerSpec) string {
 	return ""
 }
 
-// streamPath is the socket of a process's streams. Socket addresses end at 107 bytes, hence the short names.
+// streamPath is the socket of a process's streams. It is in the bundle, and gone with that, whatever has become of the
+// process and its shim.
 func (s *Service) streamPath(id, execID string) string {
-	name := id[:16]
+	name := "streams"
 	if execID != "" {
 		name += "." + execID[:8]
 	}
-	return filepath.Join(s.stateDir("streams"), name)
+	return filepath.Join(s.bundleDir(id), name)
 }
 
 // streams tells the shim how to serve the streams of a process.

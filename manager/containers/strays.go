@@ -170,7 +170,7 @@ func (s *Service) cleanAgain(ctx context.Context, id string) error {
 	return s.clean(ctx, id)
 }
 
-// removeStrays removes bundles, processes, network namespaces, streams, snapshots and state of the runtime that belong to no
+// removeStrays removes bundles, processes, network namespaces, snapshots and state of the runtime that belong to no
 // container, or to one that does not run. What takes long goes on in the background.
 func (s *Service) removeStrays(ctx context.Context, connected []string) error {
 	leftovers := map[string]bool{}
@@ -200,13 +200,6 @@ func (s *Service) removeStrays(ctx context.Context, connected []string) error {
 		})
 	}
 	waitFor(&group, restorePatience)
-	sockets, err := strays(s.stateDir("streams"), func(name string) bool {
-		return slices.ContainsFunc(connected, func(id string) bool { return len(name) >= 16 && id[:min(16, len(id))] == name[:16] })
-	})
-	errs = append(errs, err)
-	for _, name := range sockets {
-		errs = append(errs, ignoreNotExist(os.Remove(filepath.Join(s.stateDir("streams"), name))))
-	}
 	return errors.Join(append(errs, s.removeStraySnapshots(ctx))...)
 }
 

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/sys"
 )
 
 // addressFile in the bundle says how to reach the shim, as the shim said it.
@@ -174,7 +174,9 @@ const (
 func (l *Launcher) run(ctx context.Context, id, bundle, verb string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()
-	arguments := []string{"-namespace", l.config.Namespace, "-id", id, "-address", l.config.Address, "-bundle", bundle, verb}
+	// The socket goes with the bundle. Its path may be longer than other managers can use.
+	socket := filepath.Join(bundle, "shim.sock")
+	arguments := []string{"-namespace", l.config.Namespace, "-id", id, "-address", l.config.Address, "-bundle", bundle, "-socket", socket, verb}
 	command := exec.CommandContext(ctx, l.config.Shim, arguments...)
 	command.Dir = bundle
 	// The default runtime comes through the environment for `delete`, which gets no options.
@@ -217,7 +219,7 @@ func parseBootstrap(output []byte) (bootstrap, error) {
 
 func connect(id string, params bootstrap) (*Task, error) {
 	path := strings.TrimPrefix(params.Address, "unix://")
-	connection, err := net.Dial("unix", path)
+	connection, err := sys.DialUnix(path)
 	if err != nil {
 		return nil, errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("cannot connect to the shim: %w", err))
 	}

@@ -13,18 +13,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience bounds the wait for calls that a dead shim left.
+// patience bounds the wait for calls that a dead shim left, before they are killed.
 const patience = 15 * time.Second
 
 // AwaitCalls returns when the calls have ended that a shim had started when it was killed: what they are about to make
-// could not be removed before. logs is a glob pattern of the calls' log files, which exist as long as they run. isShim
-// recognizes the shim's command line, which is also that of a child that has not executed the runtime yet.
-func AwaitCalls(logs string, isShim func(cmdline string) bool) error {
-	left, err := filepath.Glob(logs)
-	if err != nil {
+// could not be removed before. One that does not end in time is killed. The calls' log files are in the directory, have
+// names of the prefix and .log, and exist as long as the calls run. isShim recognizes the shim's command line, which is
+// also that of a child that has not executed the runtime yet.
+func AwaitCalls(dir, prefix string, isShim func(cmdline string) bool) error {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot find the runtime's calls: %w", err)
 	}
-	if len(left) == 0 {
+	var logs []string
+	for _, file := range files {
+		if name := file.Name(); strings.HasPrefix(name, prefix+".") && strings.HasSuffix(name, ".log") {
+			logs = append(logs, filepath.Join(dir, name))
+		}
+	}
+	if len(logs) == 0 {
 		return nil
 	}
 	entries, err := os.ReadDir("/proc")
@@ -32,7 +39,7 @@ func AwaitCalls(logs string, isShim func(cmdline string) bool) error {
 		return fmt.Errorf("cannot find the runtime's calls: %w", err)
 	}
 	isCall := func(cmdline string) bool {
-		return isShim(cmdline) || slices.ContainsFunc(left, func(log string) bool {
+		return isShim(cmdline) || slices.ContainsFunc(logs, func(log string) bool {
 			return strings.Contains(cmdline, "\x00--log\x00"+log+"\x00")
 		})
 	}
@@ -57,10 +64,26 @@ func awaitCall(pid int, isCall func(cmdline string) bool, deadline time.Time) er
 	}
 	defer func() { _ = unix.Close(pidfd) }()
 	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
-	if err != nil || !isCall(string(cmdline)) || leadsSession(pid) {
+	if err != nil || !isCall(string(cmdline)) || leadsSession(pid) || !sharesMounts(pid) {
 		return nil
 	}
-	return AwaitEnd(pidfd, deadline)
+	if err := AwaitEnd(pidfd, deadline); !errors.Is(err, errLate) {
+		return err
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return os.NewSyscallError("pidfd_send_signal", err)
+	}
+	return AwaitEnd(pidfd, time.Now().Add(endLimit))
+}
+
+// sharesMounts reports whether a process is in the mount namespace of this one. Runtimes are; the processes of a container
+// are not, and may have any command line.
+func sharesMounts(pid int) bool {
+	var ours, theirs unix.Stat_t
+	if unix.Stat("/proc/self/ns/mnt", &ours) != nil || unix.Stat(filepath.Join("/proc", strconv.Itoa(pid), "ns/mnt"), &theirs) != nil {
+		return true
+	}
+	return ours.Ino == theirs.Ino
 }
 
 // leadsSession tells a container's process that has not executed its program yet from the call that made it: they
@@ -75,12 +98,15 @@ func leadsSession(pid int) bool {
 	return len(fields) > 3 && fields[3] == strconv.Itoa(pid)
 }
 
+// errLate says that a process did not end.
+var errLate = errors.New("it did not end in time")
+
 // AwaitEnd returns when the process has ended.
 func AwaitEnd(pidfd int, deadline time.Time) error {
 	for {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return errors.New("it did not end in time")
+			return errLate
 		}
 		poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 		n, err := unix.Poll(poll, int(left.Milliseconds())+1)

@@ -15,9 +15,12 @@ import (
 type connections struct {
 	open atomic.Int32
 	left chan struct{} // gets one when the last connection is closed
+	last func()        // called then, too
 }
 
-func newConnections() *connections { return &connections{left: make(chan struct{}, 1)} }
+func newConnections(last func()) *connections {
+	return &connections{left: make(chan struct{}, 1), last: last}
+}
 
 // Handshake implements ttrpc.Handshaker.
 func (c *connections) Handshake(_ context.Context, conn net.Conn) (net.Conn, any, error) {
@@ -33,6 +36,7 @@ func (c *connections) closed() {
 	if c.open.Add(-1) > 0 {
 		return
 	}
+	c.last()
 	select {
 	case c.left <- struct{}{}:
 	default:

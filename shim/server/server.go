@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
@@ -37,6 +38,7 @@ type Service struct {
 	config   Config
 	shutdown chan struct{}
 	once     sync.Once
+	orphan   *time.Timer // looks whether there is anything left to serve
 
 	mu        sync.Mutex
 	container *process.Container // nil before Create and after the init process was deleted
@@ -92,9 +94,22 @@ func method[Request, Response any](s *Service, call func(context.Context, *Reque
 	}
 }
 
+// orphanTime is how long a shim without a container waits for a client. Managers connect at once; one that was killed
+// before, and its successor, may know nothing of this shim, or of its bundle.
+const orphanTime = 15 * time.Second
+
+// endOrphan ends the shim if it has neither a container nor a client.
+func (s *Service) endOrphan(clients *connections) {
+	if clients.open.Load() == 0 {
+		_, _ = s.shutDown(context.Background(), nil)
+	}
+}
+
 // Serve answers requests until Shutdown was called or ctx ends.
 func (s *Service) Serve(ctx context.Context, listener net.Listener) error {
-	clients := newConnections()
+	clients := newConnections(func() { s.orphan.Reset(orphanTime) })
+	s.orphan = time.AfterFunc(orphanTime, func() { s.endOrphan(clients) })
+	defer s.orphan.Stop()
 	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(clients))
 	if err != nil {
 		return fmt.Errorf("cannot make the ttrpc server: %w", err)

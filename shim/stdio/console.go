@@ -3,17 +3,19 @@ package stdio
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // A ConsoleSocket receives the master of the pty that the runtime makes for a process with a terminal.
 type ConsoleSocket struct {
-	listener *net.UnixListener
-	path     string
+	listener *Listener
+	address  string
+	release  func()
 }
 
 // ListenConsole listens on a socket for the runtime's --console-socket.
@@ -22,11 +24,15 @@ func ListenConsole(path string) (*ConsoleSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ConsoleSocket{listener: l, path: path}, nil
+	address, release, err := sys.SocketAddress(path)
+	if err != nil {
+		return nil, errors.Join(err, l.Remove())
+	}
+	return &ConsoleSocket{listener: l, address: address, release: release}, nil
 }
 
 // Path is the argument of --console-socket.
-func (s *ConsoleSocket) Path() string { return s.path }
+func (s *ConsoleSocket) Path() string { return s.address }
 
 // handover bounds the wait for a runtime that said that it has succeeded, and so has sent the master already.
 const handover = 5 * time.Second
@@ -62,6 +68,6 @@ func (s *ConsoleSocket) Receive() (*os.File, error) {
 
 // Close removes the socket.
 func (s *ConsoleSocket) Close() {
-	_ = s.listener.Close()
-	_ = os.Remove(s.path)
+	_ = s.listener.Remove()
+	s.release()
 }

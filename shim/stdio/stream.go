@@ -30,7 +30,7 @@ import (
 type hub struct {
 	stdinOnce bool
 	log       *jsonLog // nil without log=
-	listener  *net.UnixListener
+	listener  *Listener
 	input     func([]byte) error // feeds the process
 	inputEnd  func()
 
@@ -82,32 +82,6 @@ func listen(uri string) (_ *hub, err error) {
 	}
 	h.group.Go(h.accept)
 	return h, nil
-}
-
-// ListenUnix listens on a socket that only its owner can connect to, from its first instant on.
-func ListenUnix(path string) (*net.UnixListener, error) {
-	_ = os.Remove(path) // left by a shim that was killed
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %q: %w", path, err)
-	}
-	file := os.NewFile(uintptr(fd), path)
-	defer func() { _ = file.Close() }()
-	// A socket file takes its mode from the socket, less the umask.
-	if err := unix.Fchmod(fd, 0o600); err != nil {
-		return nil, fmt.Errorf("cannot listen on %q: %w", path, err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		return nil, fmt.Errorf("cannot listen on %q: %w", path, err)
-	}
-	if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
-		return nil, fmt.Errorf("cannot listen on %q: %w", path, err)
-	}
-	l, err := net.FileListener(file)
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %q: %w", path, err)
-	}
-	return l.(*net.UnixListener), nil
 }
 
 // SamePeer reports whether the other side of a connection runs as this process's user or as root.
@@ -322,7 +296,7 @@ func (h *hub) finish() {
 // close ends the hub and removes its socket.
 func (h *hub) close() error {
 	h.finish()
-	err := h.listener.Close()
+	err := h.listener.Remove()
 	h.mu.Lock()
 	close(h.done) // a client that is being accepted right now is not waited for
 	for c := range h.clients {
@@ -330,7 +304,6 @@ func (h *hub) close() error {
 	}
 	h.mu.Unlock()
 	h.group.Wait()
-	_ = os.Remove(h.listener.Addr().String())
 	return errors.Join(err, h.log.close())
 }
 

@@ -58,7 +58,7 @@ func (d *daemon) empty() error {
 		}
 	}
 	for _, pattern := range []string{
-		filepath.Join(d.State, "netns", "*"), filepath.Join(d.State, "bundles", "*"), filepath.Join(d.State, "streams", "*"),
+		filepath.Join(d.State, "netns", "*"), filepath.Join(d.State, "bundles", "*"),
 		"/sys/fs/cgroup/" + d.Cgroup + "/*/", "/sys/fs/cgroup/*/" + d.Cgroup + "/*/",
 	} {
 		if found, _ := filepath.Glob(pattern); len(found) > 0 {

@@ -48,7 +48,7 @@ func StartDaemon(t testing.TB, args ...string) *Daemon {
 	dir := ShortDir(t)
 	unique := filepath.Ext(dir)[1:]
 	d := &Daemon{
-		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Host: "unix://" + filepath.Join(dir, "sock"),
+		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Host: "unix://" + filepath.Join(dir, "s"),
 		Bridge: "bd" + unique, Table: "berth-test-" + unique, Cgroup: "berth-test-" + unique, t: t, dir: dir, args: args,
 	}
 	t.Cleanup(d.end)

@@ -45,7 +45,7 @@ func TestLifeOfAContainer(t *testing.T) {
 	w.remove(id)
 	_, err := w.containers.InspectContainer(w.ctx(), &berthv1.InspectContainerRequest{Container: id})
 	wantCode(t, err, codes.NotFound, "no such container", id)
-	for _, dir := range []string{w.Root + "/containers", w.State + "/bundles", w.State + "/netns", w.State + "/streams"} {
+	for _, dir := range []string{w.Root + "/containers", w.State + "/bundles", w.State + "/netns"} {
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 			t.Errorf("left in %s: %v, %v", dir, entries, err)
 		}

@@ -74,7 +74,7 @@ func (d *daemon) noneOf(look func() []string) {
 // inUse lists what there may only be while there are containers.
 func (d *daemon) inUse() []string {
 	var found []string
-	for _, dir := range []string{"bundles", "netns", "streams"} {
+	for _, dir := range []string{"bundles", "netns"} {
 		for _, name := range entries(d.t, filepath.Join(d.State, dir)) {
 			found = append(found, "file "+filepath.Join(dir, name))
 		}

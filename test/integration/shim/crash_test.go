@@ -110,6 +110,60 @@ func TestDeleteStopsAShimThatWasGivenUp(t *testing.T) {
 	}
 }
 
+// A shim that nobody can reach any more is found by its pid.
+func TestDeleteStopsAShimWithoutASocket(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	pid := c.create(streams{})
+	c.run("")
+	if err := os.Remove(filepath.Join(c.Bundle, "shim.sock")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.verb("start"); err == nil || !strings.Contains(err.Error(), "running already") {
+		t.Errorf("second start: %v", err)
+	}
+	c.deleteVerb()
+	if !zombie(pid) || !zombie(c.pid) {
+		t.Errorf("still there: container %v, shim %v", !zombie(pid), !zombie(c.pid))
+	}
+}
+
+// A shim without a container, whose manager never came, ends by itself, and takes its socket with it.
+func TestShimThatNobodyKnowsEnds(t *testing.T) {
+	c := newContainer(t, "true")
+	if _, err := c.verb("start"); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Until(t, 2*usual, "the shim has ended", func() error { return noneOf(t, c.Bundle) })
+	left, err := filepath.Glob(c.Bundle + "/shim.*")
+	if err != nil || len(left) != 1 { // shim.log
+		t.Errorf("left %q, %v", left, err)
+	}
+}
+
+// A call of the runtime that a killed shim has left, and that does not end, is killed by delete. The command line of a
+// process of the container, which may say what it likes, is nothing to it.
+func TestDeleteAmongCallsThatDoNotEnd(t *testing.T) {
+	c := newContainer(t)
+	call := filepath.Join(c.Bundle, "shim.77.log")
+	c.Spec.Process.Args = []string{"sh", "-c", "trap '' TERM; while :; do sleep 1; done", "--log", call, "x"}
+	began, _ := c.file("began")
+	c.wrapRuntime(`[ "$verb" != exec ] || { echo > ` + began + `; kill -STOP $$; }`)
+	pid := c.create(streams{})
+	c.run("")
+	if err := os.WriteFile(call, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.exec("x", streams{}, "true")
+	ctx := c.ctx()
+	go func() { _, _ = c.api.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: "x"}) }()
+	awaitFile(t, began)
+	c.killShim()
+	if response := c.deleteVerb(); response.ExitStatus != 137 || !zombie(pid) {
+		t.Errorf("delete answered %v; the container is gone: %v", response, zombie(pid))
+	}
+	c.expectNothingLeft()
+}
+
 func TestTheManagersDeathDisturbsNobody(t *testing.T) {
 	c := newContainer(t, "sh", "-c", "read line; echo got $line")
 	out, outURI := c.file("out")

@@ -379,18 +379,6 @@ func TestOldManagersGetABareAddressAndVersion2(t *testing.T) {
 	}
 }
 
-func TestLongBundlePathsGetAShortSocket(t *testing.T) {
-	c := newContainer(t, "true")
-	long := filepath.Join(filepath.Dir(c.Bundle), strings.Repeat("long-", 30))
-	if err := os.Rename(c.Bundle, long); err != nil {
-		t.Fatal(err)
-	}
-	c.Bundle = long
-	c.create(streams{})
-	c.run("")
-	c.expectExit("", 0)
-}
-
 func TestBadInput(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.start()
