@@ -147,6 +147,7 @@ func (s *Service) cleanUpRun(ctx context.Context, c *container, current *run) er
 	if !released {
 		return err
 	}
+	s.removeStreams(c.id)
 	return errors.Join(err, s.removeBundle(c))
 }
 

@@ -38,6 +38,7 @@ func (s *Service) deleteShim(ctx context.Context, id string) (shims.Exited, erro
 		exited, err = s.cfg.Shims.Delete(ctx, id, bundle)
 		release()
 		if err == nil {
+			s.removeStreams(id)
 			return exited, nil
 		}
 		exited = shims.Exited{Code: lostCode, At: time.Now()}
@@ -94,12 +95,16 @@ func (s *Service) clean(ctx context.Context, id string) error {
 	if err == nil {
 		err = removeBundleDir(s.bundleDir(id))
 	}
-	errs := []error{err, netns.Remove(s.netnsPath(id)), s.cfg.Networks.Detach(ctx, id)}
+	s.removeStreams(id)
+	return errors.Join(err, netns.Remove(s.netnsPath(id)), s.cfg.Networks.Detach(ctx, id))
+}
+
+// removeStreams removes the sockets of a run that has ended, and of its execs: a shim that was killed has left them.
+func (s *Service) removeStreams(id string) {
 	sockets, _ := filepath.Glob(s.streamPath(id, "") + "*")
 	for _, socket := range sockets {
-		errs = append(errs, os.Remove(socket))
+		_ = os.Remove(socket) // the next berthd tries again
 	}
-	return errors.Join(errs...)
 }
 
 // cleanLeftovers does what could not be done when the container's last run ended.
