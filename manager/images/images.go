@@ -72,7 +72,7 @@ type Image struct {
 
 // New opens the images recorded in cfg.DB.
 func New(cfg Config) (*Service, error) {
-	index, err := openIndex(cfg.DB)
+	index, err := openIndex(cfg.DB, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}

@@ -10,18 +10,60 @@ import (
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
-// progressInterval is how often one layer tells how far it is.
-const progressInterval = 100 * time.Millisecond
+const (
+	// progressInterval is how often one layer tells how far it is.
+	progressInterval = 100 * time.Millisecond
+	// maxQueued bounds the reports that a client has not taken yet. The phases of 500 layers fit.
+	maxQueued = 4096
+)
 
-// progress hands reports to a client, one at a time and not more than it can use.
+// progress hands reports to a client from a goroutine of its own: a client that does not read them must not hold up a
+// transfer, for which other pulls may be waiting.
 type progress struct {
-	mu     sync.Mutex
 	report func(*berthv1.Progress)
-	last   map[digest.Digest]time.Time
+	done   chan struct{} // closed when all reports have been handed over
+
+	mu     sync.Mutex
+	change *sync.Cond
+	ended  bool
+	// queue are the reports to come. How far a layer is replaces what was said of it in the same phase.
+	queue []*berthv1.Progress
+	last  map[digest.Digest]lastReport
+}
+
+// lastReport is the newest report of a layer.
+type lastReport struct {
+	*berthv1.Progress
+	at time.Time
 }
 
 func newProgress(report func(*berthv1.Progress)) *progress {
-	return &progress{report: report, last: map[digest.Digest]time.Time{}}
+	p := &progress{report: report, done: make(chan struct{}), last: map[digest.Digest]lastReport{}}
+	p.change = sync.NewCond(&p.mu)
+	if report == nil {
+		close(p.done)
+		return p
+	}
+	go p.run()
+	return p
+}
+
+func (p *progress) run() {
+	defer close(p.done)
+	for {
+		p.mu.Lock()
+		for len(p.queue) == 0 && !p.ended {
+			p.change.Wait()
+		}
+		if len(p.queue) == 0 {
+			p.mu.Unlock()
+			return
+		}
+		next := p.queue[0]
+		p.queue = p.queue[1:]
+		p.mu.Unlock()
+		p.report(next)
+	}
 }
 
 // phase reports that something else begins.
@@ -33,29 +75,44 @@ func (p *progress) phase(layer ocispec.Descriptor, phase berthv1.Phase, message 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.send(report)
+	p.add(layer.Digest, report, time.Time{})
 }
 
 // bytes reports how far a phase is, if the last report is some time ago.
 func (p *progress) bytes(layer ocispec.Descriptor, phase berthv1.Phase, current int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if time.Since(p.last[layer.Digest]) < progressInterval {
+	now := time.Now()
+	if now.Sub(p.last[layer.Digest].at) < progressInterval {
 		return
 	}
-	p.send(&berthv1.Progress{Digest: layer.Digest.String(), Phase: phase, Current: current, Total: layer.Size})
-	p.last[layer.Digest] = time.Now()
+	p.add(layer.Digest, &berthv1.Progress{Digest: layer.Digest.String(), Phase: phase, Current: current, Total: layer.Size}, now)
 }
 
-func (p *progress) send(message *berthv1.Progress) {
-	if p.report != nil {
-		p.report(message)
+func (p *progress) add(layer digest.Digest, report *berthv1.Progress, at time.Time) {
+	if p.report == nil || p.ended {
+		return
 	}
+	before := p.last[layer].Progress
+	p.last[layer] = lastReport{report, at}
+	for i := len(p.queue) - 1; i >= 0 && before.GetPhase() == report.GetPhase(); i-- {
+		if p.queue[i] == before {
+			p.queue[i] = report
+			return
+		}
+	}
+	if len(p.queue) == maxQueued {
+		p.queue = p.queue[1:]
+	}
+	p.queue = append(p.queue, report)
+	p.change.Signal()
 }
 
-// stop ends all reports: the client's stream is about to end.
+// stop returns when the client has all reports, or its stream has ended. There are none afterwards.
 func (p *progress) stop() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.report = nil
+	p.ended = true
+	p.change.Signal()
+	p.mu.Unlock()
+	<-p.done
 }

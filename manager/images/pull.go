@@ -78,7 +78,7 @@ func (s *Service) pull(ctx context.Context, name reference.Named, request PullRe
 	if err != nil {
 		return PullResult{}, err
 	}
-	defer func() { err = errors.Join(err, lease.Delete(ctx)) }()
+	defer s.end(ctx, lease)
 	p := &pull{Service: s, name: name, repo: repo, lease: lease, progress: newProgress(request.Report)}
 	defer p.progress.stop()
 	source, err := p.resolve(ctx, request.Platform)
@@ -91,6 +91,14 @@ func (s *Service) pull(ctx context.Context, name reference.Named, request PullRe
 		return PullResult{}, err
 	}
 	return p.record(ctx, source)
+}
+
+// end deletes a lease. What fails is repeated when berthd starts the next time, and is no failure of a transfer that is
+// done.
+func (s *Service) end(ctx context.Context, lease *blobs.Lease) {
+	if err := lease.Delete(ctx); err != nil {
+		s.cfg.Logger.Warn("cannot end the lease of a transfer: what it holds stays until berthd starts again", "error", err)
+	}
 }
 
 // layers fetches all layers at once and unpacks them one upon the other, each as soon as it is there.

@@ -68,7 +68,7 @@ func (p *pull) push(ctx context.Context, f found, tag string, credentials regist
 	if p.lease, err = p.content.Lease(ctx); err != nil {
 		return manifest, err
 	}
-	defer func() { err = errors.Join(err, p.lease.Delete(ctx)) }()
+	defer p.end(ctx, p.lease)
 	if err := p.lease.Add(ctx, manifest.Digest); err != nil { // and all that its labels lead to
 		return manifest, err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -121,20 +122,17 @@ type index struct {
 	names  map[string]string // to the image's ID
 }
 
-func openIndex(db *bbolt.DB) (*index, error) {
+func openIndex(db *bbolt.DB, log *slog.Logger) (*index, error) {
 	table, err := store.NewTable[record](db, "images", recordVersion)
 	if err != nil {
 		return nil, err
 	}
-	images, err := table.All()
+	images, err := table.All(log, (*record).parse)
 	if err != nil {
 		return nil, err
 	}
 	x := &index{table: table, images: images, names: map[string]string{}}
 	for id, r := range images {
-		if err := r.parse(); err != nil {
-			return nil, err
-		}
 		for n, given := range r.Names {
 			// A crash while a name moved leaves it with both images: the later one has it.
 			if other, taken := x.names[n]; taken && images[other].Names[n].TaggedAt.After(given.TaggedAt) {

@@ -2,6 +2,7 @@ package images
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ func openTestIndex(t *testing.T) (*bbolt.DB, *index) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	x, err := openIndex(db)
+	x, err := openIndex(db, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func TestNameThatMovesSurvivesACrash(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	x, err := openIndex(db)
+	x, err := openIndex(db, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func TestPutMovesNamesAndKeepsOthers(t *testing.T) {
 	if updated, err := x.put(testRecord("1")); err != nil || updated {
 		t.Errorf("an image without a new name: updated %v, %v", updated, err)
 	}
-	reopened, err := openIndex(db)
+	reopened, err := openIndex(db, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

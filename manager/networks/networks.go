@@ -115,7 +115,7 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, exec: exec, definitions: definitions, attachments: attachments, ports: newPorts(), busy: map[string]bool{},
 		cni: libcni.NewCNIConfigWithCacheDir(cfg.PluginDirs, filepath.Join(cfg.StateDir, "cache"), exec),
 	}
-	if s.networks, err = definitions.All(); err != nil {
+	if s.networks, err = definitions.All(cfg.Logger, nil); err != nil {
 		return nil, err
 	}
 	if s.attached, err = attachments.load(); err != nil {

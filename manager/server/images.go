@@ -10,6 +10,7 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/manager/events"
@@ -98,11 +99,28 @@ func (s *Images) ListImages(ctx context.Context, request *berthv1.ListImagesRequ
 	if err != nil {
 		return nil, err
 	}
-	response := &berthv1.ListImagesResponse{}
+	response, described := &berthv1.ListImagesResponse{}, 0
 	for _, details := range list {
-		response.Images = append(response.Images, imageMessage(details))
+		message := imageMessage(details)
+		message.Config = nil
+		if size := descriptionSize(message); described+size <= maxDescriptions {
+			described += size
+		} else {
+			message.Labels, message.Layers, message.Author, message.Comment = nil, nil, "", ""
+		}
+		response.Images = append(response.Images, message)
 	}
 	return response, nil
+}
+
+// maxDescriptions bounds how much of a list comes from the images themselves: each may have megabytes of labels, and a
+// response has a limit, too.
+const maxDescriptions = 4 << 20
+
+func descriptionSize(message *berthv1.Image) int {
+	return proto.Size(&berthv1.Image{
+		Labels: message.GetLabels(), Layers: message.GetLayers(), Author: message.GetAuthor(), Comment: message.GetComment(),
+	})
 }
 
 // InspectImage tells all of one image.

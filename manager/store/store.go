@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -105,23 +107,53 @@ func (t *Table[T]) Delete(key string) error {
 	return nil
 }
 
-// All reads every record.
-func (t *Table[T]) All() (map[string]*T, error) {
-	records := map[string]*T{}
+// All reads every record. One that can't be read, or that check (if it is not nil) does not accept, keeps nothing else
+// from being read: it is logged and moved to a table of its own, where a person can look at it. A record of a newer
+// layout is an error, because an earlier berthd would destroy what it does not know.
+func (t *Table[T]) All(log *slog.Logger, check func(*T) error) (map[string]*T, error) {
+	records, damaged := map[string]*T{}, map[string]error{}
 	err := t.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(t.bucket).ForEach(func(key, value []byte) error {
 			record, err := t.decode(value)
-			if err != nil {
-				return fmt.Errorf("record %q: %w", key, err)
+			if err == nil && check != nil {
+				err = check(record)
 			}
-			records[string(key)] = record
+			switch {
+			case errors.Is(err, errdefs.ErrFailedPrecondition):
+				return fmt.Errorf("record %q: %w", key, err)
+			case err != nil:
+				damaged[string(key)] = err
+			default:
+				records[string(key)] = record
+			}
 			return nil
 		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the records of %s: %w", t.bucket, err)
 	}
+	for key, err := range damaged {
+		log.Error("a record can't be read: it is put aside", "table", string(t.bucket), "key", key, "error", err)
+		if err := t.quarantine(key); err != nil {
+			log.Warn("cannot put a damaged record aside", "table", string(t.bucket), "key", key, "error", err)
+		}
+	}
 	return records, nil
+}
+
+// quarantine moves a record to the table with the damaged ones.
+func (t *Table[T]) quarantine(key string) error {
+	return t.db.Update(func(tx *bbolt.Tx) error {
+		aside, err := tx.CreateBucketIfNotExists([]byte(string(t.bucket) + ".damaged"))
+		if err != nil {
+			return err
+		}
+		from := tx.Bucket(t.bucket)
+		if err := aside.Put([]byte(key), slices.Clone(from.Get([]byte(key)))); err != nil {
+			return err
+		}
+		return from.Delete([]byte(key))
+	})
 }
 
 func (t *Table[T]) encode(record *T) ([]byte, error) {

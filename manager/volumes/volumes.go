@@ -92,7 +92,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{cfg: cfg, table: table}
-	if s.volumes, err = table.All(); err != nil {
+	if s.volumes, err = table.All(cfg.Logger, nil); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {

@@ -46,7 +46,8 @@ type ImagesServiceClient interface {
 	PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullImageResponse], error)
 	// PushImage sends an image to its registry; errors as PullImage's. NOT_FOUND: no such local image.
 	PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushImageResponse], error)
-	// ListImages answers newest first.
+	// ListImages answers newest first, without config: InspectImage has it. Labels, layers, author and comment are
+	// left out of an image with which they would be more than 4 MiB.
 	ListImages(ctx context.Context, in *ListImagesRequest, opts ...grpc.CallOption) (*ListImagesResponse, error)
 	// InspectImage tells all of one image.
 	InspectImage(ctx context.Context, in *InspectImageRequest, opts ...grpc.CallOption) (*InspectImageResponse, error)
@@ -233,7 +234,8 @@ type ImagesServiceServer interface {
 	PullImage(*PullImageRequest, grpc.ServerStreamingServer[PullImageResponse]) error
 	// PushImage sends an image to its registry; errors as PullImage's. NOT_FOUND: no such local image.
 	PushImage(*PushImageRequest, grpc.ServerStreamingServer[PushImageResponse]) error
-	// ListImages answers newest first.
+	// ListImages answers newest first, without config: InspectImage has it. Labels, layers, author and comment are
+	// left out of an image with which they would be more than 4 MiB.
 	ListImages(context.Context, *ListImagesRequest) (*ListImagesResponse, error)
 	// InspectImage tells all of one image.
 	InspectImage(context.Context, *InspectImageRequest) (*InspectImageResponse, error)

@@ -3,13 +3,16 @@ package images_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.etcd.io/bbolt"
 	"google.golang.org/grpc/codes"
 
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -150,6 +153,53 @@ func TestPullMovesTheName(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.mustPull(r.host + "/app")
+}
+
+// Configurations may have megabytes of labels. A list of such images still fits into a response.
+func TestListOfLargeConfigurations(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	for i := range 6 {
+		name := fmt.Sprintf("large%d", i)
+		r.push(name, "latest", func(config *ocispec.Image) { config.Config.Labels["large"] = strings.Repeat("x", 7<<19) }, gzipped(t, archive(t, file("a", name))))
+		h.mustPull(r.host + "/" + name)
+	}
+	list := h.list()
+	if len(list) != 6 {
+		t.Fatalf("%d images are listed", len(list))
+	}
+	for _, image := range list {
+		if image.GetConfig() != nil || len(image.GetTags()) != 1 || image.GetSize() == 0 {
+			t.Errorf("listed is %.200v", image)
+		}
+	}
+}
+
+// A record that can't be read costs its image, not the daemon.
+func TestDamagedRecordDoesNotKeepTheDaemonFromStarting(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	bad := r.push("bad", "latest", nil, gzipped(t, archive(t, file("a", "1"))))
+	r.push("good", "latest", nil, gzipped(t, archive(t, file("a", "2"))))
+	h.mustPull(r.host + "/bad")
+	h.mustPull(r.host + "/good")
+	h.Stop()
+	db, err := bbolt.Open(filepath.Join(h.Root, "manager.db"), 0o600, &bbolt.Options{Timeout: limit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("images")).Put([]byte(bad.config.Digest.String()), []byte(`{"version":1,"record":{"config":"e"}}`))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	if list := h.list(); len(list) != 1 || list[0].GetTags()[0] != r.host+"/good:latest" {
+		t.Errorf("listed are %v", list)
+	}
+	h.mustPull(r.host + "/bad")
+	if list := h.list(); len(list) != 2 {
+		t.Errorf("listed are %v", list)
+	}
 }
 
 func TestImagesSurviveTheDaemon(t *testing.T) {
