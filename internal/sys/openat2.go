@@ -1,4 +1,4 @@
-// Package sys makes system calls that have to be repeated, with the repetition.
+// Package sys makes system calls in the ways that busy hosts, older kernels and their settings ask for.
 package sys
 
 import (

@@ -156,7 +156,7 @@ func stateFile(state specs.State) (*os.File, error) {
 }
 
 func memoryFile(name string, content []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	fd, err := sys.DataFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot create a file for a hook: %w", err)
 	}

@@ -2,11 +2,14 @@ package launch
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // Last is the last leg of a process's way to its program: a few system calls that it makes as another, tiny program.
@@ -184,31 +187,39 @@ func (p *Program) Enter(l *Last, path, element Arg) {
 
 // open makes the image and returns its descriptor.
 func (l *Last) open(channel int) (int, error) {
-	fd, err := unix.MemfdCreate("berth-runtime", unix.MFD_CLOEXEC|unix.MFD_EXEC)
-	if err == unix.EINVAL { // the flag is of Linux 6.3
-		fd, err = unix.MemfdCreate("berth-runtime", unix.MFD_CLOEXEC)
+	const name = "berth-runtime"
+	write := func(fd int) error { return l.image(channel).write(fd) }
+	fd, err := sys.ExecutableFile(name, 0)
+	if errors.Is(err, unix.EACCES) {
+		fd, err = sys.UnnamedFile(name, write)
+	} else if err == nil {
+		if err = write(fd); err != nil {
+			_ = unix.Close(fd)
+		}
 	}
 	if err != nil {
 		return -1, fmt.Errorf("cannot create an image for the container's process: %w", err)
-	}
-	if os.Geteuid() == 0 {
-		// What can't be read is not dumpable when it is executed, and nobody in the container's user namespace may trace it.
-		_ = unix.Fchmod(fd, 0o111)
-	}
-	image, data := l.image(channel), uint64(os.Getpagesize())
-	for _, part := range []struct {
-		at      uint64
-		content []byte
-	}{{0, image.code}, {data, image.data}} {
-		if _, err := unix.Pwrite(fd, part.content, int64(part.at)); err != nil {
-			_ = unix.Close(fd)
-			return -1, fmt.Errorf("cannot write the image for the container's process: %w", err)
-		}
 	}
 	return fd, nil
 }
 
 type image struct{ code, data []byte }
+
+func (i image) write(fd int) error {
+	if os.Geteuid() == 0 {
+		// What can't be read is not dumpable when it is executed, and nobody in the container's user namespace may trace it.
+		_ = unix.Fchmod(fd, 0o111)
+	}
+	for _, part := range []struct {
+		at      int
+		content []byte
+	}{{0, i.code}, {os.Getpagesize(), i.data}} {
+		if _, err := unix.Pwrite(fd, part.content, int64(part.at)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (l *Last) image(channel int) image {
 	data := make([]byte, 0, memoryAt+len(l.data))

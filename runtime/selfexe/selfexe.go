@@ -14,7 +14,6 @@ package selfexe
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/runtime/nofile"
 )
 
@@ -38,7 +38,7 @@ func Protect() error {
 	if err != nil {
 		return fmt.Errorf("cannot look at the runtime's own binary: %w", err)
 	}
-	if isOverlay(link) || sealed(ownFile) {
+	if isDetached(link) || sealed(ownFile) {
 		return nil
 	}
 	handle, err := overlay(link)
@@ -51,11 +51,14 @@ func Protect() error {
 	return fmt.Errorf("cannot execute the runtime from a read-only handle: %w", execveat(handle))
 }
 
-// isOverlay tells whether the runtime runs from what overlay returns: a mount of a file alone has no name in it.
-func isOverlay(link string) bool {
+// isDetached tells whether the runtime runs from what overlay returns, or sealedCopy where it can't seal: a read-only file
+// system that is mounted nowhere. A mount of a file alone has no name in it.
+func isDetached(link string) bool {
 	var stat unix.Statfs_t
-	err := unix.Statfs(ownFile, &stat)
-	return err == nil && stat.Type == unix.OVERLAYFS_SUPER_MAGIC && stat.Flags&unix.ST_RDONLY != 0 && link != "/" && filepath.Dir(link) == "/"
+	if err := unix.Statfs(ownFile, &stat); err != nil || stat.Flags&unix.ST_RDONLY == 0 {
+		return false
+	}
+	return (stat.Type == unix.OVERLAYFS_SUPER_MAGIC || stat.Type == unix.TMPFS_MAGIC) && link != "/" && filepath.Dir(link) == "/"
 }
 
 // overlay returns a handle of the runtime's binary in an overlay that is mounted nowhere.
@@ -114,25 +117,36 @@ func checkOwn(dir int, name string) error {
 
 const allSeals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 
+// sealedCopy returns a handle of a copy that nobody can write to: one in memory that is sealed, or where no file in
+// memory may be executed, one in a file system that is read-only.
 func sealedCopy(path string) (int, error) {
-	from, err := os.Open(path)
+	const name = "berth-runtime"
+	fd, err := sys.ExecutableFile(name, unix.MFD_ALLOW_SEALING)
+	if errors.Is(err, unix.EACCES) {
+		return sys.UnnamedFile(name, func(to int) error { return copyFile(path, to) })
+	}
 	if err != nil {
 		return -1, err
 	}
-	defer func() { _ = from.Close() }()
-	fd, err := unix.MemfdCreate("berth-runtime", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err := copyFile(path, fd); err != nil {
+		return -1, err
+	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, allSeals)
+	return fd, err
+}
+
+func copyFile(path string, to int) error {
+	from, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, err
+		return err
 	}
-	to := os.NewFile(uintptr(fd), "berth-runtime")
-	if _, err := io.Copy(to, from); err != nil {
-		return -1, err
+	defer func() { _ = unix.Close(from) }()
+	const most = 1 << 30 // of one call
+	for {
+		if n, err := unix.Sendfile(to, from, nil, most); n == 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
-	handle, err := unix.FcntlInt(to.Fd(), unix.F_DUPFD_CLOEXEC, 3) // to closes its own when it is collected
-	if err == nil {
-		_, err = unix.FcntlInt(uintptr(handle), unix.F_ADD_SEALS, allSeals)
-	}
-	return handle, err
 }
 
 func sealed(path string) bool {

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/shim/reaper"
 )
 
@@ -200,7 +201,7 @@ func (p *Publisher) execute(envelope *types.Envelope) error {
 
 // inputFile returns a file of memory to read data from, however much that is.
 func inputFile(data []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate("event", unix.MFD_CLOEXEC)
+	fd, err := sys.DataFile("event")
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
