@@ -43,9 +43,13 @@ type daemon struct {
 // build makes the services, each from those before it.
 func (d *daemon) build() (err error) {
 	o := d.options
+	id, err := daemonID(o.root)
+	if err != nil {
+		return err
+	}
 	if d.images, err = images.New(images.Config{
 		DB: d.db, Content: d.clients.Content, Leases: d.clients.Leases, Snapshots: d.clients.Snapshots, Snapshotter: d.clients.Snapshotter,
-		InsecureRegistries: o.insecureRegistries, Limits: o.unpack, Logger: d.log,
+		InsecureRegistries: o.insecureRegistries, Limits: o.unpack, Daemon: id, Logger: d.log,
 		// The containers come last; until then nothing asks.
 		InUse: func(ctx context.Context, imageID string) ([]string, bool) { return d.containers.InUse(ctx, imageID) },
 	}); err != nil {
@@ -58,10 +62,6 @@ func (d *daemon) build() (err error) {
 		return err
 	}
 	if d.volumes, err = volumes.New(volumes.Config{DB: d.db, Dir: filepath.Join(o.root, "volumes"), Events: d.events, Logger: d.log}); err != nil {
-		return err
-	}
-	id, err := daemonID(o.root)
-	if err != nil {
 		return err
 	}
 	d.host = server.Host{
@@ -78,7 +78,7 @@ func (d *daemon) build() (err error) {
 	d.containers, err = containers.New(containers.Config{
 		Root: o.root, State: o.state, Snapshots: d.clients.Snapshots, Snapshotter: d.clients.Snapshotter, Images: d.images,
 		Networks: d.networks, Volumes: d.volumes, Shims: launcher, Events: d.events, AppArmor: profile, Init: o.init, CgroupParent: o.cgroupParent,
-		Logger: d.log,
+		Daemon: id, Logger: d.log,
 	})
 	return err
 }

@@ -51,6 +51,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/api/types"
 
@@ -170,13 +171,19 @@ func (s *Snapshotter) prepare(name string) (err error) {
 // Name returns the layout in use: Overlay or Native.
 func (s *Snapshotter) Name() string { return s.name }
 
-// Close stops the removal of directories, which the next Open goes on with, and closes the graph.
+// closePatience is how long Close waits for directories that are being removed.
+const closePatience = 5 * time.Second
+
+// Close waits for directories that are being removed, but not for one that takes long: the next Open goes on with it.
+// Then it closes the graph.
 func (s *Snapshotter) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.end()
+	limit := time.AfterFunc(closePatience, s.end)
 	s.remover.Wait()
+	limit.Stop()
+	s.end()
 	if err := s.graph.Close(); err != nil {
 		return fmt.Errorf("cannot close snapshot directory %q: %w", filepath.Dir(s.dir), err)
 	}

@@ -1,15 +1,20 @@
 // Package blobs is the manager's client of a content store: ours, in this process or another, or containerd's.
 //
 // What is written or named under a Lease is kept at least until the lease is deleted. After that the store keeps what
-// can be reached, along labels, from content that carries RootLabel.
+// can be reached, along labels, from content that is held (Hold). Leases, and the names of transfers, carry the daemon's
+// ID: a daemon ends only its own, so several can share a store.
 package blobs
 
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
@@ -25,12 +30,17 @@ import (
 	"github.com/berthd/berth/internal/grpcstatus"
 )
 
-// Labels that content stores know.
+// Labels that stores know.
 const (
-	RootLabel   = "containerd.io/gc.root"
-	RefLabel    = "containerd.io/gc.ref.content"
-	expireLabel = "containerd.io/gc.expire"
+	RootLabel = "containerd.io/gc.root"
+	RefLabel  = "containerd.io/gc.ref.content"
+	// SnapshotRefLabel, with the name of a snapshotter behind it, names the snapshot that content needs.
+	SnapshotRefLabel = "containerd.io/gc.ref.snapshot."
+	expireLabel      = "containerd.io/gc.expire"
 )
+
+// daemonLabel on a lease is the ID of the daemon that made it.
+const daemonLabel = "dev.berth/daemon"
 
 // Namespace is where the manager keeps all its content, snapshots and tasks.
 const Namespace = "berth"
@@ -42,52 +52,76 @@ const leaseLifetime = 24 * time.Hour
 type Store struct {
 	content contentapi.ContentClient
 	leases  leasesapi.LeasesClient
+	daemon  string
 }
 
-// New makes a client.
-func New(content contentapi.ContentClient, leases leasesapi.LeasesClient) *Store {
-	return &Store{content: content, leases: leases}
+// New makes a client for the daemon with an ID.
+func New(content contentapi.ContentClient, leases leasesapi.LeasesClient, daemon string) *Store {
+	return &Store{content: content, leases: leases, daemon: daemon}
 }
 
-// transfersID is the lease of all transfers into the store. It is never deleted, so that a transfer that was cut off
-// can be continued by a later pull; a blob stays in it only until the lease of its pull has it.
-const transfersID = "berth-transfers"
+// transfers is the lease of all transfers into the store. It is never deleted, so that a transfer that was cut off can be
+// continued by a later pull; a blob stays in it only until the lease of its pull has it.
+func (s *Store) transfers() *Lease { return &Lease{store: s, id: "berth-transfers-" + s.daemon} }
 
-// Start prepares the store and ends the leases that an earlier manager was killed with. Call it once, before any
-// transfer.
-func (s *Store) Start(ctx context.Context) error {
-	leases, err := s.leases.List(WithNamespace(ctx), &leasesapi.ListRequest{})
+// images is the lease that holds what images need. It is never deleted.
+func (s *Store) images() *Lease { return &Lease{store: s, id: "berth-images-" + s.daemon} }
+
+// Start prepares the store and ends the leases that this daemon was killed with. fresh says that the store holds nothing
+// for it yet. Call it once, before any transfer.
+func (s *Store) Start(ctx context.Context) (fresh bool, err error) {
+	leases, err := s.leases.List(WithNamespace(ctx), &leasesapi.ListRequest{
+		Filters: []string{fmt.Sprintf("labels.%q==%s", daemonLabel, s.daemon)},
+	})
 	if err != nil {
-		return grpcstatus.Error(err)
+		return false, grpcstatus.Error(err)
 	}
 	for _, lease := range leases.GetLeases() {
-		if lease.GetID() == transfersID {
+		id := lease.GetID()
+		if id == s.transfers().id || id == s.images().id || lease.GetLabels()[daemonLabel] != s.daemon {
 			continue
 		}
-		if _, err := s.leases.Delete(WithNamespace(ctx), &leasesapi.DeleteRequest{ID: lease.GetID()}); err != nil && status.Code(err) != codes.NotFound {
-			return grpcstatus.Error(err)
+		if _, err := s.leases.Delete(WithNamespace(ctx), &leasesapi.DeleteRequest{ID: id}); err != nil && status.Code(err) != codes.NotFound {
+			return false, grpcstatus.Error(err)
 		}
 	}
-	_, err = s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{ID: transfersID})
-	if status.Code(err) != codes.AlreadyExists {
-		return grpcstatus.Error(err)
+	if _, err := s.createLease(ctx, s.transfers().id, nil); err != nil {
+		return false, err
 	}
-	list, err := s.leases.ListResources(WithNamespace(ctx), &leasesapi.ListResourcesRequest{ID: transfersID})
+	left, err := s.transfers().content(ctx)
 	if err != nil {
-		return grpcstatus.Error(err)
+		return false, err
 	}
-	for _, resource := range list.GetResources() {
-		if resource.GetType() != "content" {
-			continue
-		}
-		if err := s.transfers().drop(ctx, digest.Digest(resource.GetID())); err != nil {
-			return err
+	for _, d := range left {
+		if err := s.transfers().drop(ctx, d); err != nil {
+			return false, err
 		}
 	}
-	return nil
+	return s.createLease(ctx, s.images().id, nil)
 }
 
-func (s *Store) transfers() *Lease { return &Lease{store: s, id: transfersID} }
+// createLease makes a lease of this daemon, unless it is there.
+func (s *Store) createLease(ctx context.Context, id string, labels map[string]string) (made bool, err error) {
+	all := map[string]string{daemonLabel: s.daemon}
+	maps.Copy(all, labels)
+	_, err = s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{ID: id, Labels: all})
+	if status.Code(err) == codes.AlreadyExists {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot create a lease: %w", grpcstatus.Error(err))
+	}
+	return true, nil
+}
+
+// Hold keeps content, with all that it refers to, until Release.
+func (s *Store) Hold(ctx context.Context, d digest.Digest) error { return s.images().Add(ctx, d) }
+
+// Release ends a Hold.
+func (s *Store) Release(ctx context.Context, d digest.Digest) error { return s.images().drop(ctx, d) }
+
+// Held lists what is held.
+func (s *Store) Held(ctx context.Context) ([]digest.Digest, error) { return s.images().content(ctx) }
 
 // WithNamespace addresses a request to the manager's namespace, unless the request already names one.
 func WithNamespace(ctx context.Context) context.Context {
@@ -101,16 +135,16 @@ func WithNamespace(ctx context.Context) context.Context {
 type Lease struct {
 	store *Store
 	id    string
+	// full says that the store's disk was too small for a transfer under this lease.
+	full atomic.Bool
 }
 
 // Lease makes a new lease. The caller deletes it.
 func (s *Store) Lease(ctx context.Context) (*Lease, error) {
 	expires := time.Now().Add(leaseLifetime).UTC().Format(time.RFC3339)
-	response, err := s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{Labels: map[string]string{expireLabel: expires}})
-	if err != nil {
-		return nil, fmt.Errorf("cannot create a lease: %w", grpcstatus.Error(err))
-	}
-	return &Lease{store: s, id: response.GetLease().GetID()}, nil
+	lease := &Lease{store: s, id: strings.ToLower("berth-" + rand.Text())}
+	_, err := s.createLease(ctx, lease.id, map[string]string{expireLabel: expires})
+	return lease, err
 }
 
 // Context makes requests with ctx act under the lease.
@@ -127,6 +161,20 @@ func (l *Lease) Add(ctx context.Context, d digest.Digest) error {
 		return fmt.Errorf("cannot add %s to a lease: %w", d, grpcstatus.Error(err))
 	}
 	return nil
+}
+
+// content lists the blobs in the lease.
+func (l *Lease) content(ctx context.Context) (digests []digest.Digest, err error) {
+	list, err := l.store.leases.ListResources(WithNamespace(ctx), &leasesapi.ListResourcesRequest{ID: l.id})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list what a lease has: %w", grpcstatus.Error(err))
+	}
+	for _, resource := range list.GetResources() {
+		if resource.GetType() == "content" {
+			digests = append(digests, digest.Digest(resource.GetID()))
+		}
+	}
+	return digests, nil
 }
 
 func (l *Lease) drop(ctx context.Context, d digest.Digest) error {
@@ -201,7 +249,7 @@ func (s *Store) List(ctx context.Context, visit func(*contentapi.Info)) error {
 	}
 }
 
-// AbortBefore drops transfers into the store that nobody has continued since a time.
+// AbortBefore drops transfers of this daemon that it has not continued since a time.
 func (s *Store) AbortBefore(ctx context.Context, before time.Time) error {
 	response, err := s.content.ListStatuses(WithNamespace(ctx), &contentapi.ListStatusesRequest{})
 	if err != nil {
@@ -209,12 +257,15 @@ func (s *Store) AbortBefore(ctx context.Context, before time.Time) error {
 	}
 	var errs []error
 	for _, transfer := range response.GetStatuses() {
-		if transfer.GetUpdatedAt().AsTime().Before(before) {
+		if strings.HasPrefix(transfer.GetRef(), s.refPrefix()) && transfer.GetUpdatedAt().AsTime().Before(before) {
 			errs = append(errs, s.abort(ctx, transfer.GetRef()))
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// refPrefix begins the names of this daemon's transfers: a name is locked while another daemon writes to it.
+func (s *Store) refPrefix() string { return "berth-" + s.daemon + "-" }
 
 func (s *Store) abort(ctx context.Context, ref string) error {
 	_, err := s.content.Abort(WithNamespace(ctx), &contentapi.AbortRequest{Ref: ref})

@@ -63,13 +63,17 @@ func (l *Lease) ingest(ctx context.Context, t Transfer) (resumed bool, err error
 	if err != nil {
 		return false, fmt.Errorf("cannot write content %s: %w", t.Descriptor.Digest, grpcstatus.Error(err))
 	}
-	w := &ingest{Transfer: t, ref: fmt.Sprintf("blob-%s-%d", t.Descriptor.Digest, t.Descriptor.Size), stream: stream}
+	w := &ingest{Transfer: t, ref: fmt.Sprintf("%sblob-%s-%d", l.store.refPrefix(), t.Descriptor.Digest, t.Descriptor.Size), stream: stream}
 	err = w.run(ctx)
 	w.close()
+	if errors.Is(err, errdefs.ErrResourceExhausted) {
+		l.full.Store(true)
+	}
 	switch {
 	case err == nil || errors.Is(err, errdefs.ErrAlreadyExists):
 		err = l.Add(lasting, t.Descriptor.Digest)
-	case errors.Is(err, errdefs.ErrDataLoss):
+	case errors.Is(err, errdefs.ErrDataLoss) || l.full.Load():
+		// On a full disk nothing of the pull is left for a later one: it may be what fills it.
 		err = errors.Join(err, l.store.abort(lasting, w.ref))
 	}
 	return w.start > 0, errors.Join(err, l.store.transfers().drop(lasting, t.Descriptor.Digest))
@@ -115,44 +119,75 @@ func (w *ingest) copy(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = source.Close() }()
-	buffer := make([]byte, min(chunkSize, w.Descriptor.Size-w.offset+1))
-	for {
-		n, readErr := io.ReadFull(source, buffer)
-		if w.offset+int64(n) > w.Descriptor.Size {
+	// The next chunk is read while the store hashes this one: it answers when that is done.
+	size := min(chunkSize, w.Descriptor.Size-w.offset+1)
+	buffers := [2][]byte{make([]byte, size), make([]byte, size)}
+	offset := w.offset
+	n, readErr := io.ReadFull(source, buffers[0])
+	for i := 0; ; i++ {
+		if offset+int64(n) > w.Descriptor.Size {
 			return w.dataLoss("is longer than its descriptor says")
 		}
-		if n > 0 {
-			if err := w.send(&contentapi.WriteContentRequest{
-				Action: contentapi.WriteAction_WRITE, Ref: w.ref, Offset: w.offset, Data: buffer[:n],
-			}); err != nil {
+		sent := n > 0
+		if sent {
+			request := &contentapi.WriteContentRequest{Action: contentapi.WriteAction_WRITE, Ref: w.ref, Offset: offset, Data: buffers[i%2][:n]}
+			if err := w.request(request); err != nil {
 				return err
 			}
-			if w.Progress != nil {
-				w.Progress(w.offset)
+			offset += int64(n)
+		}
+		err := readErr
+		if err == nil {
+			n, readErr = io.ReadFull(source, buffers[(i+1)%2])
+		}
+		if sent {
+			if err := w.answer(); err != nil {
+				return err
 			}
 		}
-		switch {
-		case errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF):
-			if w.offset < w.Descriptor.Size {
-				return errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("%w after %d of %d bytes", errShort, w.offset, w.Descriptor.Size))
-			}
-			return nil
-		case readErr != nil:
-			return readErr
+		if err != nil {
+			return w.ended(err)
 		}
 	}
 }
 
-// send makes one request and takes its response, which says how much the store has.
+// ended says what the end of a source means.
+func (w *ingest) ended(err error) error {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	if w.offset < w.Descriptor.Size {
+		return errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("%w after %d of %d bytes", errShort, w.offset, w.Descriptor.Size))
+	}
+	return nil
+}
+
+// send makes one request and takes its response.
 func (w *ingest) send(request *contentapi.WriteContentRequest) error {
-	if err := w.stream.Send(request); err != nil && !errors.Is(err, io.EOF) {
+	if err := w.request(request); err != nil {
+		return err
+	}
+	return w.answer()
+}
+
+func (w *ingest) request(request *contentapi.WriteContentRequest) error {
+	if err := w.stream.Send(request); err != nil && !errors.Is(err, io.EOF) { // after an EOF, the answer tells why
 		return fmt.Errorf("cannot write content %s: %w", w.Descriptor.Digest, grpcstatus.Error(err))
 	}
-	response, err := w.stream.Recv() // after an EOF of Send, this is what tells why
+	return nil
+}
+
+// answer takes the response to a request, which says how much the store has.
+func (w *ingest) answer() error {
+	response, err := w.stream.Recv()
 	if err != nil {
 		return fmt.Errorf("cannot write content %s: %w", w.Descriptor.Digest, grpcstatus.Error(err))
 	}
+	moved := response.GetOffset() > w.offset
 	w.offset = response.GetOffset()
+	if moved && w.Progress != nil {
+		w.Progress(w.offset)
+	}
 	return nil
 }
 

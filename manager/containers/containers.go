@@ -52,7 +52,9 @@ type Config struct {
 	Init string
 	// CgroupParent holds the cgroup of each container that asks for no other.
 	CgroupParent string
-	Logger       *slog.Logger
+	// Daemon is the ID of the daemon, which its snapshots carry.
+	Daemon string
+	Logger *slog.Logger
 }
 
 // Service is the containers of one host.

@@ -18,6 +18,7 @@ import (
 	"github.com/berthd/berth/manager/blobs"
 	"github.com/berthd/berth/manager/bundle"
 	"github.com/berthd/berth/manager/rootfs"
+	"github.com/berthd/berth/manager/unpack"
 	"github.com/berthd/berth/manager/volumes"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -31,9 +32,10 @@ const (
 
 func (s *Service) prepareSnapshot(ctx context.Context, c *container) error {
 	// Not given up half way: the snapshot could be made after it was undone.
+	now := time.Now().UTC().Format(time.RFC3339)
 	_, err := s.cfg.Snapshots.Prepare(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.PrepareSnapshotRequest{
 		Snapshotter: s.cfg.Snapshotter, Key: c.id, Parent: c.image.parentSnapshot,
-		Labels: map[string]string{ownerLabel: c.id, rootLabel: time.Now().UTC().Format(time.RFC3339)},
+		Labels: map[string]string{ownerLabel: c.id, unpack.OwnerLabel(s.cfg.Daemon): now, rootLabel: now},
 	})
 	if err != nil {
 		return fmt.Errorf("cannot make the container's writable layer: %w", grpcstatus.Error(err))
@@ -57,7 +59,7 @@ func (s *Service) removeSnapshot(ctx context.Context, id string) error {
 	return nil
 }
 
-// ownedSnapshots lists the writable layers of all containers, as their IDs.
+// ownedSnapshots lists the writable layers of this daemon's containers, as their IDs.
 func (s *Service) ownedSnapshots(ctx context.Context) ([]string, error) {
 	stream, err := s.cfg.Snapshots.List(blobs.WithNamespace(ctx), &snapshotsapi.ListSnapshotsRequest{Snapshotter: s.cfg.Snapshotter})
 	var keys []string
@@ -67,7 +69,8 @@ func (s *Service) ownedSnapshots(ctx context.Context) ([]string, error) {
 			break
 		}
 		for _, info := range response.GetInfo() {
-			if info.GetLabels()[ownerLabel] == info.GetName() {
+			own := info.GetLabels()[unpack.OwnerLabel(s.cfg.Daemon)] != ""
+			if own && info.GetLabels()[ownerLabel] == info.GetName() {
 				keys = append(keys, info.GetName())
 			}
 		}

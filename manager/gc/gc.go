@@ -13,7 +13,7 @@ import (
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
-	"github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/internal/grpcstatus"
@@ -32,7 +32,9 @@ type Config struct {
 	Content     *blobs.Store
 	Snapshots   snapshotsapi.SnapshotsClient
 	Snapshotter string
-	Logger      *slog.Logger
+	// Daemon is the ID of the daemon. What is only others' is left alone.
+	Daemon string
+	Logger *slog.Logger
 	// Live tells what the recorded images need.
 	Live func() (Live, error)
 }
@@ -90,34 +92,33 @@ func (c *Collector) Collect(ctx context.Context) (freed int64, err error) {
 	return snapshots + content, c.cfg.Content.AbortBefore(ctx, time.Now().Add(-transferLifetime))
 }
 
-// collectContent takes the label from what was the top of an image, and lets the store remove it with all below it.
+// collectContent lets go of what was the top of an image, and lets the store remove it with all below it.
 func (c *Collector) collectContent(ctx context.Context, live Live) (freed int64, err error) {
-	var roots []digest.Digest
-	before, err := c.contentSize(ctx, func(info *contentapi.Info) {
-		if info.GetLabels()[blobs.RootLabel] != "" && !live[info.GetDigest()] {
-			roots = append(roots, digest.Digest(info.GetDigest()))
-		}
-	})
+	before, err := c.contentSize(ctx)
 	if err != nil {
 		return 0, err
 	}
-	for _, root := range roots {
-		if err := c.cfg.Content.SetLabel(ctx, root, blobs.RootLabel, ""); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+	held, err := c.cfg.Content.Held(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range held {
+		if live[d.String()] {
+			continue
+		}
+		if err := c.cfg.Content.Release(ctx, d); err != nil {
 			return 0, err
 		}
 	}
 	if err := c.cfg.Content.Collect(ctx); err != nil {
 		return 0, err
 	}
-	after, err := c.contentSize(ctx, func(*contentapi.Info) {})
+	after, err := c.contentSize(ctx)
 	return max(before-after, 0), err // a pull may have added some meanwhile
 }
 
-func (c *Collector) contentSize(ctx context.Context, visit func(*contentapi.Info)) (size int64, err error) {
-	err = c.cfg.Content.List(ctx, func(info *contentapi.Info) {
-		size += info.GetSize()
-		visit(info)
-	})
+func (c *Collector) contentSize(ctx context.Context) (size int64, err error) {
+	err = c.cfg.Content.List(ctx, func(info *contentapi.Info) { size += info.GetSize() })
 	return size, err
 }
 
@@ -150,8 +151,8 @@ func (c *Collector) collectSnapshots(ctx context.Context, live Live) (freed int6
 	return freed, nil
 }
 
-// deadSnapshots lists snapshots of layers, and those that a crash kept from becoming such. Others, as those of
-// containers, are not this package's.
+// deadSnapshots lists this daemon's snapshots of layers, and those that a crash kept from becoming such. Others, as those
+// of containers, are not this package's.
 func (c *Collector) deadSnapshots(ctx context.Context, live Live) (map[string]bool, error) {
 	stream, err := c.cfg.Snapshots.List(blobs.WithNamespace(ctx), &snapshotsapi.ListSnapshotsRequest{Snapshotter: c.cfg.Snapshotter})
 	if err != nil {
@@ -172,16 +173,29 @@ func (c *Collector) deadSnapshots(ctx context.Context, live Live) (map[string]bo
 			if extracting {
 				_, chain, _ = strings.Cut(chain, " ")
 			}
-			layer := info.GetKind() == snapshotsapi.Kind_COMMITTED && strings.HasPrefix(name, "sha256:")
-			if (extracting || layer) && !live[chain] {
+			layer := info.GetKind() == snapshotsapi.Kind_COMMITTED
+			own := info.GetLabels()[unpack.OwnerLabel(c.cfg.Daemon)] != ""
+			if own && (extracting || layer) && !live[chain] {
 				dead[name] = true
 			}
 		}
 	}
 }
 
+// removeSnapshot removes a snapshot, or lets go of it if it is another daemon's, too.
 func (c *Collector) removeSnapshot(ctx context.Context, key string) (size int64, err error) {
 	ctx = blobs.WithNamespace(ctx)
+	stat, err := c.cfg.Snapshots.Stat(ctx, &snapshotsapi.StatSnapshotRequest{Snapshotter: c.cfg.Snapshotter, Key: key})
+	if err == nil && unpack.OthersOwn(stat.GetInfo().GetLabels(), c.cfg.Daemon) {
+		_, err = c.cfg.Snapshots.Update(ctx, &snapshotsapi.UpdateSnapshotRequest{
+			Snapshotter: c.cfg.Snapshotter, Info: &snapshotsapi.Info{Name: key},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + unpack.OwnerLabel(c.cfg.Daemon)}},
+		})
+		if err = grpcstatus.Error(err); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+			return 0, fmt.Errorf("cannot let go of snapshot %q: %w", key, err)
+		}
+		return 0, nil
+	}
 	if usage, err := c.cfg.Snapshots.Usage(ctx, &snapshotsapi.UsageRequest{Snapshotter: c.cfg.Snapshotter, Key: key}); err == nil {
 		size = usage.GetSize()
 	}

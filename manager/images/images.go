@@ -6,6 +6,7 @@ package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -36,6 +37,8 @@ type Config struct {
 	InsecureRegistries []string
 	// Limits bound what a layer may unpack to.
 	Limits unpack.Limits
+	// Daemon is the ID of the daemon: stores can be shared.
+	Daemon string
 	Logger *slog.Logger
 	// InUse tells which containers use an image, and whether one of them runs.
 	InUse func(ctx context.Context, imageID string) (containers []string, running bool)
@@ -76,13 +79,13 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	content := blobs.New(cfg.Content, cfg.Leases)
+	content := blobs.New(cfg.Content, cfg.Leases, cfg.Daemon)
 	s := &Service{
 		cfg: cfg, index: index, content: content, registry: registry.NewClient(),
-		unpacker: &unpack.Unpacker{Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter, Limits: cfg.Limits},
+		unpacker: &unpack.Unpacker{Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter, Daemon: cfg.Daemon, Limits: cfg.Limits},
 	}
 	s.collector = gc.New(gc.Config{
-		Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter, Logger: cfg.Logger,
+		Content: content, Snapshots: cfg.Snapshots, Snapshotter: cfg.Snapshotter, Daemon: cfg.Daemon, Logger: cfg.Logger,
 		Live: func() (gc.Live, error) { return index.live(), nil },
 	})
 	return s, nil
@@ -91,11 +94,35 @@ func New(cfg Config) (*Service, error) {
 // Start prepares the stores and removes what an earlier daemon was in the middle of. Call it once, before any other
 // call that changes something.
 func (s *Service) Start(ctx context.Context) error {
-	if err := s.content.Start(ctx); err != nil {
+	fresh, err := s.content.Start(ctx)
+	if err != nil {
 		return fmt.Errorf("cannot prepare the content store: %w", err)
 	}
-	_, err := s.Collect(ctx)
-	return err
+	if fresh {
+		s.claim(ctx)
+	}
+	if _, err := s.Collect(ctx); err != nil {
+		s.cfg.Logger.Error("the collection at the start is put off", "error", err)
+	}
+	return nil
+}
+
+// claim marks what the recorded images need as this daemon's, in a store that does not know so yet.
+func (s *Service) claim(ctx context.Context) {
+	for _, r := range s.index.all() {
+		var errs []error
+		for _, n := range r.Names {
+			errs = append(errs, s.content.Hold(ctx, n.Target.Digest))
+		}
+		errs = append(errs, s.content.Hold(ctx, r.Manifest.Digest))
+		for _, chain := range unpack.ChainIDs(r.config.RootFS.DiffIDs) {
+			_, err := s.unpacker.Claim(ctx, chain)
+			errs = append(errs, err)
+		}
+		if err := errors.Join(errs...); err != nil {
+			s.cfg.Logger.Error("an image may lose content or layers", "image", r.ID, "error", err)
+		}
+	}
 }
 
 // Login asks a registry, host or host:port, whether it accepts credentials, and returns a token to keep in place of the

@@ -160,7 +160,7 @@ func (p *pull) unpack(ctx context.Context, layer unpack.Layer) (chain string, er
 		return "", err
 	}
 	defer unlock()
-	exists, err := p.unpacker.Exists(ctx, chain)
+	exists, err := p.unpacker.Claim(ctx, chain)
 	if err != nil {
 		return "", err
 	}
@@ -181,7 +181,13 @@ func (p *pull) unpack(ctx context.Context, layer unpack.Layer) (chain string, er
 
 // record makes the image known under its name and under its digest.
 func (p *pull) record(ctx context.Context, source *source) (PullResult, error) {
-	if err := p.content.SetLabel(ctx, source.target.Digest, blobs.RootLabel, time.Now().UTC().Format(time.RFC3339)); err != nil {
+	if diffIDs := source.config.RootFS.DiffIDs; len(diffIDs) > 0 {
+		label := blobs.SnapshotRefLabel + p.cfg.Snapshotter
+		if err := p.content.SetLabel(ctx, source.manifest.Config.Digest, label, unpack.ChainID(diffIDs)); err != nil {
+			return PullResult{}, err
+		}
+	}
+	if err := p.content.Hold(ctx, source.target.Digest); err != nil {
 		return PullResult{}, err
 	}
 	sizes, err := p.unpacker.Sizes(ctx, source.config.RootFS.DiffIDs)

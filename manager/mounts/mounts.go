@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/containerd/containerd/api/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/thread"
 )
 
 // Open mounts and returns the top directory of the mounted tree. The mount lives in a namespace of its own that ends
@@ -21,19 +21,12 @@ func Open(mounts []*types.Mount) (*os.File, error) {
 	if len(mounts) != 1 {
 		return nil, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("cannot mount a snapshot of %d mounts: not implemented, only single mounts are", len(mounts)))
 	}
-	type result struct {
-		root *os.File
-		err  error
-	}
-	done := make(chan result)
-	go func() {
-		// Never unlocked: the runtime ends the thread, and the namespace with it.
-		runtime.LockOSThread()
-		root, err := openPrivately(mounts[0])
-		done <- result{root, err}
-	}()
-	r := <-done
-	return r.root, r.err
+	var root *os.File
+	err := thread.Spend(func() (err error) {
+		root, err = openPrivately(mounts[0])
+		return err
+	})
+	return root, err
 }
 
 func openPrivately(mount *types.Mount) (_ *os.File, err error) {

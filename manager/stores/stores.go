@@ -1,5 +1,6 @@
 // Package stores connects the manager with what keeps content, leases and snapshots: the stores in this process, or
-// others behind a socket (ours as programs of their own, or a containerd's). Either way they are gRPC clients.
+// others behind a socket (ours as programs of their own, or a containerd's). Either way they are gRPC clients. Several
+// daemons can share stores.
 package stores
 
 import (
@@ -17,6 +18,7 @@ import (
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/berthd/berth/contentstore"
@@ -72,7 +74,7 @@ func (c *Clients) connectContent(ctx context.Context, config Config) error {
 		contentstore.Register(channel, store)
 		connection = channel
 	} else {
-		remote, err := c.dial(config.ContentAddress)
+		remote, err := c.dial("content store", config.ContentAddress)
 		if err != nil {
 			return err
 		}
@@ -99,7 +101,7 @@ func (c *Clients) connectSnapshotter(ctx context.Context, config Config) error {
 		snapshotter.Register(channel, store)
 		connection = channel
 	} else {
-		remote, err := c.dial(config.SnapshotterAddress)
+		remote, err := c.dial("snapshotter", config.SnapshotterAddress)
 		if err != nil {
 			return err
 		}
@@ -119,20 +121,23 @@ func (c *Clients) connectSnapshotter(ctx context.Context, config Config) error {
 // maxMessage is more than the content API's chunks and any list of ours need.
 const maxMessage = 16 << 20
 
-func (c *Clients) dial(address string) (*grpc.ClientConn, error) {
+func (c *Clients) dial(what, address string) (grpc.ClientConnInterface, error) {
 	if !strings.Contains(address, ":") {
 		address = "unix://" + address
 	}
 	if !strings.HasPrefix(address, "unix:") {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("invalid address %q: want unix:///path/of/socket", address))
 	}
+	// A store that is back is to be found soon, and trying costs little on a socket of this host.
+	reconnect := backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
 	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: checkTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to %q: %w", address, err)
 	}
 	c.closers = append(c.closers, connection.Close)
-	return connection, nil
+	return &watch{connection, what, address}, nil
 }
 
 const checkTimeout = 10 * time.Second

@@ -14,13 +14,13 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/internal/errdefs"
@@ -38,7 +38,9 @@ type Unpacker struct {
 	Snapshots snapshotsapi.SnapshotsClient
 	// Snapshotter is the name that goes into each request.
 	Snapshotter string
-	Limits      Limits
+	// Daemon is the ID of the daemon, which its snapshots carry.
+	Daemon string
+	Limits Limits
 }
 
 // Layer is one layer to unpack, on top of those below it.
@@ -73,9 +75,20 @@ func ChainIDs(diffIDs []digest.Digest) []string {
 	return chains
 }
 
-// Exists tells whether a chain of layers is unpacked.
-func (u *Unpacker) Exists(ctx context.Context, chainID string) (bool, error) {
-	_, err := u.Snapshots.Stat(blobs.WithNamespace(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: u.Snapshotter, Key: chainID})
+// Claim tells whether a chain of layers is unpacked, and if so marks its last layer as this daemon's.
+func (u *Unpacker) Claim(ctx context.Context, chainID string) (there bool, err error) {
+	ctx = blobs.WithNamespace(ctx)
+	stat, err := u.Snapshots.Stat(ctx, &snapshotsapi.StatSnapshotRequest{Snapshotter: u.Snapshotter, Key: chainID})
+	if err == nil && stat.GetInfo().GetLabels()[OwnerLabel(u.Daemon)] == "" {
+		labels := ownedBy(u.Daemon)
+		var paths []string
+		for key := range labels {
+			paths = append(paths, "labels."+key)
+		}
+		_, err = u.Snapshots.Update(ctx, &snapshotsapi.UpdateSnapshotRequest{
+			Snapshotter: u.Snapshotter, Info: &snapshotsapi.Info{Name: chainID, Labels: labels}, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths},
+		})
+	}
 	err = grpcstatus.Error(err)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return false, nil
@@ -89,7 +102,7 @@ func (u *Unpacker) Exists(ctx context.Context, chainID string) (bool, error) {
 // Unpack makes the snapshot of a layer and returns its key, the chain ID. One that is there already is left alone.
 func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err error) {
 	chainID = layer.ChainID()
-	if exists, err := u.Exists(ctx, chainID); err != nil || exists {
+	if exists, err := u.Claim(ctx, chainID); err != nil || exists {
 		return chainID, err
 	}
 	var undo cleanup.Stack
@@ -97,10 +110,17 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 	key := KeyPrefix + rand.Text() + " " + chainID
 	// A call given up half way would leave it open whether the snapshotter goes on to make the snapshot, after it was undone.
 	prepared, err := u.Snapshots.Prepare(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.PrepareSnapshotRequest{
-		Snapshotter: u.Snapshotter, Key: key, Parent: layer.Parent,
+		Snapshotter: u.Snapshotter, Key: key, Parent: layer.Parent, Labels: withTarget(ownedBy(u.Daemon), chainID),
 	})
+	if err = grpcstatus.Error(err); errors.Is(err, errdefs.ErrAlreadyExists) {
+		// The key is new: it is the target that exists, made by another client or by a snapshotter that fetches layers itself.
+		exists, claimErr := u.Claim(ctx, chainID)
+		if claimErr != nil || exists {
+			return chainID, claimErr
+		}
+	}
 	if err != nil {
-		return "", fmt.Errorf("cannot prepare a snapshot for layer %s: %w", layer.Descriptor.Digest, grpcstatus.Error(err))
+		return "", fmt.Errorf("cannot prepare a snapshot for layer %s: %w", layer.Descriptor.Digest, err)
 	}
 	undo.Add(func(ctx context.Context) error { return u.remove(ctx, key) })
 	root, err := mounts.Open(prepared.GetMounts())
@@ -115,10 +135,16 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 	if err := errors.Join(err, root.Close()); err != nil {
 		return "", fmt.Errorf("cannot unpack layer %s: %w", layer.Descriptor.Digest, err)
 	}
-	_, err = u.Snapshots.Commit(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.CommitSnapshotRequest{Snapshotter: u.Snapshotter, Name: chainID, Key: key})
+	_, err = u.Snapshots.Commit(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.CommitSnapshotRequest{
+		Snapshotter: u.Snapshotter, Name: chainID, Key: key, Labels: withTarget(ownedBy(u.Daemon), chainID),
+	})
 	err = grpcstatus.Error(err)
-	if errors.Is(err, errdefs.ErrAlreadyExists) { // somebody else was faster
-		return chainID, u.remove(ctx, key)
+	if errors.Is(err, errdefs.ErrAlreadyExists) { // another client was faster
+		exists, claimErr := u.Claim(ctx, chainID)
+		if exists && claimErr == nil {
+			return chainID, u.remove(ctx, key)
+		}
+		err = errors.Join(err, claimErr)
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot commit the snapshot of layer %s: %w", layer.Descriptor.Digest, err)
@@ -201,6 +227,3 @@ func (c *counter) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// IsExtract tells whether a snapshot's key is one that Unpack works in.
-func IsExtract(key string) bool { return strings.HasPrefix(key, KeyPrefix) }

@@ -3,6 +3,7 @@ package failure_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -39,6 +40,9 @@ func TestPullOntoAFullDisk(t *testing.T) {
 	err := d.pull(image)
 	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "no space left on device") {
 		t.Errorf("the pull ended with %v", err)
+	}
+	if left := directories(t, filepath.Join(root, "content", "ingests", "berth")); len(left) != 0 {
+		t.Errorf("the full disk still has what was fetched: %v", left)
 	}
 	if err := unix.Mount("", root, "", unix.MS_REMOUNT, fmt.Sprintf("size=%d", 128<<20)); err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package stores_test
 
 import (
 	"archive/tar"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -17,35 +18,48 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// containerd is a private containerd that keeps its images and layers in our services.
+// containerd is a private containerd.
 type containerd struct {
 	t       testing.TB
 	address string
 	ctr     string
+	// namespace is where ctr acts.
+	namespace string
 }
 
+// startContainerd starts a containerd that keeps its images and layers in our services.
 func startContainerd(t testing.TB, content, snapshots *service) *containerd {
+	t.Helper()
+	return launchContainerd(t, "", fmt.Sprintf(`
+[proxy_plugins.berth]
+  type = "snapshot"
+  address = %q
+[proxy_plugins.berth-content]
+  type = "content"
+  address = %q
+`, snapshots.Address, content.Address), `"io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs",
+  "io.containerd.snapshotter.v1.native"`)
+}
+
+// launchContainerd starts a containerd with a namespace for ctr, further configuration, and without some plugins.
+func launchContainerd(t testing.TB, namespace, more, disabled string) *containerd {
 	t.Helper()
 	program, ctr := testenv.Peer(t, "containerd"), testenv.Peer(t, "ctr")
 	dir := testenv.ShortDir(t)
-	c := &containerd{t: t, address: filepath.Join(dir, "c.sock"), ctr: ctr}
+	c := &containerd{t: t, address: filepath.Join(dir, "c.sock"), ctr: ctr, namespace: cmp.Or(namespace, testenv.CgroupParent[1:])}
+	if disabled != "" {
+		disabled = ", " + disabled
+	}
 	config := fmt.Sprintf(`version = 2
 root = %[1]q
 state = %[2]q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs",
-  "io.containerd.snapshotter.v1.native", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper"%[5]s]
 [grpc]
   address = %[3]q
 [ttrpc]
   address = %[4]q
-[proxy_plugins.berth]
-  type = "snapshot"
-  address = %[5]q
-[proxy_plugins.berth-content]
-  type = "content"
-  address = %[6]q
-`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.address, c.address+".ttrpc", snapshots.Address, content.Address)
+`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.address, c.address+".ttrpc", disabled) + more
 	file := filepath.Join(dir, "config.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -69,7 +83,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.content.v1.conte
 
 // run runs a ctr command and returns what it prints. Containers have their cgroups below one with the namespace's name.
 func (c *containerd) run(args ...string) (string, error) {
-	output, err := exec.Command(c.ctr, append([]string{"--address", c.address, "--namespace", testenv.CgroupParent[1:]}, args...)...).CombinedOutput()
+	output, err := exec.Command(c.ctr, append([]string{"--address", c.address, "--namespace", c.namespace}, args...)...).CombinedOutput()
 	return string(output), err
 }
 

@@ -82,6 +82,9 @@ func TestKilledSnapshotterDoesAllOrNothing(t *testing.T) {
 // checkSnapshots checks that what was answered has happened, and that directories and snapshots are the same.
 func checkSnapshots(t *testing.T, s *service, all []*expectation) {
 	t.Helper()
+	if _, err := s.snapshots().Cleanup(t.Context(), &snapshotsapi.CleanupRequest{}); err != nil { // waits for what Open has begun
+		t.Error(err)
+	}
 	there := map[string]bool{}
 	for _, name := range s.names(t.Context()) {
 		there[name] = true
