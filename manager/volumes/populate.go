@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/tree"
 )
 
 // Populate copies the directory at path inside the file system at root into the volume, if the volume is empty.
@@ -77,7 +78,7 @@ func (s *Service) emptyHalfPopulated(r *record) (*record, error) {
 		return nil, fmt.Errorf("cannot empty volume %q: %w", r.Name, err)
 	}
 	for _, entry := range entries {
-		if err := os.RemoveAll(filepath.Join(data, entry.Name())); err != nil {
+		if err := tree.Remove(context.Background(), filepath.Join(data, entry.Name())); err != nil {
 			return nil, fmt.Errorf("cannot empty volume %q: %w", r.Name, err)
 		}
 	}

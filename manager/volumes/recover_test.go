@@ -87,63 +87,86 @@ func TestRecovery(t *testing.T) {
 	s.wantDirectories(t, "half")
 }
 
-// What can't be deleted is left for later. It keeps neither the volume's name taken, nor berthd from starting.
-func TestContentThatCannotBeDeleted(t *testing.T) {
-	db, s := openTestService(t)
-	dir, err := s.Use(t.Context(), "stuck", "container")
+// A container's last will, an immutable file and a mount, does not outlive the volume.
+func TestHostileContentIsDeleted(t *testing.T) {
+	_, s := openTestService(t)
+	if _, err := s.Create(t.Context(), Volume{Name: "v"}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.data("v")+"/locked/file", "1")
+	setImmutable(t, s.data("v")+"/locked/file", true)
+	setImmutable(t, s.data("v")+"/locked", true)
+	busy := s.data("v") + "/busy"
+	if err := errors.Join(os.Mkdir(busy, 0o755), unix.Mount("none", busy, "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), "v", false); err != nil {
+		t.Fatal(err)
+	}
+	s.wantDirectories(t)
+}
+
+func setImmutable(t *testing.T, path string, set bool) {
+	t.Helper()
+	const immutable = 0x10 // FS_IMMUTABLE_FL
+	file, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mount := func(dir string) {
-		t.Helper()
-		if err := errors.Join(os.MkdirAll(dir, 0o755), unix.Mount("none", dir, "tmpfs", 0, "")); err != nil {
+	defer func() { _ = file.Close() }()
+	flags, err := unix.IoctlGetUint32(int(file.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		flags &^= immutable
+		if set {
+			flags |= immutable
+		}
+		err = unix.IoctlSetPointerInt(int(file.Fd()), unix.FS_IOC_SETFLAGS, int(flags))
+	}
+	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EOPNOTSUPP) {
+		t.Skipf("the file system of %s has no immutable files: %v", path, err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What can't be deleted, or put in order, is left for later. It keeps neither berthd from starting nor others from working.
+func TestDisorderOfOneVolume(t *testing.T) {
+	db, s := openTestService(t)
+	for _, name := range []string{"half", "sound"} {
+		if _, err := s.Use(t.Context(), name, "container"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mount(dir + "/busy")
-	t.Cleanup(func() {
-		left, _ := filepath.Glob(s.cfg.Dir + "/*/_data/busy")
-		for _, at := range left {
-			_ = unix.Unmount(at, unix.MNT_DETACH)
-		}
-	})
-	half, err := s.Use(t.Context(), "half", "container")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mount(half + "/busy")
 	populating := *s.get("half")
 	populating.Populating = true
 	if err := s.put(&populating); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Release(t.Context(), "container", false); err != nil {
+	if err := errors.Join(os.Remove(s.data("half")), os.WriteFile(s.data("half"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(t.Context(), "stuck", false); err != nil {
-		t.Errorf("a volume with a file that can't be deleted is not removed: %v", err)
+	grave := gravePrefix("gone") + "x"
+	write(t, filepath.Join(s.cfg.Dir, grave, dataDir, "file"), "1")
+	setImmutable(t, s.cfg.Dir, true)
+	defer setImmutable(t, s.cfg.Dir, false)
+
+	again := reopen(t, db, s)
+	if _, err := again.Use(t.Context(), "sound", "another"); err != nil {
+		t.Errorf("another volume can't be used: %v", err)
 	}
-	for range 2 {
-		s = reopen(t, db, s)
-		if _, err := s.Use(t.Context(), "stuck", "another"); err != nil {
-			t.Errorf("the name can't be used again: %v", err)
-		}
-		if _, err := s.Use(t.Context(), "half", "another"); err == nil {
-			t.Error("a half populated volume is used as it is")
-		}
+	if _, err := again.Use(t.Context(), "half", "another"); err == nil {
+		t.Error("a half populated volume is used as it is")
 	}
-	graves, err := filepath.Glob(filepath.Join(s.cfg.Dir, removingPrefix+"*/_data/busy"))
-	if err != nil || len(graves) != 1 {
-		t.Fatalf("there are %q, %v", graves, err)
-	}
-	if err := errors.Join(unix.Unmount(graves[0], 0), unix.Unmount(half+"/busy", 0)); err != nil {
+	setImmutable(t, s.cfg.Dir, false)
+	if err := errors.Join(os.Remove(s.data("half")), os.Mkdir(s.data("half"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	s = reopen(t, db, s)
-	if _, err := s.Use(t.Context(), "half", "another"); err != nil {
+	again = reopen(t, db, s)
+	if _, err := again.Use(t.Context(), "half", "another"); err != nil {
 		t.Error(err)
 	}
-	s.wantDirectories(t, "half", "stuck")
+	again.wantDirectories(t, "half", "sound")
 }
 
 // A copy into a volume, or a deletion, takes as long as it takes. Only calls for the same volume wait for it, and as long as they like.

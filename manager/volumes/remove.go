@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/tree"
 )
 
 const removingPrefix = ".removing-"
@@ -91,7 +92,8 @@ func (s *Service) forget(r *record) error {
 // discard deletes what was a volume. What can't be deleted (a file system that fails, a file that the kernel holds) is logged and
 // tried again by the next berthd; nothing waits for it.
 func (s *Service) discard(grave string) {
-	if err := os.RemoveAll(grave); err != nil {
+	// Without a deadline: a volume may be large, and no lock is held.
+	if err := tree.Remove(context.Background(), grave); err != nil {
 		s.cfg.Logger.Warn("the content of a removed volume is left", "directory", grave, "error", err)
 	}
 }
