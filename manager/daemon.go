@@ -56,7 +56,7 @@ func (d *daemon) build() (err error) {
 		return err
 	}
 	if d.networks, err = networks.New(networks.Config{
-		DB: d.db, Bridge: o.bridgeName, Subnet: o.bridgeSubnet, Table: o.nftTable, StateDir: filepath.Join(o.state, "networks"),
+		DB: d.db, ID: id, Events: d.events, Bridge: o.bridgeName, Subnet: o.bridgeSubnet, Table: o.nftTable, StateDir: filepath.Join(o.state, "networks"),
 		PluginDirs: o.pluginDirs, Logger: d.log,
 	}); err != nil {
 		return err

@@ -64,7 +64,7 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	set.StringVar(&o.group, "group", grpcserve.Group, "`group` whose members may use the socket")
 	set.TextVar(&o.level, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
 	set.StringVar(&o.bridgeName, "bridge-name", "berth0", "`interface` of the default network")
-	set.TextVar(&o.bridgeSubnet, "bridge-subnet", netip.MustParsePrefix("10.88.0.0/16"), "`addresses` of the default network")
+	set.TextVar(&o.bridgeSubnet, "bridge-subnet", netip.Prefix{}, "`addresses` of the default network, as 10.86.0.0/16; without it some that the host does not use")
 	set.StringVar(&o.nftTable, "nft-table", "berth", "nftables `table` of the networks")
 	set.StringVar(&o.contentAddress, "content-address", "", "`socket` of a content store in another process")
 	set.StringVar(&o.snapshotterAddress, "snapshotter-address", "", "`socket` of a snapshotter in another process")
@@ -122,7 +122,7 @@ func (o *options) complete() error {
 		}
 		o.addresses[i] = path
 	}
-	if !o.bridgeSubnet.Addr().Is4() {
+	if o.bridgeSubnet.IsValid() && !o.bridgeSubnet.Addr().Is4() {
 		return fmt.Errorf("invalid --bridge-subnet %q: want IPv4 addresses", o.bridgeSubnet)
 	}
 	return nil

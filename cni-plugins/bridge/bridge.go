@@ -13,7 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
+	"os"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -23,13 +25,14 @@ import (
 	"github.com/berthd/berth/cni-plugins/internal/link"
 	"github.com/berthd/berth/cni-plugins/internal/netns"
 	"github.com/berthd/berth/cni-plugins/internal/nft"
+	"github.com/berthd/berth/cni-plugins/internal/passage"
 	"github.com/berthd/berth/cni-plugins/plugin"
 	"github.com/berthd/berth/internal/cleanup"
 )
 
 // Plugin returns the plugin.
 func Plugin() plugin.Plugin {
-	return plugin.Plugin{Name: "bridge", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return plugin.Plugin{Name: "bridge", Add: add, Del: del, Check: check, GC: gc, Status: status, Repair: repair}
 }
 
 // ipam are the plugins for addresses that need not be executed.
@@ -38,11 +41,13 @@ func ipam() []plugin.Plugin { return []plugin.Plugin{hostlocal.Plugin()} }
 // attachment is one container's end of the network, while it is made or checked.
 type attachment struct {
 	*config
-	request  *plugin.Request
-	ns       netns.Handle
-	bridge   netlink.Link
-	hostName string // of the veth end that stays here
-	result   *types100.Result
+	request *plugin.Request
+	ns      netns.Handle
+	bridge  netlink.Link
+	// bridgeMAC is the bridge's address if it has to be made; nil: a random one.
+	bridgeMAC net.HardwareAddr
+	hostName  string // of the veth end that stays here
+	result    *types100.Result
 }
 
 func add(ctx context.Context, r *plugin.Request) (_ *types100.Result, err error) {
@@ -62,7 +67,7 @@ func add(ctx context.Context, r *plugin.Request) (_ *types100.Result, err error)
 	if err := a.allocate(ctx, &undo); err != nil {
 		return nil, err
 	}
-	if a.bridge, err = link.EnsureBridge(conf.Bridge, conf.MTU, conf.PromiscMode); err != nil {
+	if err := a.ensureBridge(); err != nil {
 		return nil, err
 	}
 	if conf.IsGateway {
@@ -77,6 +82,23 @@ func add(ctx context.Context, r *plugin.Request) (_ *types100.Result, err error)
 		return nil, err
 	}
 	return a.result, nil
+}
+
+// ensureBridge finds the bridge, or makes it and opens it a way through the firewalls of others.
+func (a *attachment) ensureBridge() error {
+	bridge, made, err := link.EnsureBridge(link.Bridge{Name: a.Bridge, MTU: a.MTU, Promisc: a.PromiscMode, Owner: a.Owner, MAC: a.bridgeMAC})
+	if err != nil {
+		return err
+	}
+	a.bridge = bridge
+	if !made {
+		return nil
+	}
+	if err := passage.Open(a.Bridge); err != nil {
+		// The container has its network all the same, within the host at least.
+		fmt.Fprintf(os.Stderr, "the host's firewall may drop what bridge %q forwards: %v\n", a.Bridge, err)
+	}
+	return nil
 }
 
 // allocate gets the addresses from the IPAM plugin. Without one the container is on the link, and no more.

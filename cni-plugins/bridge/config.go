@@ -20,6 +20,8 @@ type config struct {
 	EnableDAD        bool   `json:"enabledad"`
 	PortIsolation    bool   `json:"portIsolation"`
 	StayDown         bool   `json:"disableContainerInterface"`
+	// Owner is a key of ours: the ID of the daemon whose bridge it is.
+	Owner string `json:"bridgeOwner"`
 
 	table nft.Table
 	mac   net.HardwareAddr

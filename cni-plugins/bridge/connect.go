@@ -19,6 +19,9 @@ import (
 // addGateways gives the bridge the gateway's addresses and lets the host forward.
 func (a *attachment) addGateways() error {
 	for _, ip := range a.result.IPs {
+		if ip.Gateway == nil { // only in the result of somebody else's ADD
+			continue
+		}
 		forwarding := "net/ipv4/ip_forward"
 		if ip.Address.IP.To4() == nil {
 			forwarding = "net/ipv6/conf/all/forwarding"
@@ -61,7 +64,7 @@ func (a *attachment) connect(undo *cleanup.Stack) error {
 	}
 	a.result.Routes = container.Routes
 	// A bridge that somebody else made may have changed its address with this port.
-	if a.bridge, err = link.EnsureBridge(a.Bridge, a.MTU, false); err != nil {
+	if err := a.ensureBridge(); err != nil {
 		return err
 	}
 	mtu := a.MTU

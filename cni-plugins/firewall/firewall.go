@@ -21,7 +21,7 @@ import (
 
 // Plugin returns the plugin.
 func Plugin() plugin.Plugin {
-	return plugin.Plugin{Name: "firewall", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return plugin.Plugin{Name: "firewall", Add: add, Del: del, Check: check, GC: gc, Status: status, Repair: repair}
 }
 
 // config is the plugin's part of a network configuration.
@@ -105,23 +105,30 @@ func hostLink(r *plugin.Request, address netip.Addr) (string, error) {
 }
 
 func add(_ context.Context, r *plugin.Request) (*types100.Result, error) {
+	return r.Prev, enforce(r, nft.Table.Add)
+}
+
+func repair(_ context.Context, r *plugin.Request) error { return enforce(r, nft.Table.Restore) }
+
+// enforce makes the policy count for the container.
+func enforce(r *plugin.Request, put func(nft.Table, []nft.Element) error) error {
 	conf, err := parse(r)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := r.NeedPrev(); err != nil {
-		return nil, err
+		return err
 	}
 	elements, err := conf.elements(r)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if conf.IngressPolicy == "isolated" {
 		if err := isolate(r); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return r.Prev, conf.table.Add(elements)
+	return put(conf.table, elements)
 }
 
 // isolate keeps the ports of a bridge from each other: what stays on a bridge does not pass the forward hook, unless br_netfilter is on.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,12 +111,21 @@ func (s *store) read(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	content := make([]byte, 1024)
-	n, err := unix.Read(fd, content)
-	if err != nil {
-		return nil, err
+	content := make([]byte, 0, 1024)
+	for {
+		n, err := unix.Read(fd, content[len(content):cap(content)])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		content = content[:len(content)+n]
+		if len(content) < cap(content) { // a regular file reads short only at its end
+			return content, nil
+		}
+		content = slices.Grow(content, cap(content))
 	}
-	return content[:n], nil
 }
 
 func (s *store) path(address netip.Addr) string { return filepath.Join(s.dir, address.String()) }

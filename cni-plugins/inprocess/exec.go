@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"github.com/berthd/berth/cni-plugins/internal/link"
 	"github.com/berthd/berth/cni-plugins/internal/netns"
 	"github.com/berthd/berth/cni-plugins/internal/nft"
+	"github.com/berthd/berth/cni-plugins/internal/passage"
 	"github.com/berthd/berth/cni-plugins/plugin"
 	"github.com/berthd/berth/internal/errdefs"
 )
@@ -31,7 +33,7 @@ import (
 // Exec implements invoke.Exec. It is safe for concurrent use.
 type Exec struct {
 	version.PluginDecoder
-	raw     invoke.RawExec
+	others  plugin.Executor
 	netns   string
 	sockets nft.Sockets
 }
@@ -43,7 +45,7 @@ type Option func(*Exec)
 
 // New returns an Exec for libcni.
 func New(options ...Option) *Exec {
-	e := &Exec{raw: invoke.RawExec{Stderr: os.Stderr}}
+	e := &Exec{others: plugin.Executor{Stderr: os.Stderr}}
 	for _, option := range options {
 		option(e)
 	}
@@ -51,7 +53,7 @@ func New(options ...Option) *Exec {
 }
 
 // WithStderr sets where executed plugins write their logs. Without it that is os.Stderr.
-func WithStderr(w io.Writer) Option { return func(e *Exec) { e.raw.Stderr = w } }
+func WithStderr(w io.Writer) Option { return func(e *Exec) { e.others.Stderr = w } }
 
 // WithNetns sets the network namespace that plugins take for the host's. Without it that is the one of the process.
 func WithNetns(path string) Option { return func(e *Exec) { e.netns = path } }
@@ -67,20 +69,35 @@ func (e *Exec) FindInPath(name string, paths []string) (string, error) {
 	if _, ours := catalog.Named(name); ours {
 		return here + name, nil
 	}
-	return e.raw.FindInPath(name, paths)
+	return e.others.FindInPath(name, paths)
 }
 
 // ExecPlugin makes one call of a plugin. An error of our plugins is of CNI (types.Error) and of a class of errdefs.
-func (e *Exec) ExecPlugin(ctx context.Context, path string, config []byte, environ []string) (output []byte, err error) {
+func (e *Exec) ExecPlugin(ctx context.Context, path string, config []byte, environ []string) ([]byte, error) {
+	return e.call(ctx, path, plugin.Call{Getenv: lookup(environ), Config: config}, environ)
+}
+
+// Repairing returns an Exec for a libcni that puts back, in place of each CHECK, what a network's attachment has lost on the host. For
+// plugins of others a CHECK stays one.
+func (e *Exec) Repairing() invoke.Exec { return repairing{e} }
+
+type repairing struct{ *Exec }
+
+func (e repairing) ExecPlugin(ctx context.Context, path string, config []byte, environ []string) ([]byte, error) {
+	return e.call(ctx, path, plugin.Call{Getenv: lookup(environ), Config: config, Repair: true}, environ)
+}
+
+func (e *Exec) call(ctx context.Context, path string, call plugin.Call, environ []string) (output []byte, err error) {
 	entered := e.onHost(func() {
 		name, ours := strings.CutPrefix(path, here)
 		if !ours {
-			output, err = e.raw.ExecPlugin(ctx, path, config, environ)
+			output, err = e.others.ExecPlugin(ctx, path, call.Config, environ)
 			return
 		}
 		p, _ := catalog.Named(name)
 		var failure *types.Error
-		if output, failure = p.Run(ctx, plugin.Call{Getenv: lookup(environ), Config: config, Sockets: &e.sockets}); failure != nil {
+		call.Sockets = &e.sockets
+		if output, failure = p.Run(ctx, call); failure != nil {
 			err = classify(failure)
 		}
 	})
@@ -90,6 +107,11 @@ func (e *Exec) ExecPlugin(ctx context.Context, path string, config []byte, envir
 // CheckTable fails if the nftables table `inet TABLE` can't be used: it is somebody else's.
 func (e *Exec) CheckTable(_ context.Context, table string) error {
 	return e.withTable(table, nft.Table.Claimable)
+}
+
+// RenewTable writes the rules of the nftables table again, if there is the table.
+func (e *Exec) RenewTable(_ context.Context, table string) error {
+	return e.withTable(table, nft.Table.Renew)
 }
 
 // DeleteTable removes the nftables table `inet TABLE` if berth made it and nothing of anybody is in it.
@@ -107,14 +129,51 @@ func (e *Exec) withTable(name string, do func(nft.Table) error) (err error) {
 	return errors.Join(entered, err)
 }
 
-// DeleteBridge removes a bridge. It is fine if there is none.
-func (e *Exec) DeleteBridge(_ context.Context, name string) (err error) {
-	entered := e.onHost(func() { err = link.Delete(name) })
+// CheckBridge fails if the daemon with that ID can't have the bridge: there is a link of the name that is none, or another daemon's.
+func (e *Exec) CheckBridge(_ context.Context, name, owner string) (err error) {
+	entered := e.onHost(func() { err = link.CheckOwner(link.Bridge{Name: name, Owner: owner}) })
 	return errors.Join(entered, err)
 }
 
-// onHost runs f on a locked thread in the host's network namespace and waits for it. A thread that was moved is never
-// unlocked, which ends it with its goroutine.
+// ForeignBridge returns the first IPv4 address of a bridge that berth did not make; it is not valid if there is none.
+func (e *Exec) ForeignBridge(_ context.Context, name string) (address netip.Prefix, err error) {
+	entered := e.onHost(func() { address, err = link.ForeignBridge(name) })
+	return address, errors.Join(entered, err)
+}
+
+// DeleteBridge removes a bridge that berth made, with its way through other firewalls. A link that somebody else made is left alone,
+// and so is a bridge that has ports.
+func (e *Exec) DeleteBridge(_ context.Context, name string) (err error) {
+	entered := e.onHost(func() {
+		var deleted bool
+		if deleted, err = link.DeleteBridge(name); deleted {
+			err = passage.Close(name)
+		}
+	})
+	return errors.Join(entered, err)
+}
+
+// OpenPassage lets what is forwarded from and to a bridge pass the host's other firewalls, again if it was let before. An error
+// names what is in the way.
+func (e *Exec) OpenPassage(_ context.Context, bridge string) (err error) {
+	entered := e.onHost(func() {
+		if link.Exists(bridge) {
+			err = passage.Open(bridge)
+		}
+	})
+	return errors.Join(entered, err)
+}
+
+// Prefix is a network that the host knows a way to.
+type Prefix = link.Prefix
+
+// UsedPrefixes lists the networks that the host has addresses in, and those that its routes lead to, each with the link.
+func (e *Exec) UsedPrefixes(_ context.Context) (used []Prefix, err error) {
+	entered := e.onHost(func() { used, err = link.UsedPrefixes() })
+	return used, errors.Join(entered, err)
+}
+
+// onHost runs f on a locked thread in the host's network namespace and waits for it.
 func (e *Exec) onHost(f func()) error {
 	if e.netns == "" {
 		runtime.LockOSThread()
@@ -122,16 +181,7 @@ func (e *Exec) onHost(f func()) error {
 		f()
 		return nil
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := netns.Enter(e.netns)
-		if err == nil {
-			f()
-		}
-		done <- err
-	}()
-	return <-done
+	return netns.Spend(e.netns, f)
 }
 
 // lookup returns os.Getenv for a list of NAME=VALUE.

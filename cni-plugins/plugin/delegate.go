@@ -28,9 +28,9 @@ func (r *Request) Delegate(ctx context.Context, ours []Plugin, command string) (
 		return nil, fmt.Errorf("cannot find the IPAM plugin %q: %w", name, err)
 	}
 	if command != "ADD" {
-		return nil, invoke.ExecPluginWithoutResult(ctx, path, r.Config, args, nil)
+		return nil, invoke.ExecPluginWithoutResult(ctx, path, r.Config, args, executor())
 	}
-	result, err := invoke.ExecPluginWithResult(ctx, path, r.Config, args, nil)
+	result, err := invoke.ExecPluginWithResult(ctx, path, r.Config, args, executor())
 	if err != nil {
 		return nil, err
 	}

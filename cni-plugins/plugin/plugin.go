@@ -33,6 +33,9 @@ type Plugin struct {
 	GC func(context.Context, *Request) error
 	// Status fails if an Add would fail.
 	Status func(context.Context, *Request) error
+	// Repair puts back what Check misses on the host, and leaves the container's side alone. CNI has no command for it: a caller in the
+	// same process asks for it by Call.Repair.
+	Repair func(context.Context, *Request) error
 }
 
 // Request is one call of a plugin.
@@ -74,6 +77,7 @@ type Call struct {
 	Getenv  func(string) string // gives the CNI_* variables
 	Config  []byte              // what a plugin reads from its standard input
 	Sockets *nft.Sockets        // to use for nftables
+	Repair  bool                // makes a CHECK a repair
 }
 
 // Run serves one call. It returns what a plugin writes to its standard output, or the error that it would write there.
@@ -85,6 +89,9 @@ func (p Plugin) Run(ctx context.Context, call Call) ([]byte, *types.Error) {
 	request, err := parse(call)
 	if err != nil {
 		return nil, asError(err, command, call.Config)
+	}
+	if call.Repair && command == "CHECK" {
+		p.Check = p.Repair
 	}
 	output, err := p.serve(ctx, request)
 	if err != nil {

@@ -3,6 +3,7 @@ package portmap
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -65,8 +66,9 @@ func holder(owner string) string {
 }
 
 // forgetUDP makes the kernel forget the conversations to UDP ports among the elements: with UDP nothing ends them, and a client
-// that goes on sending would reach whoever had the port when it began.
-func forgetUDP(elements []nft.Element) error {
+// that goes on sending would reach whoever had the port when it began. A failure is only told: the port works without it, and not
+// every kernel can list conversations (CONFIG_NF_CT_NETLINK).
+func forgetUDP(elements []nft.Element) {
 	filters := map[netlink.InetFamily][]netlink.CustomConntrackFilter{}
 	for _, element := range elements {
 		protocol, port, ok := element.HostPort()
@@ -78,15 +80,13 @@ func forgetUDP(elements []nft.Element) error {
 			family = unix.AF_INET6
 		}
 		filter := &netlink.ConntrackFilter{}
-		if err := errors.Join(filter.AddProtocol(protocol), filter.AddPort(netlink.ConntrackOrigDstPort, port)); err != nil {
-			return fmt.Errorf("cannot describe conversations with UDP port %d: %w", port, err)
+		if errors.Join(filter.AddProtocol(protocol), filter.AddPort(netlink.ConntrackOrigDstPort, port)) == nil {
+			filters[family] = append(filters[family], filter)
 		}
-		filters[family] = append(filters[family], filter)
 	}
 	for family, list := range filters {
 		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, list...); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("cannot forget conversations with UDP ports: %w", err)
+			fmt.Fprintf(os.Stderr, "cannot forget conversations with UDP ports, which may go on as they were: %v\n", err)
 		}
 	}
-	return nil
 }

@@ -50,6 +50,8 @@ type asked struct {
 	ContainerPort int    `json:"containerPort"`
 	Protocol      string `json:"protocol"`
 	HostIP        string `json:"hostIP"`
+	// Held is a key of ours: the caller has bound the port, so that no other process can have it.
+	Held bool `json:"held"`
 }
 
 // mapping is one port to publish.
@@ -59,6 +61,7 @@ type mapping struct {
 	inside    uint16
 	protocol  byte
 	protoName string
+	held      bool
 }
 
 func parse(r *plugin.Request) (*config, error) {
@@ -87,7 +90,7 @@ func parse(r *plugin.Request) (*config, error) {
 }
 
 func (a asked) parse() (mapping, error) {
-	m := mapping{hostPort: uint16(a.HostPort), inside: uint16(a.ContainerPort), protoName: strings.ToLower(a.Protocol)}
+	m := mapping{hostPort: uint16(a.HostPort), inside: uint16(a.ContainerPort), protoName: strings.ToLower(a.Protocol), held: a.Held}
 	for what, port := range map[string]int{"hostPort": a.HostPort, "containerPort": a.ContainerPort} {
 		if port < 1 || port > 65535 {
 			return m, plugin.InvalidConfig("%s %d of a port mapping is not within 1 to 65535", what, port)

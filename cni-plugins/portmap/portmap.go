@@ -19,7 +19,7 @@ import (
 
 // Plugin returns the plugin.
 func Plugin() plugin.Plugin {
-	return plugin.Plugin{Name: "portmap", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return plugin.Plugin{Name: "portmap", Add: add, Del: del, Check: check, GC: gc, Status: status, Repair: repair}
 }
 
 // published is one entry of a port map with what it came from.
@@ -124,15 +124,15 @@ func add(ctx context.Context, r *plugin.Request) (_ *types100.Result, err error)
 		return nil, err
 	}
 	for _, p := range ports {
+		if p.held {
+			continue
+		}
 		if err := p.bindable(); err != nil {
 			return nil, err
 		}
 	}
-	// The kernel lets 127.0.0.1 leave by a link only on demand. The layout drops what would come in that way.
-	for _, name := range links {
-		if err := link.SetSysctl("net/ipv4/conf/"+name+"/route_localnet", "1"); err != nil {
-			return nil, err
-		}
+	if err := routeLoopback(links); err != nil {
+		return nil, err
 	}
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
@@ -143,7 +143,41 @@ func add(ctx context.Context, r *plugin.Request) (_ *types100.Result, err error)
 	if err := conf.checkShadows(r, ports); err != nil {
 		return nil, err
 	}
-	return r.Prev, forgetUDP(elements)
+	forgetUDP(elements)
+	return r.Prev, nil
+}
+
+// routeLoopback lets 127.0.0.1 leave by the links, which the kernel does only on demand. The layout drops what would come in that way.
+func routeLoopback(links []string) error {
+	for _, name := range links {
+		if err := link.SetSysctl("net/ipv4/conf/"+name+"/route_localnet", "1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repair puts back the entries of the ports, which nobody else can have taken: they are bound where they were published.
+func repair(_ context.Context, r *plugin.Request) error {
+	conf, err := parse(r)
+	if err != nil {
+		return err
+	}
+	if err := r.NeedPrev(); err != nil {
+		return err
+	}
+	ports, err := conf.publish(r)
+	if err != nil {
+		return err
+	}
+	elements, links, err := conf.elements(r, ports)
+	if err != nil {
+		return err
+	}
+	if err := routeLoopback(links); err != nil {
+		return err
+	}
+	return conf.table.Restore(elements)
 }
 
 // taken is the error for a port that somebody else has, in the words that people search for.
@@ -196,7 +230,9 @@ func remove(r *plugin.Request, wanted func(owner string) bool) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(table.Remove(found), forgetUDP(found))
+	err = table.Remove(found)
+	forgetUDP(found)
+	return err
 }
 
 func check(_ context.Context, r *plugin.Request) error {

@@ -1,6 +1,7 @@
 package networks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,24 +16,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/berthd/berth/internal/cleanup"
-	"github.com/berthd/berth/internal/errdefs"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
-
-// claim makes the caller the only one that works on a container's attachment.
-func (s *Service) claim(containerID string) (release func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.busy[containerID] {
-		return nil, errdefs.As(errdefs.ErrAborted, errors.New("it is being connected or disconnected by another call"))
-	}
-	s.busy[containerID] = true
-	return func() {
-		s.mu.Lock()
-		delete(s.busy, containerID)
-		s.mu.Unlock()
-	}, nil
-}
 
 // Attach connects a container that is not connected; for one that is, it answers how. On an error nothing is left.
 func (s *Service) Attach(ctx context.Context, request Request) (_ Result, err error) {
@@ -40,18 +25,15 @@ func (s *Service) Attach(ctx context.Context, request Request) (_ Result, err er
 	if err != nil || mode != ModeNetworks {
 		return Result{}, err
 	}
-	release, err := s.claim(request.ContainerID)
+	unlock, err := s.busy.Lock(ctx, request.ContainerID)
 	if err != nil {
 		return Result{}, fmt.Errorf("cannot connect container %.12s: %w", request.ContainerID, err)
 	}
-	defer release()
-	s.mu.Lock()
-	before := s.attached[request.ContainerID]
-	s.mu.Unlock()
-	if before != nil && before.Netns == request.NetnsPath {
-		return before.result(), nil
-	}
-	if before != nil {
+	defer unlock()
+	if before := s.attachment(request.ContainerID); before != nil {
+		if before.Netns == request.NetnsPath && s.intact(ctx, request.ContainerID, before) {
+			return before.result(), nil
+		}
 		if err := s.detach(ctx, request.ContainerID, before); err != nil {
 			return Result{}, err
 		}
@@ -60,10 +42,28 @@ func (s *Service) Attach(ctx context.Context, request Request) (_ Result, err er
 	if err != nil {
 		return Result{}, fmt.Errorf("cannot connect container %.12s: %w", request.ContainerID, err)
 	}
-	if err := s.attach(ctx, request, a); err != nil {
+	if err := s.attach(ctx, request.ContainerID, a); err != nil {
 		return Result{}, err
 	}
 	return a.result(), nil
+}
+
+func (s *Service) attachment(containerID string) *attachment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attached[containerID]
+}
+
+// intact tells whether the container really has its interfaces. The path of a namespace says nothing: an attachment that could not be
+// undone may be that of an earlier namespace at the same path.
+func (s *Service) intact(ctx context.Context, containerID string, a *attachment) bool {
+	for _, e := range a.Endpoints {
+		list, conf, err := call(containerID, a, e)
+		if err != nil || s.cni.CheckNetworkList(ctx, list, conf) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // plan finds the networks that a container goes to, and gives its interfaces names.
@@ -79,10 +79,14 @@ func (s *Service) plan(request Request) (*attachment, error) {
 	wanted = slices.SortedStableFunc(slices.Values(wanted), func(a, b *berthv1.Endpoint) int {
 		return int(b.GetGatewayPriority()) - int(a.GetGatewayPriority())
 	})
+	var binding string
 	for i, e := range wanted {
 		d, err := s.find(e.GetNetwork())
 		if err != nil {
 			return nil, err
+		}
+		if i == 0 {
+			binding = d.options().hostBinding
 		}
 		_, raw, err := s.plugins(d, e.GetIpv4Address())
 		if err != nil {
@@ -94,36 +98,57 @@ func (s *Service) plan(request Request) (*attachment, error) {
 	}
 	var err error
 	a.Ports, err = publishedPorts(request.Spec, request.ExposedPorts)
+	for i := range a.Ports {
+		a.Ports[i].HostIP = cmp.Or(a.Ports[i].HostIP, binding)
+	}
 	return a, err
 }
 
 // attach does what is planned, and undoes it if it fails.
-func (s *Service) attach(ctx context.Context, request Request, a *attachment) (err error) {
-	s.links.RLock()
-	defer s.links.RUnlock()
+func (s *Service) attach(ctx context.Context, containerID string, a *attachment) (err error) {
+	leave, err := s.enter(a.Endpoints)
+	if err != nil {
+		return fmt.Errorf("cannot connect container %.12s: %w", containerID, err)
+	}
+	defer leave()
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
-	if a.Ports, err = s.ports.choose(a.Ports); err != nil {
-		return err
-	}
 	done := *a
 	done.Endpoints = slices.Clone(a.Endpoints)
-	for i := range done.Endpoints {
-		e := &done.Endpoints[i]
-		undo.Add(func(ctx context.Context) error { return s.unplug(ctx, request.ContainerID, a, *e) })
-		if err := s.plug(ctx, request.ContainerID, &done, e); err != nil {
-			return fmt.Errorf("cannot connect container %.12s to network %q: %w", request.ContainerID, e.Network, err)
-		}
-	}
-	if err := s.ports.hold(request.ContainerID, done.Ports); err != nil {
+	// The ports are held before any rule leads to them: two containers that start at once never get the same one.
+	if done.Ports, err = s.ports.hold(containerID, a.Ports); err != nil {
 		return err
 	}
-	undo.Add(func(context.Context) error { s.ports.release(request.ContainerID); return nil })
-	if err := s.save(request.ContainerID, &done); err != nil {
+	undo.Add(func(context.Context) error { s.ports.release(containerID); return nil })
+	for i := range done.Endpoints {
+		e := &done.Endpoints[i]
+		undo.Add(func(ctx context.Context) error { return s.unplug(ctx, containerID, &done, *e) })
+		if err := s.plug(ctx, containerID, &done, e); err != nil {
+			return fmt.Errorf("cannot connect container %.12s to network %q: %w", containerID, e.Network, err)
+		}
+	}
+	if err := s.save(containerID, &done); err != nil {
 		return err
 	}
 	*a = done
+	s.publishEndpoints("connect", containerID, a)
 	return nil
+}
+
+func (s *Service) publishEndpoints(action, containerID string, a *attachment) {
+	for _, e := range a.Endpoints {
+		s.publish(action, &definition{ID: e.NetworkID, Name: e.Network, Driver: driverBridge}, map[string]string{"container": containerID})
+	}
+}
+
+// call is what libcni needs to call an endpoint's plugins.
+func call(containerID string, a *attachment, e endpoint) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
+	list, err := libcni.NetworkConfFromBytes(e.Plugins)
+	if err != nil {
+		return nil, nil, err
+	}
+	conf, err := runtimeConf(containerID, a, e)
+	return list, conf, err
 }
 
 // runtimeConf is what libcni needs beside the network to call plugins for an endpoint.
@@ -147,11 +172,7 @@ func runtimeConf(containerID string, a *attachment, e endpoint) (*libcni.Runtime
 }
 
 func (s *Service) plug(ctx context.Context, containerID string, a *attachment, e *endpoint) error {
-	list, err := libcni.NetworkConfFromBytes(e.Plugins)
-	if err != nil {
-		return err
-	}
-	conf, err := runtimeConf(containerID, a, *e)
+	list, conf, err := call(containerID, a, *e)
 	if err != nil {
 		return err
 	}
@@ -198,23 +219,23 @@ func (s *Service) unplug(ctx context.Context, containerID string, a *attachment,
 
 // Detach undoes Attach. It may be called again, and after the namespace is gone.
 func (s *Service) Detach(ctx context.Context, containerID string) error {
-	release, err := s.claim(containerID)
+	unlock, err := s.busy.Lock(ctx, containerID)
 	if err != nil {
 		return fmt.Errorf("cannot disconnect container %.12s: %w", containerID, err)
 	}
-	defer release()
-	s.mu.Lock()
-	a := s.attached[containerID]
-	s.mu.Unlock()
-	if a == nil {
-		return nil
+	defer unlock()
+	if a := s.attachment(containerID); a != nil {
+		return s.detach(ctx, containerID, a)
 	}
-	return s.detach(ctx, containerID, a)
+	return nil
 }
 
 func (s *Service) detach(ctx context.Context, containerID string, a *attachment) error {
-	s.links.RLock()
-	defer s.links.RUnlock()
+	leave, err := s.enter(a.Endpoints)
+	if err != nil {
+		return fmt.Errorf("cannot disconnect container %.12s: %w", containerID, err)
+	}
+	defer leave()
 	var errs []error
 	for _, e := range slices.Backward(a.Endpoints) {
 		errs = append(errs, s.unplug(ctx, containerID, a, e))
@@ -224,11 +245,16 @@ func (s *Service) detach(ctx context.Context, containerID string, a *attachment)
 		return err
 	}
 	s.ports.release(containerID)
-	return s.forget(containerID)
+	if err := s.forget(containerID); err != nil {
+		return err
+	}
+	s.publishEndpoints("disconnect", containerID, a)
+	return nil
 }
 
 // GC detaches every container that is not in valid, holds again the host ports of those that are, and lets the
-// plugins remove what they know of nobody. Call it once at start, before any Attach.
+// plugins remove what they know of nobody. From then on what others do to the host's network is put right. Call it once at start,
+// before any Attach.
 func (s *Service) GC(ctx context.Context, valid []string) error {
 	s.mu.Lock()
 	all := maps.Clone(s.attached)
@@ -240,7 +266,7 @@ func (s *Service) GC(ctx context.Context, valid []string) error {
 			errs = append(errs, s.Detach(ctx, id))
 			continue
 		}
-		if err := s.ports.hold(id, a.Ports); err != nil {
+		if _, err := s.ports.hold(id, a.Ports); err != nil {
 			// Its rules come first, so it goes on being reached: whoever took the port is not.
 			s.cfg.Logger.Warn("a published port was taken while berthd was away", "container", id, "error", err)
 		}
@@ -256,7 +282,9 @@ func (s *Service) GC(ctx context.Context, valid []string) error {
 			errs = append(errs, s.gcNetwork(ctx, d, keep[d.Name]))
 		}
 	}
-	return errors.Join(append(errs, s.removeIdle(ctx))...)
+	errs = append(errs, s.removeIdle(ctx))
+	s.watch.begin(s)
+	return errors.Join(errs...)
 }
 
 // hasState tells whether plugins may know anything of a network. Without a lease of an address they do not.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,7 +62,9 @@ func (d attachmentDir) path(containerID string) string {
 	return filepath.Join(string(d), containerID+attachmentSuffix)
 }
 
-func (d attachmentDir) load() (map[string]*attachment, error) {
+// load reads all attachments. One that can't be read is removed, as its write was cut off: GC then makes the plugins remove what is
+// there of it, and no single file keeps berthd from starting.
+func (d attachmentDir) load(log *slog.Logger) (map[string]*attachment, error) {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of attachments: %w", err)
 	}
@@ -71,22 +74,18 @@ func (d attachmentDir) load() (map[string]*attachment, error) {
 	}
 	found := map[string]*attachment{}
 	for _, entry := range entries {
+		path := filepath.Join(string(d), entry.Name())
 		id, is := strings.CutSuffix(entry.Name(), attachmentSuffix)
-		if !is { // a write that a crash cut off
-			if err := os.Remove(filepath.Join(string(d), entry.Name())); err != nil {
-				return nil, fmt.Errorf("cannot remove a part of an attachment: %w", err)
-			}
+		a := &attachment{}
+		content, err := os.ReadFile(path)
+		if err == nil && is {
+			err = json.Unmarshal(content, a)
+		}
+		if err == nil && is {
+			found[id] = a
 			continue
 		}
-		content, err := os.ReadFile(d.path(id))
-		if err != nil {
-			return nil, fmt.Errorf("cannot read an attachment: %w", err)
-		}
-		a := &attachment{}
-		if err := json.Unmarshal(content, a); err != nil {
-			return nil, fmt.Errorf("cannot read attachment %q: %w", d.path(id), err)
-		}
-		found[id] = a
+		log.Warn("an attachment that can't be read is removed", "file", path, "error", errors.Join(err, os.RemoveAll(path)))
 	}
 	return found, nil
 }

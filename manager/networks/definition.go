@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -67,30 +66,6 @@ func newID() string {
 	return hex.EncodeToString(id)
 }
 
-// predefine makes the networks that are always there. The default one is as the flags say now: containers that are
-// attached keep what they were attached with.
-func (s *Service) predefine() error {
-	for _, driver := range []string{driverBridge, driverHost, driverNone} {
-		wanted := definition{Name: driver, Driver: driver, Predefined: true}
-		if driver == driverBridge {
-			subnet := s.cfg.Subnet.Masked()
-			wanted.Bridge, wanted.Subnet, wanted.Gateway = s.cfg.Bridge, subnet, subnet.Addr().Next()
-		}
-		wanted.ID, wanted.CreatedAt = newID(), time.Now().UTC()
-		if before := s.networks[driver]; before != nil {
-			wanted.ID, wanted.CreatedAt = before.ID, before.CreatedAt
-			if before.Bridge == wanted.Bridge && before.Subnet == wanted.Subnet {
-				continue
-			}
-		}
-		if err := s.definitions.Put(driver, &wanted); err != nil {
-			return err
-		}
-		s.networks[driver] = &wanted
-	}
-	return nil
-}
-
 // plugins returns the chain of CNI plugins that makes the network. The network's range is for addresses that nobody
 // asks for; one that is asked for may lie anywhere in the subnet.
 func (s *Service) plugins(d *definition, askedFor string) (*libcni.NetworkConfigList, []byte, error) {
@@ -98,8 +73,10 @@ func (s *Service) plugins(d *definition, askedFor string) (*libcni.NetworkConfig
 	if d.Range.IsValid() && askedFor == "" {
 		ipamRange["rangeStart"], ipamRange["rangeEnd"] = d.Range.Addr().String(), last(d.Range).String()
 	}
+	options := d.options()
 	bridge := map[string]any{
-		"type": "bridge", "bridge": d.Bridge, "isGateway": true, "isDefaultGateway": !d.Internal, "ipMasq": !d.Internal, "hairpinMode": true,
+		"type": "bridge", "bridge": d.Bridge, "bridgeOwner": s.cfg.ID, "isGateway": true, "isDefaultGateway": !d.Internal,
+		"ipMasq": !d.Internal && options.masquerade, "mtu": options.mtu, "hairpinMode": true,
 		"nftTable": s.cfg.Table, "capabilities": map[string]bool{"ips": true, "mac": true},
 		"ipam": map[string]any{
 			"type": "host-local", "dataDir": filepath.Join(s.cfg.StateDir, "addresses"), "ranges": [][]any{{ipamRange}},
@@ -108,7 +85,7 @@ func (s *Service) plugins(d *definition, askedFor string) (*libcni.NetworkConfig
 	config := map[string]any{"cniVersion": "1.1.0", "name": d.cniName(), "plugins": []any{
 		bridge,
 		map[string]any{"type": "portmap", "snat": true, "capabilities": map[string]bool{"portMappings": true}, "nftTable": s.cfg.Table},
-		map[string]any{"type": "firewall", "ingressPolicy": "same-bridge", "internal": d.Internal, "nftTable": s.cfg.Table},
+		map[string]any{"type": "firewall", "ingressPolicy": options.policy(), "internal": d.Internal, "nftTable": s.cfg.Table},
 	}}
 	raw, err := json.Marshal(config)
 	if err != nil {
@@ -161,7 +138,7 @@ func (s *Service) find(ref string) (*definition, error) {
 var networkName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
 
 // Create defines a network. Its bridge is made for the first container in it.
-func (s *Service) Create(_ context.Context, config *berthv1.NetworkConfig) (id string, err error) {
+func (s *Service) Create(ctx context.Context, config *berthv1.NetworkConfig) (id string, err error) {
 	if !networkName.MatchString(config.GetName()) {
 		return "", invalid("the network name %q is not valid: want letters, digits, '_', '.' and '-', at most 64", config.GetName())
 	}
@@ -171,17 +148,29 @@ func (s *Service) Create(_ context.Context, config *berthv1.NetworkConfig) (id s
 	if config.GetIpv6() {
 		return "", errdefs.As(errdefs.ErrUnimplemented, errors.New("IPv6 in networks is not implemented"))
 	}
+	options, err := parseOptions(config.GetOptions())
+	if err != nil {
+		return "", fmt.Errorf("cannot create network %q: %w", config.GetName(), err)
+	}
 	d := &definition{
 		ID: newID(), Name: config.GetName(), Driver: driverBridge, Internal: config.GetInternal(), Attachable: config.GetAttachable(),
 		Options: config.GetOptions(), Labels: config.GetLabels(), CreatedAt: time.Now().UTC(),
 	}
-	d.Bridge = "br-" + d.ID[:12]
+	d.Bridge = cmp.Or(options.bridge, "br-"+d.ID[:12])
+	if err := s.exec.CheckBridge(ctx, d.Bridge, s.cfg.ID); err != nil {
+		return "", fmt.Errorf("cannot create network %q: %w", d.Name, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.networks[d.Name] != nil || d.Name == "container" || d.Name == "networks" {
 		return "", errdefs.As(errdefs.ErrAlreadyExists, fmt.Errorf("a network with the name %q is there already", d.Name))
 	}
-	if err := s.address(d, config.GetSubnets()); err != nil {
+	for _, other := range s.networks {
+		if other.Bridge == d.Bridge {
+			return "", errdefs.As(errdefs.ErrAlreadyExists, fmt.Errorf("cannot create network %q: network %q has the bridge %q", d.Name, other.Name, d.Bridge))
+		}
+	}
+	if err := s.address(ctx, d, config.GetSubnets()); err != nil {
 		return "", fmt.Errorf("cannot create network %q: %w", d.Name, err)
 	}
 	if err := s.definitions.Put(d.Name, d); err != nil {
@@ -189,113 +178,55 @@ func (s *Service) Create(_ context.Context, config *berthv1.NetworkConfig) (id s
 	}
 	s.networks[d.Name] = d
 	s.cfg.Logger.Info("network created", "network", d.Name, "id", d.ID, "subnet", d.Subnet.String())
+	s.publish("create", d, nil)
 	return d.ID, nil
-}
-
-// address gives a network the addresses that were asked for, or some that nothing on the host uses.
-func (s *Service) address(d *definition, subnets []*berthv1.Subnet) error {
-	if len(subnets) > 1 {
-		return errdefs.As(errdefs.ErrUnimplemented, errors.New("networks of several subnets are not implemented"))
-	}
-	used, err := s.usedPrefixes()
-	if err != nil {
-		return err
-	}
-	if len(subnets) == 0 {
-		for third := range 256 {
-			candidate := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 89, byte(third), 0}), 24)
-			if !slices.ContainsFunc(used, candidate.Overlaps) {
-				d.Subnet, d.Gateway = candidate, candidate.Addr().Next()
-				return nil
-			}
-		}
-		return errdefs.As(errdefs.ErrResourceExhausted, errors.New("all subnets of 10.89.0.0/16 are in use: name one with --subnet"))
-	}
-	if err := d.parse(subnets[0]); err != nil {
-		return err
-	}
-	if i := slices.IndexFunc(used, d.Subnet.Overlaps); i >= 0 {
-		return errdefs.As(errdefs.ErrAlreadyExists, fmt.Errorf("the subnet %s overlaps with %s, which this host uses already", d.Subnet, used[i]))
-	}
-	return nil
-}
-
-func (d *definition) parse(subnet *berthv1.Subnet) (err error) {
-	if d.Subnet, err = netip.ParsePrefix(subnet.GetCidr()); err != nil || d.Subnet != d.Subnet.Masked() {
-		return invalid("the subnet %q is not valid: want an address with zeros behind the prefix, as 172.20.0.0/16", subnet.GetCidr())
-	}
-	if !d.Subnet.Addr().Is4() {
-		return errdefs.As(errdefs.ErrUnimplemented, errors.New("IPv6 in networks is not implemented"))
-	}
-	if d.Subnet.Bits() > 30 {
-		return invalid("the subnet %q has no room for containers", subnet.GetCidr())
-	}
-	d.Gateway = d.Subnet.Addr().Next()
-	if text := subnet.GetGateway(); text != "" {
-		if d.Gateway, err = netip.ParseAddr(text); err != nil || !d.Subnet.Contains(d.Gateway) {
-			return invalid("the gateway %q is no address of the subnet %s", text, d.Subnet)
-		}
-	}
-	if text := subnet.GetRange(); text != "" {
-		d.Range, err = netip.ParsePrefix(text)
-		if err != nil || !d.Subnet.Contains(d.Range.Addr()) || d.Range.Bits() < d.Subnet.Bits() {
-			return invalid("the range %q is no part of the subnet %s", text, d.Subnet)
-		}
-		d.Range = d.Range.Masked()
-	}
-	return nil
-}
-
-// usedPrefixes are those of other networks and of the host's interfaces. s.mu is held.
-func (s *Service) usedPrefixes() ([]netip.Prefix, error) {
-	var used []netip.Prefix
-	for _, d := range s.networks {
-		if d.Subnet.IsValid() {
-			used = append(used, d.Subnet)
-		}
-	}
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("cannot list the addresses of this host: %w", err)
-	}
-	for _, address := range addresses {
-		if prefix, err := netip.ParsePrefix(address.String()); err == nil {
-			used = append(used, prefix.Masked())
-		}
-	}
-	return used, nil
 }
 
 // Remove removes a network without containers.
 func (s *Service) Remove(ctx context.Context, ref string) error {
-	s.links.Lock()
-	defer s.links.Unlock()
+	d, err := s.claimRemoval(ref)
+	if err != nil {
+		return err
+	}
+	err = s.removeClaimed(ctx, d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.removing, d.Name)
+	if err != nil {
+		return err
+	}
+	delete(s.networks, d.Name)
+	s.cfg.Logger.Info("network removed", "network", d.Name, "id", d.ID)
+	s.publish("destroy", d, nil)
+	return nil
+}
+
+// claimRemoval finds a network that may be removed, and keeps containers from being connected to it.
+func (s *Service) claimRemoval(ref string) (*definition, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d, err := s.find(ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if d.Predefined {
-		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot remove network %q: it is predefined", d.Name))
+		return nil, errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot remove network %q: it is predefined", d.Name))
 	}
-	for id, a := range s.attached {
-		if slices.ContainsFunc(a.Endpoints, func(e endpoint) bool { return e.Network == d.Name }) {
-			return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot remove network %q: container %.12s is connected to it", d.Name, id))
-		}
+	if why := s.user(d.Name); why != "" {
+		return nil, errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot remove network %q: %s", d.Name, why))
 	}
+	s.removing[d.Name] = true
+	return d, nil
+}
+
+func (s *Service) removeClaimed(ctx context.Context, d *definition) error {
 	if err := s.exec.DeleteBridge(ctx, d.Bridge); err != nil {
 		return fmt.Errorf("cannot remove the bridge of network %q: %w", d.Name, err)
 	}
 	if err := os.RemoveAll(s.leases(d)); err != nil {
 		return fmt.Errorf("cannot remove the leases of network %q: %w", d.Name, err)
 	}
-	if err := s.definitions.Delete(d.Name); err != nil {
-		return err
-	}
-	delete(s.networks, d.Name)
-	s.cfg.Logger.Info("network removed", "network", d.Name, "id", d.ID)
-	return nil
+	return s.definitions.Delete(d.Name)
 }
 
 // Inspect tells all of one network.

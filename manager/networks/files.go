@@ -64,6 +64,12 @@ func (s *Service) validateEndpoints(endpoints []*berthv1.Endpoint) error {
 			return invalid("the network %q is named twice", d.Name)
 		}
 		seen[d.Name] = true
+		if len(e.GetAliases()) > 0 {
+			return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("aliases in networks, as %q in network %q, are not implemented", e.GetAliases()[0], d.Name))
+		}
+		for key := range e.GetDriverOptions() {
+			return errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("the option %q of the connection to network %q is not implemented", key, d.Name))
+		}
 		if e.GetIpv6Address() != "" {
 			return errdefs.As(errdefs.ErrUnimplemented, errors.New("IPv6 in networks is not implemented"))
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/berthd/berth/cni-plugins/inprocess"
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/events"
+	"github.com/berthd/berth/manager/namelock"
 	"github.com/berthd/berth/manager/store"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -24,7 +27,9 @@ import (
 // Config is what a Service works with.
 type Config struct {
 	DB *bbolt.DB
-	// Bridge is the interface of the default network, Subnet its addresses.
+	// ID is the daemon's: it marks the bridges that are made.
+	ID string
+	// Bridge is the interface of the default network, Subnet its addresses. Without one, addresses are chosen that the host does not use.
 	Bridge string
 	Subnet netip.Prefix
 	// Table is the nftables table that the plugins keep their rules in.
@@ -33,7 +38,9 @@ type Config struct {
 	StateDir string
 	// PluginDirs are searched for plugins that are not ours.
 	PluginDirs []string
-	Logger     *slog.Logger
+	// Events is told of what happens to networks.
+	Events *events.Broker
+	Logger *slog.Logger
 }
 
 // Service is the networks of one host.
@@ -41,17 +48,19 @@ type Service struct {
 	cfg         Config
 	exec        *inprocess.Exec
 	cni         *libcni.CNIConfig
+	repairs     *libcni.CNIConfig // whose CHECK puts back what is missing
 	definitions *store.Table[definition]
 	attachments attachmentDir
 	ports       *ports
+	// busy is locked, by a container's ID, while the container is attached, detached or repaired.
+	busy  namelock.Locks
+	watch watch
 
-	// links is held for reading while a container is attached, and for writing while bridges are removed.
-	links sync.RWMutex
-
-	mu       sync.Mutex
+	mu       sync.Mutex             // held for moments only, never while a plugin runs
 	networks map[string]*definition // by name
 	attached map[string]*attachment // by container
-	busy     map[string]bool        // containers that are being attached or detached
+	entered  map[string]int         // by network: how many containers are being attached or detached
+	removing map[string]bool        // networks that are being removed, or whose bridges are
 }
 
 // Request asks to connect a container.
@@ -109,44 +118,86 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	attachments := attachmentDir(filepath.Join(cfg.StateDir, "attachments"))
+	cache := filepath.Join(cfg.StateDir, "cache")
 	exec := inprocess.New()
 	s := &Service{
-		cfg: cfg, exec: exec, definitions: definitions, attachments: attachments, ports: newPorts(), busy: map[string]bool{},
-		cni: libcni.NewCNIConfigWithCacheDir(cfg.PluginDirs, filepath.Join(cfg.StateDir, "cache"), exec),
+		cfg: cfg, exec: exec, definitions: definitions, ports: newPorts(),
+		attachments: attachmentDir(filepath.Join(cfg.StateDir, "attachments")),
+		cni:         libcni.NewCNIConfigWithCacheDir(cfg.PluginDirs, cache, exec),
+		repairs:     libcni.NewCNIConfigWithCacheDir(cfg.PluginDirs, cache, exec.Repairing()),
+		entered:     map[string]int{}, removing: map[string]bool{},
 	}
 	if s.networks, err = definitions.All(cfg.Logger, nil); err != nil {
 		return nil, err
 	}
-	if s.attached, err = attachments.load(); err != nil {
+	if s.attached, err = s.attachments.load(cfg.Logger); err != nil {
 		return nil, err
+	}
+	if err := exec.CheckTable(context.Background(), cfg.Table); err != nil {
+		if errors.Is(err, errdefs.ErrFailedPrecondition) || errors.Is(err, errdefs.ErrInvalidArgument) {
+			return nil, err
+		}
+		cfg.Logger.Warn("containers can't be connected", "error", err)
 	}
 	return s, s.predefine()
 }
 
-// Close removes what is on the host of networks that no container uses. Containers that run stay connected.
+// Close removes what is on the host of networks that no container uses. Containers that run stay connected. It may be called again.
 func (s *Service) Close(ctx context.Context) error {
+	s.watch.end()
 	s.ports.releaseAll()
 	return s.removeIdle(ctx)
 }
 
-// removeIdle removes bridges without containers, and the table of rules with the last of them.
-func (s *Service) removeIdle(ctx context.Context) error {
-	s.links.Lock()
-	defer s.links.Unlock()
+// enter keeps networks from being removed until leave is called. It never waits: a network that is being removed is refused.
+func (s *Service) enter(endpoints []endpoint) (leave func(), err error) {
 	s.mu.Lock()
-	used := map[string]bool{}
-	for _, a := range s.attached {
-		for _, e := range a.Endpoints {
-			used[e.Network] = true
+	defer s.mu.Unlock()
+	for _, e := range endpoints {
+		if s.removing[e.Network] {
+			return nil, errdefs.As(errdefs.ErrAborted, fmt.Errorf("network %q is being removed", e.Network))
 		}
 	}
+	for _, e := range endpoints {
+		s.entered[e.Network]++
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, e := range endpoints {
+			if s.entered[e.Network]--; s.entered[e.Network] == 0 {
+				delete(s.entered, e.Network)
+			}
+		}
+	}, nil
+}
+
+// user says why a network can't be removed now; it is empty if it can. s.mu is held.
+func (s *Service) user(name string) string {
+	if s.entered[name] > 0 || s.removing[name] {
+		return "it is being changed by another call"
+	}
+	for id, a := range s.attached {
+		for _, e := range a.Endpoints {
+			if e.Network == name {
+				return fmt.Sprintf("container %.12s is connected to it", id)
+			}
+		}
+	}
+	return ""
+}
+
+// removeIdle removes the bridges of networks without containers, and the table of rules if nothing of anybody is in it.
+func (s *Service) removeIdle(ctx context.Context) error {
+	s.mu.Lock()
 	var idle []*definition
 	for _, d := range s.networks {
-		if d.Driver == driverBridge && !used[d.Name] {
+		if d.Driver == driverBridge && s.user(d.Name) == "" {
+			s.removing[d.Name] = true
 			idle = append(idle, d)
 		}
 	}
+	all := len(idle) == s.bridges()
 	s.mu.Unlock()
 	var errs []error
 	for _, d := range idle {
@@ -154,10 +205,34 @@ func (s *Service) removeIdle(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("cannot remove the bridge of network %q: %w", d.Name, err))
 		}
 	}
-	if len(used) == 0 {
+	if all {
 		if err := s.exec.DeleteTable(ctx, s.cfg.Table); err != nil {
 			errs = append(errs, fmt.Errorf("cannot remove the rules of all networks: %w", err))
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range idle {
+		delete(s.removing, d.Name)
+	}
 	return errors.Join(errs...)
+}
+
+// bridges is the number of networks with a bridge. s.mu is held.
+func (s *Service) bridges() (n int) {
+	for _, d := range s.networks {
+		if d.Driver == driverBridge {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *Service) publish(action string, d *definition, attributes map[string]string) {
+	if s.cfg.Events == nil {
+		return
+	}
+	all := map[string]string{"name": d.Name, "type": d.Driver}
+	maps.Copy(all, attributes)
+	s.cfg.Events.Publish(&berthv1.Event{Type: "network", Action: action, Id: d.ID, Attributes: all})
 }

@@ -24,6 +24,8 @@ type port struct {
 	HostPort      uint32 `json:"hostPort"`
 	ContainerPort uint32 `json:"containerPort"`
 	Protocol      string `json:"protocol"`
+	// Held tells the plugin, in a key of ours, that this process has bound the port.
+	Held bool `json:"held,omitempty"`
 }
 
 func (p port) mapping() *berthv1.PortMapping {
@@ -96,52 +98,57 @@ func (p port) check() error {
 // ports holds the host ports of containers, so that nobody else can take them: packets to them never arrive at a
 // socket, as a rule sends them to the container before.
 type ports struct {
-	mu   sync.Mutex
-	held map[string][]int // file descriptors, by container
+	mu    sync.Mutex
+	held  map[string][]int // file descriptors, by container
+	count int              // of all descriptors
+	most  int              // that may be held: berthd needs some for everything else
 }
 
-func newPorts() *ports { return &ports{held: map[string][]int{}} }
-
-// choose says which of the host ports is taken, or returns them with free ones where none was asked for. They are not
-// held yet: the plugin that makes the rules binds them for a moment too.
-func (p *ports) choose(wanted []port) ([]port, error) {
-	sockets, chosen, err := bindAll(wanted)
-	closeAll(sockets)
-	return chosen, err
+func newPorts() *ports {
+	most := 256
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
+		most = int(min(limit.Cur/4, 1<<16))
+	}
+	return &ports{held: map[string][]int{}, most: most}
 }
 
-// hold takes the host ports.
-func (p *ports) hold(containerID string, wanted []port) error {
-	sockets, _, err := bindAll(wanted)
-	if err != nil {
-		return err
+// hold takes the host ports, and says which of them is taken, or returns them with free ones where none was asked for. Ports beyond
+// the most that can be held are only tried: a process of the host can take them then, which the rules keep from getting anything.
+func (p *ports) hold(containerID string, wanted []port) (chosen []port, err error) {
+	if len(wanted) == 0 {
+		return nil, nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held[containerID] = append(p.held[containerID], sockets...)
-	return nil
-}
-
-func bindAll(wanted []port) (sockets []int, bound []port, err error) {
-	bound = slices.Clone(wanted)
-	for i := range bound {
-		socket, number, err := bind(bound[i])
+	chosen = slices.Clone(wanted)
+	var sockets []int
+	for i := range chosen {
+		socket, number, err := bind(chosen[i])
 		if err != nil {
 			closeAll(sockets)
-			return nil, nil, err
+			return nil, err
 		}
-		if socket >= 0 {
+		chosen[i].HostPort, chosen[i].Held = number, false
+		switch {
+		case socket < 0:
+		case p.count+len(sockets) >= p.most:
+			_ = unix.Close(socket)
+		default:
 			sockets = append(sockets, socket)
+			chosen[i].Held = true
 		}
-		bound[i].HostPort = number
 	}
-	return sockets, bound, nil
+	p.held[containerID] = append(p.held[containerID], sockets...)
+	p.count += len(sockets)
+	return chosen, nil
 }
 
 func (p *ports) release(containerID string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	closeAll(p.held[containerID])
+	p.count -= len(p.held[containerID])
 	delete(p.held, containerID)
 }
 
@@ -152,6 +159,7 @@ func (p *ports) releaseAll() {
 		closeAll(sockets)
 	}
 	clear(p.held)
+	p.count = 0
 }
 
 func closeAll(sockets []int) {

@@ -43,15 +43,12 @@ func TestPublishedPorts(t *testing.T) {
 func TestHeldPortsAreTaken(t *testing.T) {
 	for _, protocol := range []string{"tcp", "udp"} {
 		p := newPorts()
-		chosen, err := p.choose([]port{{HostIP: "127.0.0.1", ContainerPort: 80, Protocol: protocol}})
-		if err != nil || chosen[0].HostPort == 0 {
+		chosen, err := p.hold("one", []port{{HostIP: "127.0.0.1", ContainerPort: 80, Protocol: protocol}})
+		if err != nil || chosen[0].HostPort == 0 || !chosen[0].Held {
 			t.Fatalf("%s: got %v, %v", protocol, chosen, err)
 		}
-		if err := p.hold("one", chosen); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := p.choose(chosen); !errors.Is(err, errdefs.ErrFailedPrecondition) {
-			t.Errorf("%s: a port that is held can be chosen: %v", protocol, err)
+		if _, err := p.hold("two", chosen); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+			t.Errorf("%s: a port that is held can be held twice: %v", protocol, err)
 		}
 		address := fmt.Sprintf("127.0.0.1:%d", chosen[0].HostPort)
 		if listens(protocol, address) {
@@ -100,8 +97,38 @@ func TestPortWithOldConnectionsIsFree(t *testing.T) {
 	_ = listener.Close()
 	p := newPorts()
 	wanted := []port{{HostIP: "127.0.0.1", HostPort: uint32(listener.Addr().(*net.TCPAddr).Port), ContainerPort: 80, Protocol: "tcp"}}
-	if err := p.hold("one", wanted); err != nil {
+	if _, err := p.hold("one", wanted); err != nil {
 		t.Error(err)
 	}
 	p.releaseAll()
+}
+
+// Of many ports no more are held than leaves descriptors for everything else. The others are tried, and published all the same.
+func TestHeldPortsAreBounded(t *testing.T) {
+	p := newPorts()
+	p.most = 2
+	var wanted []port
+	for inside := range uint32(4) {
+		wanted = append(wanted, port{HostIP: "127.0.0.1", ContainerPort: 80 + inside, Protocol: "tcp"})
+	}
+	chosen, err := p.hold("many", wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := 0
+	for _, c := range chosen {
+		if c.HostPort == 0 {
+			t.Errorf("%v has no port", c)
+		}
+		if c.Held {
+			held++
+		}
+	}
+	if held != 2 || len(p.held["many"]) != 2 {
+		t.Errorf("%d ports are held by %d sockets", held, len(p.held["many"]))
+	}
+	p.release("many")
+	if p.count != 0 {
+		t.Errorf("%d sockets are counted after the release", p.count)
+	}
 }

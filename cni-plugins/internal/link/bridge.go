@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -13,31 +15,51 @@ import (
 	"github.com/berthd/berth/internal/errdefs"
 )
 
-// EnsureBridge returns the bridge called name, made and set up if need be.
-func EnsureBridge(name string, mtu int, promisc bool) (netlink.Link, error) {
-	bridge, err := netlink.LinkByName(name)
+// Bridge describes a bridge to be made unless it is there.
+type Bridge struct {
+	Name    string
+	MTU     int // 0: the kernel's
+	Promisc bool
+	MAC     net.HardwareAddr // nil: a random one
+	// Owner names the daemon that makes the bridge; empty: a CNI caller.
+	Owner string
+}
+
+// madePrefix begins the alias of every bridge that berth made, and `ip link` shows it. Only such bridges are ever deleted.
+const madePrefix = "made by berth"
+
+func (b Bridge) alias() string {
+	if b.Owner == "" {
+		return madePrefix
+	}
+	return madePrefix + "d " + b.Owner
+}
+
+// EnsureBridge returns the bridge, made and set up if need be, and whether it was made.
+func EnsureBridge(b Bridge) (bridge netlink.Link, made bool, err error) {
+	bridge, err = netlink.LinkByName(b.Name)
 	if err != nil && isGone(err) {
-		if err = createBridge(name, mtu); err == nil {
-			bridge, err = netlink.LinkByName(name)
+		if made, err = createBridge(b); err == nil {
+			bridge, err = netlink.LinkByName(b.Name)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot create bridge %q: %w", name, err)
+		return nil, made, fmt.Errorf("cannot create bridge %q: %w", b.Name, err)
 	}
 	if bridge.Type() != "bridge" {
-		return nil, notBridge(bridge)
+		return nil, made, notBridge(bridge)
 	}
-	if promisc {
+	if b.Promisc {
 		if err := netlink.SetPromiscOn(bridge); err != nil {
-			return nil, fmt.Errorf("cannot make bridge %q promiscuous: %w", name, err)
+			return nil, made, fmt.Errorf("cannot make bridge %q promiscuous: %w", b.Name, err)
 		}
 	}
 	if bridge.Attrs().Flags&net.FlagUp == 0 {
 		if err := netlink.LinkSetUp(bridge); err != nil {
-			return nil, fmt.Errorf("cannot set bridge %q up: %w", name, err)
+			return nil, made, fmt.Errorf("cannot set bridge %q up: %w", b.Name, err)
 		}
 	}
-	return bridge, nil
+	return bridge, made, nil
 }
 
 func notBridge(link netlink.Link) error {
@@ -46,23 +68,94 @@ func notBridge(link netlink.Link) error {
 
 // createBridge makes the bridge with a random address of its own: a bridge without one takes that of a port, and changes it as
 // ports come and go, to the surprise of every neighbour's ARP cache.
-func createBridge(name string, mtu int) error {
-	mac := make(net.HardwareAddr, 6)
-	if _, err := rand.Read(mac); err != nil {
-		return err
+func createBridge(b Bridge) (made bool, err error) {
+	mac := b.MAC
+	if mac == nil {
+		mac = make(net.HardwareAddr, 6)
+		if _, err := rand.Read(mac); err != nil {
+			return false, err
+		}
+		mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	}
-	mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr, attrs.MTU = name, mac, mtu
-	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	attrs.Name, attrs.HardwareAddr, attrs.MTU = b.Name, mac, b.MTU
+	err = netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 	if errors.Is(err, unix.EEXIST) { // another attachment was quicker
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	created, err := netlink.LinkByName(b.Name)
+	if err == nil {
+		err = netlink.LinkSetAlias(created, b.alias())
+	}
+	if err != nil {
+		return true, err
+	}
+	// Otherwise the first router advertisement from a container would configure the host.
+	return true, SetSysctl("net/ipv6/conf/"+b.Name+"/accept_ra", "0")
+}
+
+// CheckOwner fails if a daemon can't use the bridge: the link is something else, or was made by another daemon. A bridge of the
+// host's administrator may be used, and so may one that does not exist.
+func CheckOwner(b Bridge) error {
+	found, err := netlink.LinkByName(b.Name)
+	if err != nil && isGone(err) {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot find link %q: %w", b.Name, err)
 	}
-	// Otherwise the first router advertisement from a container would configure the host.
-	return SetSysctl("net/ipv6/conf/"+name+"/accept_ra", "0")
+	if found.Type() != "bridge" {
+		return notBridge(found)
+	}
+	if alias := found.Attrs().Alias; strings.HasPrefix(alias, madePrefix) && alias != b.alias() {
+		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("bridge %q was %s, not by this one", b.Name, alias))
+	}
+	return nil
+}
+
+// ForeignBridge returns the first IPv4 address, with its network, of a bridge that berth did not make.
+func ForeignBridge(name string) (netip.Prefix, error) {
+	found, err := netlink.LinkByName(name)
+	if err != nil && isGone(err) {
+		return netip.Prefix{}, nil
+	}
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("cannot find bridge %q: %w", name, err)
+	}
+	if strings.HasPrefix(found.Attrs().Alias, madePrefix) {
+		return netip.Prefix{}, nil
+	}
+	present, err := addresses(found, netlink.FAMILY_V4)
+	if err != nil || len(present) == 0 {
+		return netip.Prefix{}, err
+	}
+	return netip.ParsePrefix(present[0].IPNet.String())
+}
+
+// DeleteBridge removes a bridge that berth made and that has no ports. Any other link of the name is left alone: it is somebody
+// else's, or containers of another daemon are on it.
+func DeleteBridge(name string) (deleted bool, err error) {
+	found, err := netlink.LinkByName(name)
+	if err != nil && isGone(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot find bridge %q: %w", name, err)
+	}
+	if found.Type() != "bridge" || !strings.HasPrefix(found.Attrs().Alias, madePrefix) {
+		return false, nil
+	}
+	ports, err := Owned(name, func(string) bool { return true })
+	if err != nil || len(ports) > 0 {
+		return false, err
+	}
+	if err := netlink.LinkDel(found); err != nil && !isGone(err) {
+		return false, fmt.Errorf("cannot delete bridge %q: %w", name, err)
+	}
+	return true, nil
 }
 
 // CheckBridge fails if the bridge is missing (fs.ErrNotExist), is something else, or lacks one of the addresses.

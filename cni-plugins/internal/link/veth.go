@@ -119,6 +119,27 @@ func SetPort(name string, port Port) error {
 	return nil
 }
 
+// Replug puts a veth end back on its bridge, if it is not there.
+func Replug(name string, bridge int, port Port) error {
+	found, err := netlink.LinkByName(name)
+	if err != nil && isGone(err) {
+		return failed("veth %q of the container is gone: only a new start of the container brings it back", name)
+	}
+	if err == nil && found.Attrs().MasterIndex == bridge && found.Attrs().Flags&net.FlagUp != 0 {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkSetMasterByIndex(found, bridge)
+	}
+	if err == nil {
+		err = netlink.LinkSetUp(found)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot put veth %q back on its bridge: %w", name, err)
+	}
+	return SetPort(name, port)
+}
+
 // IsolatePort keeps a link from reaching other isolated ports of its bridge. A link that is on no bridge is left alone.
 func IsolatePort(name string) error {
 	port, err := netlink.LinkByName(name)
@@ -138,7 +159,7 @@ func flag(set bool) []byte {
 	return []byte{0}
 }
 
-// Owned returns the names of the links of a bridge whose alias is wanted. A bridge that does not exist has none: another
+// Owned returns the names of the links of a bridge whose alias is wanted; one without alias has an empty one. A bridge that does not exist has none: another
 // caller's network may have the same name on another bridge of this host, and its links are not ours to judge.
 func Owned(bridge string, wanted func(alias string) bool) ([]string, error) {
 	master, err := netlink.LinkByName(bridge)
@@ -159,7 +180,7 @@ func Owned(bridge string, wanted func(alias string) bool) ([]string, error) {
 	var names []string
 	for _, found := range links {
 		a := found.Attrs()
-		if a.MasterIndex == master.Attrs().Index && a.Alias != "" && wanted(a.Alias) {
+		if a.MasterIndex == master.Attrs().Index && wanted(a.Alias) {
 			names = append(names, a.Name)
 		}
 	}

@@ -51,38 +51,74 @@ func (h Handle) IsCurrent() (bool, error) {
 	return current.Equal(h.ns), nil
 }
 
-// Do runs f in the namespace and comes back. If coming back fails, the thread stays locked, so that it ends with the
-// goroutine and nothing else ever runs in the wrong namespace.
+// Do runs f in the namespace, on another thread than the caller's, and waits for it. The thread comes back from the namespace; if it
+// can't, it ends, so that nothing else ever runs in the wrong one.
 func (h Handle) Do(f func() error) error {
+	done := make(chan error)
+	go h.visit(f, done)
+	return <-done
+}
+
+func (h Handle) visit(f func() error, done chan<- error) {
 	runtime.LockOSThread()
+	if isMain() {
+		// The main thread can't end, and /proc/self shows its namespaces. While it is held here, the next goroutine gets another.
+		inner := make(chan error)
+		go h.visit(f, inner)
+		err := <-inner
+		runtime.UnlockOSThread()
+		done <- err
+		return
+	}
 	home, err := netns.Get()
 	if err != nil {
 		runtime.UnlockOSThread()
-		return fmt.Errorf("cannot open the current network namespace: %w", err)
+		done <- fmt.Errorf("cannot open the current network namespace: %w", err)
+		return
 	}
 	defer func() { _ = home.Close() }()
 	if err := netns.Set(h.ns); err != nil {
 		runtime.UnlockOSThread()
-		return fmt.Errorf("cannot enter network namespace %q: %w", h.path, err)
+		done <- fmt.Errorf("cannot enter network namespace %q: %w", h.path, err)
+		return
 	}
 	err = f()
-	if back := netns.Set(home); back != nil {
-		return fmt.Errorf("cannot leave network namespace %q: %w", h.path, back)
-	}
-	runtime.UnlockOSThread()
-	return err
+	if netns.Set(home) == nil {
+		runtime.UnlockOSThread()
+	} // else the runtime ends the locked thread with this goroutine: what f did is done all the same
+	done <- err
 }
 
-// Enter moves the calling goroutine's thread into the namespace at path for good. The caller has locked the thread and
-// must never unlock it.
-func Enter(path string) error {
+func isMain() bool { return unix.Gettid() == unix.Getpid() }
+
+// Spend runs f in the namespace at path, on a thread that ends afterwards and is never the main one, and waits for it. Its error says
+// that f did not run.
+func Spend(path string, f func()) error {
+	done := make(chan error)
+	go spend(path, f, done)
+	return <-done
+}
+
+func spend(path string, f func(), done chan<- error) {
+	runtime.LockOSThread() // and never unlocked, but on the main thread
+	if isMain() {
+		inner := make(chan error)
+		go spend(path, f, inner)
+		err := <-inner
+		runtime.UnlockOSThread()
+		done <- err
+		return
+	}
 	handle, err := Open(path)
 	if err != nil {
-		return err
+		done <- err
+		return
 	}
 	defer handle.Close()
 	if err := netns.Set(handle.ns); err != nil {
-		return fmt.Errorf("cannot enter network namespace %q: %w", path, err)
+		done <- fmt.Errorf("cannot enter network namespace %q: %w", path, err)
+		return
 	}
-	return nil
+	f()
+	done <- nil
 }

@@ -99,6 +99,15 @@ func (t Table) Add(elements []Element) error {
 	return nil
 }
 
+// Restore adds what is missing of the elements. In the usual case, that all are there, it only reads.
+func (t Table) Restore(elements []Element) error {
+	err := t.Check(elements)
+	if errors.Is(err, errdefs.ErrFailedPrecondition) {
+		return t.Add(elements)
+	}
+	return err
+}
+
 // replace adds elements of which some are there already.
 func (t Table) replace(s socket, elements []Element) error {
 	var stale []Element

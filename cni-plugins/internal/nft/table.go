@@ -26,6 +26,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/errdefs"
 )
 
 // The sets of the layout; each has a variant for either family (see Family).
@@ -56,11 +58,12 @@ func Named(name string, sockets *Sockets) (Table, error) {
 		name = DefaultTable
 	}
 	if len(name) > 64 {
-		return Table{}, fmt.Errorf("nftTable %q is longer than 64 bytes", name)
+		return Table{}, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("nftTable %q is longer than 64 bytes", name))
 	}
 	for _, c := range name {
 		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
-			return Table{}, fmt.Errorf("nftTable %q has a %q in it: letters, digits, -, _ and . are allowed", name, c)
+			return Table{}, errdefs.As(errdefs.ErrInvalidArgument,
+				fmt.Errorf("nftTable %q has a %q in it: letters, digits, -, _ and . are allowed", name, c))
 		}
 	}
 	return Table{Name: name, sockets: sockets}, nil

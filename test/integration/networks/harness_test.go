@@ -32,9 +32,9 @@ type host struct {
 	volumes    berthv1.VolumesServiceClient
 }
 
-func newHost(t testing.TB) *host {
+func newHost(t testing.TB, flags ...string) *host {
 	t.Helper()
-	d := testenv.StartDaemon(t)
+	d := testenv.StartDaemon(t, flags...)
 	conn := d.Dial()
 	h := &host{
 		Daemon: d, t: t, image: testenv.BusyboxImage(t, testenv.Registry(t)),
@@ -59,7 +59,7 @@ func (h *host) create(name, script string, spec *berthv1.ContainerSpec) string {
 	h.t.Helper()
 	spec.Image = h.image
 	spec.Process = &berthv1.ProcessSpec{Entrypoint: &berthv1.StringList{Values: []string{"sh", "-c", script}}}
-	if spec.Hostname == "" {
+	if spec.Hostname == "" && !strings.HasPrefix(spec.GetNetwork().GetMode(), "container:") {
 		spec.Hostname = name
 	}
 	made, err := h.containers.CreateContainer(h.t.Context(), &berthv1.CreateContainerRequest{Name: name, Spec: spec})
