@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +17,8 @@ import (
 // app is what every command needs: the standard streams, the global flags, and the connection once there is one.
 type app struct {
 	in       io.Reader
-	out, err io.Writer
+	out      *output
+	err      io.Writer
 	host     string
 	logLevel string
 	conn     *client.Client
@@ -27,7 +27,7 @@ type app struct {
 }
 
 func newApp(in io.Reader, out, err io.Writer) *app {
-	return &app{in: in, out: out, err: err, keepSignals: func() {}}
+	return &app{in: in, out: &output{to: out}, err: err, keepSignals: func() {}}
 }
 
 // connect returns the connection to berthd; all calls of a command share it.
@@ -186,11 +186,8 @@ func newRoot(a *app, args []string) *cobra.Command {
 		Version:       version.String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		// Within two typing errors of an unknown command lies the one that was meant.
-		SuggestionsMinimumDistance: 2,
-
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		Args: knownCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          knownCommand,
 	}
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(125, cmd, err) })
@@ -206,7 +203,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 		makers    []maker
 	}{
 		{"containers", "Containers:", append(containerMakers(), maker{"container", newContainerGroup})},
-		{"images", "Images:", append(imageMakers(), maker{"image", newImageGroup})},
+		{"images", "Images:", append(imageMakers(), maker{"history", newHistory}, maker{"image", newImageGroup})},
 		{"system", "Volumes, networks, system:", systemMakers()},
 	}
 	for _, group := range groups {
@@ -274,17 +271,6 @@ func newImageGroup(a *app) *cobra.Command {
 
 func newSystemGroup(a *app) *cobra.Command {
 	return newGroup("system", "Manage berth", newInfo(a), newEvents(a), newDiskUsage(a))
-}
-
-func knownCommand(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	err := fmt.Errorf("unknown command %q", cmd.CommandPath()+" "+args[0])
-	if names := cmd.SuggestionsFor(args[0]); len(names) > 0 {
-		err = fmt.Errorf("%w: did you mean %s?", err, strings.Join(names, " or "))
-	}
-	return usageError(1, cmd, err)
 }
 
 // atLeast and exactly check the number of arguments and say it in words.

@@ -109,7 +109,7 @@ func (a *app) create(ctx context.Context, conn *client.Client, options *createOp
 	if err != nil {
 		return "", err
 	}
-	for _, warning := range created.GetWarnings() {
+	for _, warning := range append(options.spec.Warnings(), created.GetWarnings()...) {
 		fmt.Fprintf(a.err, "warning: %s\n", warning)
 	}
 	return created.GetId(), cidfile.write(created.GetId())

@@ -39,7 +39,13 @@ func run(ctx context.Context, a *app, args []string) error {
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	return a.explain(root.ExecuteContext(ctx))
+	if err := checkCommand(root, args); err != nil {
+		return err
+	}
+	if err := a.explain(root.ExecuteContext(ctx)); err != nil {
+		return err
+	}
+	return a.out.failed()
 }
 
 // interrupted is why the context ends when a signal arrived.
@@ -105,7 +111,7 @@ func printError(stderr io.Writer, err error) {
 		return
 	}
 	prefix := "berth: "
-	if terminal.Is(stderr) && os.Getenv("NO_COLOR") == "" {
+	if terminal.Is(stderr) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
 		prefix = "\x1b[1;31mberth:\x1b[0m "
 	}
 	_, _ = fmt.Fprintf(stderr, "%s%v\n", prefix, err)

@@ -60,16 +60,16 @@ func (s *session) attach(ctx context.Context, conn *client.Client) (*stream.Call
 // pump moves bytes until the container has exited or the user has detached, and returns the container's status.
 func (s *session) pump(ctx context.Context, conn *client.Client, call *stream.Call) error {
 	streams := stream.Streams{Out: io.Discard, Err: io.Discard, DetachKeys: s.detachKeys}
+	restore := func() {}
 	if s.stdin {
 		streams.In = s.app.in
-		restore := func() {}
 		if s.tty {
 			var err error
 			if restore, err = terminal.MakeRaw(s.app.in); err != nil {
 				return fmt.Errorf("cannot set the terminal to raw mode: %w", err)
 			}
 		}
-		defer restore()
+		defer func() { restore() }()
 	}
 	if s.stdout {
 		streams.Out = s.app.out
@@ -82,7 +82,8 @@ func (s *session) pump(ctx context.Context, conn *client.Client, call *stream.Ca
 	code, err := call.Pump(streams)
 	switch {
 	case errors.Is(err, terminal.ErrDetached):
-		fmt.Fprintf(s.app.err, "\r\nDetached; \"berth attach %s\" comes back\n", format.ID(s.container, false))
+		restore() // a raw terminal would go on in the middle of the line
+		fmt.Fprintf(s.app.err, "\nDetached; \"berth attach %s\" comes back\n", format.ID(s.container, false))
 		return nil
 	case errors.Is(err, stream.ErrNoExit):
 		return s.waitExit(ctx, conn)

@@ -28,14 +28,15 @@ func List[T any](w io.Writer, format string, header T, rows []T) error {
 	if err != nil {
 		return err
 	}
-	out := w
-	if isTable {
-		table := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
-		defer func() { _ = table.Flush() }()
-		out = table
-		rows = append([]T{header}, rows...)
+	if !isTable {
+		return writeRows(w, format, tmpl, rows)
 	}
-	// A row that fails half-way must not leave half a line.
+	table := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
+	return errors.Join(writeRows(table, format, tmpl, append([]T{header}, rows...)), table.Flush())
+}
+
+// writeRows writes a line for each row. A row that fails half-way leaves no half of a line.
+func writeRows[T any](out io.Writer, format string, tmpl *template.Template, rows []T) error {
 	var line bytes.Buffer
 	for _, row := range rows {
 		line.Reset()

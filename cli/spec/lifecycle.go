@@ -2,6 +2,7 @@ package spec
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,7 +36,7 @@ func (f *lifecycleFlags) register(set *pflag.FlagSet) {
 	set.StringVar(&f.stopSignal, "stop-signal", "", "Signal that stops the container")
 	set.IntVar(&f.stopTimeout, "stop-timeout", 10, "Seconds to wait before killing, when stopping")
 	set.StringVar(&f.platform, "platform", "", "Platform of the image to take: os/arch[/variant]")
-	set.StringVar(&f.runtime, "runtime", "", "OCI runtime: a name that berthd knows, or a path")
+	set.StringVar(&f.runtime, "runtime", "", "OCI runtime: berth-runtime, runc, crun or a path")
 }
 
 func (f *lifecycleFlags) apply(spec *berthv1.ContainerSpec, set *pflag.FlagSet) (err error) {
@@ -113,19 +114,28 @@ func ParsePlatform(text string) (*berthv1.Platform, error) {
 		}
 	}
 	platform := &berthv1.Platform{Os: "linux"}
-	switch len(parts) {
-	case 1:
-		if text == "linux" {
-			return platform, nil
-		}
+	switch {
+	case len(parts) > 1:
+		platform.Os, platform.Architecture = parts[0], parts[1]
+	case text == "linux":
+		return platform, nil
+	case slices.Contains(architectures(), text):
 		platform.Architecture = text
 	default:
-		platform.Os, platform.Architecture = parts[0], parts[1]
+		return nil, invalid("platform", text, "it is neither an operating system nor an architecture that is known")
 	}
 	if len(parts) == 3 {
 		platform.Variant = parts[2]
 	}
 	return platform, nil
+}
+
+// architectures are the names by which images are built for Linux, and what machines call them.
+func architectures() []string {
+	return []string{
+		"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x",
+		"aarch64", "armel", "armhf", "i386", "x86-64", "x86_64",
+	}
 }
 
 type loggingFlags struct {
@@ -145,50 +155,16 @@ func (f *loggingFlags) apply(spec *berthv1.ContainerSpec, _ *pflag.FlagSet) (err
 }
 
 type healthFlags struct {
-	command       string
-	none          bool
-	interval      time.Duration
-	timeout       time.Duration
-	startPeriod   time.Duration
-	startInterval time.Duration
-	retries       uint32
+	none bool
 }
 
 func (f *healthFlags) register(set *pflag.FlagSet) {
-	set.StringVar(&f.command, "health-cmd", "", "Command line that checks the container's health")
 	set.BoolVar(&f.none, "no-healthcheck", false, "Disable the image's health check")
-	set.DurationVar(&f.interval, "health-interval", 0, "Time between two health checks")
-	set.DurationVar(&f.timeout, "health-timeout", 0, "Time that a health check may take")
-	set.DurationVar(&f.startPeriod, "health-start-period", 0, "Time after the start in which failures do not count")
-	set.DurationVar(&f.startInterval, "health-start-interval", 0, "Time between two health checks in the start period")
-	set.Uint32Var(&f.retries, "health-retries", 0, "Failures in a row that make the container unhealthy")
 }
 
-func (f *healthFlags) apply(spec *berthv1.ContainerSpec, set *pflag.FlagSet) error {
-	given := false
-	for _, name := range []string{"cmd", "interval", "timeout", "start-period", "start-interval", "retries"} {
-		given = given || set.Changed("health-"+name)
-	}
-	switch {
-	case f.none && given:
-		return errors.New("conflicting options: --no-healthcheck and --health-… can't be used together")
-	case f.none:
+func (f *healthFlags) apply(spec *berthv1.ContainerSpec, _ *pflag.FlagSet) error {
+	if f.none {
 		spec.Health = &berthv1.HealthCheck{Test: []string{"NONE"}}
-	case given:
-		spec.Health = &berthv1.HealthCheck{
-			Interval: optionalDuration(f.interval), Timeout: optionalDuration(f.timeout),
-			StartPeriod: optionalDuration(f.startPeriod), StartInterval: optionalDuration(f.startInterval), Retries: f.retries,
-		}
-		if f.command != "" {
-			spec.Health.Test = []string{"CMD-SHELL", f.command}
-		}
 	}
 	return nil
-}
-
-func optionalDuration(d time.Duration) *durationpb.Duration {
-	if d == 0 {
-		return nil
-	}
-	return durationpb.New(d)
 }

@@ -23,7 +23,7 @@ type mountFlags struct {
 
 func (f *mountFlags) register(set *pflag.FlagSet) {
 	set.StringArrayVarP(&f.volumes, "volume", "v", nil, "Mount a path of the host or a volume: [source:]target[:options]")
-	set.StringArrayVar(&f.mounts, "mount", nil, "Mount as type=bind|volume|tmpfs|image,source=…,target=…[,readonly,…]")
+	set.StringArrayVar(&f.mounts, "mount", nil, "Mount as type=bind|volume|tmpfs,source=…,target=…[,readonly,…]")
 	set.StringArrayVar(&f.tmpfs, "tmpfs", nil, "Mount a tmpfs: target[:options]")
 }
 
@@ -138,7 +138,7 @@ func parseMount(text string) (*berthv1.Mount, error) {
 	switch {
 	case mount.Target == "":
 		return nil, invalid("mount", text, "target=… is missing")
-	case mount.Source == "" && (mount.Type == berthv1.MountType_MOUNT_TYPE_BIND || mount.Type == berthv1.MountType_MOUNT_TYPE_IMAGE):
+	case mount.Source == "" && mount.Type == berthv1.MountType_MOUNT_TYPE_BIND:
 		return nil, invalid("mount", text, "source=… is missing")
 	case mount.Type == berthv1.MountType_MOUNT_TYPE_BIND:
 		if mount.Source, err = filepath.Abs(mount.Source); err != nil {
@@ -194,10 +194,10 @@ func mountType(name string) (berthv1.MountType, error) {
 		return berthv1.MountType_MOUNT_TYPE_VOLUME, nil
 	case "tmpfs":
 		return berthv1.MountType_MOUNT_TYPE_TMPFS, nil
-	case "image":
-		return berthv1.MountType_MOUNT_TYPE_IMAGE, nil
+	case "image", "npipe", "cluster":
+		return 0, fmt.Errorf("type %s is not implemented", name)
 	}
-	return 0, fmt.Errorf("unknown type %q: want bind, volume, tmpfs or image", name)
+	return 0, fmt.Errorf("unknown type %q: want bind, volume or tmpfs", name)
 }
 
 func boolean(key, value string, assigned bool) (bool, error) {

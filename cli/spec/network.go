@@ -15,8 +15,7 @@ import (
 
 type networkFlags struct {
 	networks   []string
-	aliases    []string
-	ip, ip6    string
+	ip         string
 	mac        string
 	publish    []string
 	publishAll bool
@@ -31,9 +30,7 @@ func (f *networkFlags) register(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.networks, "network", nil, "Network to connect to: a name, host, none or container:NAME")
 	set.StringArrayVar(&f.networks, "net", nil, "Network to connect to")
 	_ = set.MarkHidden("net")
-	set.StringArrayVar(&f.aliases, "network-alias", nil, "Further name of the container in its network")
 	set.StringVar(&f.ip, "ip", "", "IPv4 address in the network")
-	set.StringVar(&f.ip6, "ip6", "", "IPv6 address in the network")
 	set.StringVar(&f.mac, "mac-address", "", "MAC address, as 92:d0:c6:0a:29:33")
 	set.StringArrayVarP(&f.publish, "publish", "p", nil, "Publish a port: [[ip:][hostPort]:]containerPort[/protocol]")
 	set.BoolVarP(&f.publishAll, "publish-all", "P", false, "Publish all exposed ports to free ports of the host")
@@ -41,6 +38,8 @@ func (f *networkFlags) register(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.dns, "dns", nil, "DNS server")
 	set.StringArrayVar(&f.dnsSearch, "dns-search", nil, "DNS search domain")
 	set.StringArrayVar(&f.dnsOptions, "dns-option", nil, "Option of resolv.conf")
+	set.StringArrayVar(&f.dnsOptions, "dns-opt", nil, "Option of resolv.conf")
+	_ = set.MarkHidden("dns-opt")
 	set.StringArrayVar(&f.hosts, "add-host", nil, "Add a line to /etc/hosts: name:address, the address may be host-gateway")
 }
 
@@ -108,7 +107,7 @@ func (f *networkFlags) applyEndpoints(network *berthv1.NetworkSpec) error {
 		}
 		endpoints = append(endpoints, endpoint)
 	}
-	special := f.ip != "" || f.ip6 != "" || f.mac != "" || len(f.aliases) > 0
+	special := f.ip != "" || f.mac != ""
 	if len(endpoints) == 0 && special {
 		endpoints = []*berthv1.Endpoint{{Network: "bridge"}}
 	}
@@ -122,22 +121,17 @@ func (f *networkFlags) applyEndpoints(network *berthv1.NetworkSpec) error {
 			return fmt.Errorf("conflicting options: --network %s can't be combined with another network", name)
 		}
 		if special {
-			return fmt.Errorf("conflicting options: --network %s has no addresses or aliases of its own", name)
+			return fmt.Errorf("conflicting options: --network %s has no addresses of its own", name)
 		}
 		network.Mode = name
 		return nil
 	case name == "default":
 		first.Network = "bridge"
 	}
-	for flag, address := range map[string]string{"ip": f.ip, "ip6": f.ip6} {
-		parsed, err := netip.ParseAddr(address)
-		if address != "" && (err != nil || parsed.Is4() != (flag == "ip")) {
-			return invalid(flag, address, "want an address of that family")
-		}
+	if parsed, err := netip.ParseAddr(f.ip); f.ip != "" && (err != nil || !parsed.Is4()) {
+		return invalid("ip", f.ip, "want an address of IPv4")
 	}
-	first.Aliases = append(first.Aliases, f.aliases...)
 	setIfGiven(&first.Ipv4Address, f.ip)
-	setIfGiven(&first.Ipv6Address, f.ip6)
 	setIfGiven(&first.MacAddress, f.mac)
 	network.MacAddress = f.mac
 	if len(f.networks) == 1 && f.networks[0] == "bridge" && !special {
@@ -153,7 +147,7 @@ func setIfGiven(field *string, value string) {
 	}
 }
 
-// parseNetwork reads a value of --network: a name, or name=…,alias=…,ip=….
+// parseNetwork reads a value of --network: a name, or name=…,ip=….
 func parseNetwork(text string) (*berthv1.Endpoint, error) {
 	if text == "" {
 		return nil, invalid("network", text, "want the name of a network")
@@ -182,23 +176,12 @@ func setNetworkField(endpoint *berthv1.Endpoint, key, value string) error {
 	switch key {
 	case "name":
 		endpoint.Network = value
-	case "alias":
-		endpoint.Aliases = append(endpoint.Aliases, value)
 	case "ip":
 		endpoint.Ipv4Address = value
-	case "ip6":
-		endpoint.Ipv6Address = value
 	case "mac-address":
 		endpoint.MacAddress = value
-	case "driver-opt":
-		name, option, assigned := strings.Cut(value, "=")
-		if !assigned {
-			return errors.New("driver-opt wants name=value")
-		}
-		if endpoint.DriverOptions == nil {
-			endpoint.DriverOptions = map[string]string{}
-		}
-		endpoint.DriverOptions[name] = option
+	case "alias", "ip6", "driver-opt", "link-local-ip":
+		return fmt.Errorf("%s is not implemented", key)
 	case "gw-priority":
 		_, err := fmt.Sscanf(value, "%d", &endpoint.GatewayPriority)
 		if err != nil {

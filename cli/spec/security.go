@@ -35,7 +35,7 @@ func (f *securityFlags) register(set *pflag.FlagSet) {
 	set.StringVar(&f.ipc, "ipc", "", "IPC namespace: shareable, private, none (without /dev/shm), host or container:NAME")
 	set.StringVar(&f.uts, "uts", "", "UTS namespace: host")
 	set.StringVar(&f.cgroup, "cgroupns", "", "cgroup namespace: private or host")
-	set.StringVar(&f.user, "userns", "", "User namespace: host, auto, or uid:gid:size")
+	set.StringVar(&f.user, "userns", "", "User namespace: host")
 }
 
 func (f *securityFlags) apply(spec *berthv1.ContainerSpec, _ *pflag.FlagSet) (err error) {
@@ -97,6 +97,9 @@ func (f *securityFlags) applyNamespaces(namespaces *berthv1.Namespaces) error {
 			}
 			return invalid(namespace.flag, value, want)
 		}
+	}
+	if f.user != "" && f.user != "host" {
+		return invalid("userns", f.user, "want host; user namespaces of containers are not implemented")
 	}
 	namespaces.User = f.user
 	return nil

@@ -21,6 +21,7 @@ type Flags struct {
 	cgroup    cgroupFlags
 	devices   deviceFlags
 	security  securityFlags
+	docker    dockerFlags
 }
 
 // group is a set of flags about one thing: it declares them, and writes what they say into a specification.
@@ -30,7 +31,7 @@ type group interface {
 }
 
 func (f *Flags) groups() []group {
-	return []group{&f.process, &f.lifecycle, &f.logging, &f.health, &f.mounts, &f.network, &f.cgroup, &f.devices, &f.security}
+	return []group{&f.process, &f.lifecycle, &f.logging, &f.health, &f.mounts, &f.network, &f.cgroup, &f.devices, &f.security, &f.docker}
 }
 
 // Register declares the flags.

@@ -49,7 +49,7 @@ func TestFlags(t *testing.T) {
 		},
 		{"system paths", "--security-opt systempaths=unconfined", `security {masked_paths {} readonly_paths {}}`},
 		{"sysctl", "--sysctl net.core.somaxconn=1024", `security {sysctls {key: "net.core.somaxconn" value: "1024"}}`},
-		{"namespaces", "--pid host --ipc container:a --uts host --cgroupns private --userns auto", `namespaces {pid: "host" ipc: "container:a" uts: "host" user: "auto"}`},
+		{"namespaces", "--pid host --ipc container:a --uts host --cgroupns private --userns host", `namespaces {pid: "host" ipc: "container:a" uts: "host" user: "host"}`},
 		{"bind", "-v /srv:/data:ro,rshared", `mounts {type: MOUNT_TYPE_BIND source: "/srv" target: "/data" read_only: true propagation: "rshared" create_source: true}`},
 		{"volume", "-v data:/data:nocopy", `mounts {type: MOUNT_TYPE_VOLUME source: "data" target: "/data" no_copy: true}`},
 		{"anonymous volume", "-v /data/", `mounts {type: MOUNT_TYPE_VOLUME target: "/data"}`},
@@ -73,13 +73,14 @@ func TestFlags(t *testing.T) {
 		{"no network", "--network none", `network {mode: "none"}`},
 		{"default network", "--network bridge", ``},
 		{"network of a container", "--network container:web", `network {mode: "container:web"}`},
-		{"networks", "--network name=front,alias=www --network back --ip 10.1.0.9", `network {mode: "networks"
-			endpoints {network: "front" aliases: "www" ipv4_address: "10.1.0.9"} endpoints {network: "back"}}`},
+		{"networks", "--network name=front --network back --ip 10.1.0.9", `network {mode: "networks"
+			endpoints {network: "front" ipv4_address: "10.1.0.9"} endpoints {network: "back"}}`},
 		{"removal", "--rm --init --stop-signal INT --stop-timeout 3", `auto_remove: true init: true stop_signal: "INT" stop_timeout {seconds: 3}`},
 		{"restart", "--restart on-failure:3", `restart {condition: RESTART_CONDITION_ON_FAILURE max_retries: 3}`},
 		{"labels", "-l a=1 --label b", `labels {key: "a" value: "1"} labels {key: "b" value: ""}`},
 		{"logs", "--log-driver json-file --log-opt max-size=10m", `log {driver: "json-file" options {key: "max-size" value: "10m"}}`},
-		{"health", "--health-cmd true --health-interval 2s --health-retries 4", `health {test: "CMD-SHELL" test: "true" interval {seconds: 2} retries: 4}`},
+		{"ipc", "--ipc shareable", `namespaces {ipc: "shareable"}`},
+		{"one architecture", "--platform arm64", `platform {os: "linux" architecture: "arm64"}`},
 		{"no health", "--no-healthcheck", `health {test: "NONE"}`},
 		{"platform", "--platform linux/arm64/v8", `platform {os: "linux" architecture: "arm64" variant: "v8"}`},
 	} {
@@ -115,7 +116,7 @@ func TestRefusedFlags(t *testing.T) {
 		"-v /a:/":                            `invalid value "/a:/" for --volume: the target can't be the root directory`,
 		"-v /a:/b:fast":                      `invalid value "/a:/b:fast" for --volume: unknown option "fast"`,
 		"-v /a:/b --tmpfs /b":                `duplicate mount point "/b"`,
-		"--mount type=disk,target=/a":        `invalid value "type=disk,target=/a" for --mount: unknown type "disk": want bind, volume, tmpfs or image`,
+		"--mount type=disk,target=/a":        `invalid value "type=disk,target=/a" for --mount: unknown type "disk": want bind, volume or tmpfs`,
 		"--mount type=bind,target=/a":        `invalid value "type=bind,target=/a" for --mount: source=… is missing`,
 		"--mount volume-opt=a=b,target=/a":   `invalid value "volume-opt=a=b,target=/a" for --mount: volume-opt is not implemented`,
 		"-p 0":                               `invalid value "0" for --publish: "0" is no port (1 to 65535)`,
@@ -131,22 +132,36 @@ func TestRefusedFlags(t *testing.T) {
 		"--security-opt seccomp=/none":       `cannot read the seccomp profile: open /none: no such file or directory`,
 		"--sysctl a":                         `invalid value "a" for --sysctl: want NAME=value`,
 		"--pid mine":                         `invalid value "mine" for --pid: want private or host or container:NAME`,
-		"--network none --ip 10.0.0.1":       `conflicting options: --network none has no addresses or aliases of its own`,
+		"--network none --ip 10.0.0.1":       `conflicting options: --network none has no addresses of its own`,
 		"--network host --network bridge":    `conflicting options: --network host can't be combined with another network`,
-		"--ip fd00::1":                       `invalid value "fd00::1" for --ip: want an address of that family`,
+		"--ip fd00::1":                       `invalid value "fd00::1" for --ip: want an address of IPv4`,
 		"--dns name":                         `invalid value "name" for --dns: want an IP address`,
 		"--add-host db":                      `invalid value "db" for --add-host: want name:address`,
 		"--mac-address 1":                    `invalid value "1" for --mac-address: want an address as 92:d0:c6:0a:29:33`,
 		"--restart sometimes":                `invalid value "sometimes" for --restart: want no, on-failure[:retries], always or unless-stopped`,
 		"--restart always:3":                 `invalid value "always:3" for --restart: a number of retries goes with on-failure only, as on-failure:3`,
 		"--restart always --rm":              `conflicting options: --restart starts the container again, --rm removes it`,
-		"--health-cmd a --no-healthcheck":    `conflicting options: --no-healthcheck and --health-… can't be used together`,
 		"--platform linux/arm64/v8/more":     `invalid value "linux/arm64/v8/more" for --platform: want os/arch[/variant], as linux/arm64`,
 		"--env-file /none":                   `cannot read --env-file: open /none: no such file or directory`,
 		"--blkio-weight 5":                   `invalid value "5" for --blkio-weight: want 10 to 1000`,
 		"--oom-score-adj 2000":               `invalid value "2000" for --oom-score-adj: want -1000 to 1000`,
 		"--memory-swappiness 101":            `invalid value "101" for --memory-swappiness: want 0 to 100`,
 		"--device-read-bps sda:1m":           `invalid value "sda:1m" for --device-read-bps: want device:rate, as /dev/sda:1mb`,
+		"--platform foo":                     `invalid value "foo" for --platform: it is neither an operating system nor an architecture that is known`,
+		"--health-cmd true":                  `--health-cmd is not implemented: berth has no health checks yet`,
+		"--health-interval 3s":               `--health-interval is not implemented: berth has no health checks yet`,
+		"--network-alias www":                `--network-alias is not implemented: berth has no names of containers in networks yet`,
+		"--net-alias www":                    `--net-alias is not implemented: berth has no names of containers in networks yet`,
+		"--network name=a,alias=www":         `invalid value "name=a,alias=www" for --network: alias is not implemented`,
+		"--network name=a,driver-opt=b=c":    `invalid value "name=a,driver-opt=b=c" for --network: driver-opt is not implemented`,
+		"--ip6 fd00::1":                      `--ip6 is not implemented: berth has no addresses of IPv6 yet`,
+		"--volumes-from a":                   `--volumes-from is not implemented: berth has no volumes of another container yet`,
+		"--use-api-socket":                   `--use-api-socket is not implemented: berth has no way to the API from containers yet`,
+		"--gpus all":                         `--gpus is not implemented: berth has no GPUs yet`,
+		"--userns auto":                      `invalid value "auto" for --userns: want host; user namespaces of containers are not implemented`,
+		"--mount type=image,source=a,dst=/a": `invalid value "type=image,source=a,dst=/a" for --mount: type image is not implemented`,
+		"--isolation hyperv":                 `invalid value "hyperv" for --isolation: want default; others are of Windows`,
+		"--ipc sideways":                     `invalid value "sideways" for --ipc: want private or host or container:NAME, or shareable or none`,
 		"--network name=a,colour=red":        `invalid value "name=a,colour=red" for --network: unknown key "colour"`,
 		"--mount type=volume,src=a,fast=yes": `invalid value "type=volume,src=a,fast=yes" for --mount: unknown key "fast"`,
 	} {
@@ -192,5 +207,26 @@ func TestSubnets(t *testing.T) {
 	_, err = Subnets([]string{"10.1.0.0/16"}, nil, []string{"10.2.0.1"})
 	if err == nil || err.Error() != `invalid value "10.2.0.1" for --gateway: it is in none of the subnets given with --subnet` {
 		t.Errorf("a gateway outside the subnet: %v", err)
+	}
+}
+
+// Scripts pass flags of docker that change nothing on Linux.
+func TestFlagsWithoutEffect(t *testing.T) {
+	var flags Flags
+	set := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	flags.Register(set)
+	if err := set.Parse([]string{"--disable-content-trust", "--isolation", "default", "--kernel-memory", "8m"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := flags.Spec(set, "busybox", nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := flags.Warnings(); len(got) != 1 || !strings.HasPrefix(got[0], "--kernel-memory is ignored") {
+		t.Errorf("warnings %q", got)
+	}
+	for _, name := range []string{"kernel-memory", "health-cmd", "network-alias", "gpus"} {
+		if !set.Lookup(name).Hidden {
+			t.Errorf("help lists --%s, which does not work", name)
+		}
 	}
 }

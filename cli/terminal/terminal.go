@@ -12,14 +12,25 @@ import (
 
 // Is tells whether stream is a terminal.
 func Is(stream any) bool {
-	file, ok := stream.(*os.File)
-	return ok && term.IsTerminal(int(file.Fd()))
+	file := fileOf(stream)
+	return file != nil && term.IsTerminal(int(file.Fd()))
+}
+
+// fileOf returns the file that stream is, or writes to; nil if there is none.
+func fileOf(stream any) *os.File {
+	switch s := stream.(type) {
+	case *os.File:
+		return s
+	case interface{ File() *os.File }:
+		return s.File()
+	}
+	return nil
 }
 
 // Size returns the columns and rows of the terminal that stream is; false if it is none.
 func Size(stream any) (width, height int, ok bool) {
-	file, isFile := stream.(*os.File)
-	if !isFile {
+	file := fileOf(stream)
+	if file == nil {
 		return 0, 0, false
 	}
 	width, height, err := term.GetSize(int(file.Fd()))
@@ -32,7 +43,7 @@ func MakeRaw(stream any) (restore func(), err error) {
 	if !Is(stream) {
 		return func() {}, nil
 	}
-	fd := int(stream.(*os.File).Fd())
+	fd := int(fileOf(stream).Fd())
 	before, err := term.MakeRaw(fd)
 	if err != nil {
 		return nil, err

@@ -86,7 +86,7 @@ func Environment(dir string) ([]string, error) {
 // Build makes the configuration.
 func Build(request Request) (*specs.Spec, error) {
 	spec := &specs.Spec{
-		Version:     specs.Version,
+		Version:     version(request),
 		Root:        &specs.Root{Path: RootfsDir, Readonly: request.Spec.GetSecurity().GetReadOnlyRootfs()},
 		Annotations: request.Spec.GetAnnotations(),
 		Linux: &specs.Linux{
@@ -113,6 +113,15 @@ func Build(request Request) (*specs.Spec, error) {
 		}
 	}
 	return spec, nil
+}
+
+// version is the oldest version of the specification that has all that the configuration uses: older runtimes refuse a
+// newer one (crun before 1.9).
+func version(request Request) string {
+	if request.Spec.GetDomainname() != "" || len(request.Spec.GetResources().GetUnified()) > 0 {
+		return specs.Version
+	}
+	return "1.0.2"
 }
 
 func cgroupsPath(request Request) string {

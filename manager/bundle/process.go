@@ -79,9 +79,14 @@ func mergeEnv(base, changes []string) []string {
 	return merged
 }
 
+// Sets tells whether an environment has a variable.
+func Sets(env []string, name string) bool {
+	return slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+}
+
 func withDefault(env []string, entry string) []string {
 	name, _, _ := strings.Cut(entry, "=")
-	if slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") }) {
+	if Sets(env, name) {
 		return env
 	}
 	return append(slices.Clone(env), entry)

@@ -36,6 +36,9 @@ func Resources(asked *berthv1.Resources) (*specs.LinuxResources, error) {
 	if err := checkResources(asked); err != nil {
 		return nil, err
 	}
+	if err := checkSets(asked); err != nil {
+		return nil, err
+	}
 	block, err := blockIO(asked)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/moby/profiles/seccomp"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/manager/apparmor"
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
 const unconfined = "unconfined"
@@ -72,6 +74,38 @@ func addSeccomp(request Request, spec *specs.Spec) (err error) {
 		return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("invalid seccomp_profile: %w", err))
 	}
 	return nil
+}
+
+// CheckSysctls refuses parameters that are not of a namespace which the container has to itself: they would change the
+// host, or the container whose namespace it is.
+func CheckSysctls(spec *berthv1.ContainerSpec) error {
+	shared := func(asked string) bool { return hostNamespace(asked) || strings.HasPrefix(asked, "container:") }
+	for name := range spec.GetSecurity().GetSysctls() {
+		kind, namespace := sysctlNamespace(name)
+		switch {
+		case kind == "":
+			return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("invalid sysctl %q: it is of no namespace, and would change the whole host", name))
+		case shared(namespace(spec)):
+			return errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("invalid sysctl %q: the %s namespace is not the container's own", name, kind))
+		}
+	}
+	return nil
+}
+
+// sysctlNamespace tells which namespace a kernel parameter belongs to, and which one a container asks for.
+func sysctlNamespace(name string) (kind string, asked func(*berthv1.ContainerSpec) string) {
+	name = strings.ReplaceAll(name, "/", ".")
+	switch {
+	case strings.HasPrefix(name, "net."):
+		return "network", func(s *berthv1.ContainerSpec) string { return s.GetNetwork().GetMode() }
+	case name == "kernel.hostname" || name == "kernel.domainname":
+		return "uts", func(s *berthv1.ContainerSpec) string { return s.GetNamespaces().GetUts() }
+	case strings.HasPrefix(name, "fs.mqueue."), slices.Contains([]string{
+		"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced",
+	}, name):
+		return "ipc", func(s *berthv1.ContainerSpec) string { return s.GetNamespaces().GetIpc() }
+	}
+	return "", nil
 }
 
 // sysctls lets a container's processes use low ports and ping without privileges, in a network namespace of its own.

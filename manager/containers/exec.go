@@ -70,15 +70,19 @@ func (s *Service) execProcess(c *container, current *run, asked *berthv1.Process
 	}
 	message := c.snapshot()
 	own := message.GetProcess()
+	base := current.env
+	if !bundle.Sets(own.GetEnv(), "HOME") {
+		base = bundle.ExecEnvironment(base, []string{"HOME"}, false) // the default is of the container's user, not of this one's
+	}
 	merged := &berthv1.ProcessSpec{
-		Args: asked.GetArgs(), WorkingDir: asked.GetWorkingDir(), User: asked.GetUser(), AdditionalGroups: asked.GetAdditionalGroups(),
-		Env: bundle.ExecEnvironment(current.env, asked.GetEnv(), asked.GetTty()), Tty: asked.GetTty(), Privileged: asked.GetPrivileged(),
+		Args: asked.GetArgs(), WorkingDir: asked.GetWorkingDir(), User: asked.GetUser(), AdditionalGroups: slices.Concat(own.GetAdditionalGroups(), asked.GetAdditionalGroups()),
+		Env: bundle.ExecEnvironment(base, asked.GetEnv(), asked.GetTty()), Tty: asked.GetTty(), Privileged: asked.GetPrivileged(),
 	}
 	if merged.GetWorkingDir() == "" {
 		merged.WorkingDir = own.GetWorkingDir()
 	}
 	if merged.GetUser() == "" {
-		merged.User, merged.AdditionalGroups = own.GetUser(), slices.Concat(own.GetAdditionalGroups(), asked.GetAdditionalGroups())
+		merged.User = own.GetUser()
 	}
 	process, err := bundle.Process(filepath.Join(c.bundle, bundle.RootfsDir), merged, message.GetSpec().GetSecurity())
 	if err != nil {

@@ -126,6 +126,10 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 	if err != nil {
 		return 0, err
 	}
+	runtime, err := runtimePath(request.Spec.GetRuntime())
+	if err != nil {
+		return 0, err
+	}
 	var task *shims.Task
 	shimStarted := false
 	undo.Add(func(ctx context.Context) error { return s.undoLaunch(ctx, c, task, shimStarted) })
@@ -149,7 +153,7 @@ func (s *Service) launch(ctx context.Context, c *container, size *berthv1.Termin
 				return err
 			}
 			streamIO := streams.IO(request.Process.GetStdin(), request.Process.GetTty())
-			pid, err = s.cfg.Shims.Create(ctx, task, c.bundle, s.runtimePath(request.Spec), streamIO)
+			pid, err = s.cfg.Shims.Create(ctx, task, c.bundle, runtime, streamIO)
 			return err
 		},
 	)
@@ -204,13 +208,6 @@ func together(steps ...func() error) error {
 func recovered(step func() error) (err error) {
 	defer panics.Recover(slog.Default(), "a step of a container's start or end", &err)
 	return step()
-}
-
-func (s *Service) runtimePath(spec *berthv1.ContainerSpec) string {
-	if filepath.IsAbs(spec.GetRuntime()) {
-		return spec.GetRuntime()
-	}
-	return ""
 }
 
 // streamPath is the socket of a process's streams. It is in the bundle, and gone with that, whatever has become of the

@@ -3,7 +3,9 @@ package containers
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -57,6 +59,15 @@ func (s *Service) validate(name string, spec *berthv1.ContainerSpec) error {
 	if _, err := bundle.Resources(spec.GetResources()); err != nil {
 		return err
 	}
+	if _, err := bundle.Rlimits(spec.GetResources()); err != nil {
+		return err
+	}
+	if err := bundle.CheckSysctls(spec); err != nil {
+		return err
+	}
+	if dir := spec.GetProcess().GetWorkingDir(); dir != "" && !filepath.IsAbs(dir) {
+		return invalid("invalid working directory %q: want an absolute path", dir)
+	}
 	if err := bundle.CheckCapabilities(spec.GetSecurity()); err != nil {
 		return err
 	}
@@ -71,7 +82,7 @@ func (s *Service) checkAbsent(spec *berthv1.ContainerSpec) error {
 	switch {
 	case spec.GetSandboxId() != "":
 		return notImplemented("sandboxes (sandbox_id)")
-	case len(spec.GetHealth().GetTest()) > 0 && spec.GetHealth().GetTest()[0] != "NONE":
+	case spec.GetHealth() != nil && !slices.Equal(spec.GetHealth().GetTest(), []string{"NONE"}):
 		return notImplemented("health checks (health.test)")
 	case spec.GetNamespaces().GetUser() != "" && spec.GetNamespaces().GetUser() != "host":
 		return notImplemented(fmt.Sprintf("user namespaces (namespaces.user %q)", spec.GetNamespaces().GetUser()))
@@ -103,17 +114,45 @@ func checkLife(spec *berthv1.ContainerSpec) error {
 	return nil
 }
 
+// checkRuntime refuses a runtime that could not be executed.
 func (s *Service) checkRuntime(runtime string) error {
-	if runtime == "" || runtime == DefaultRuntime {
-		return nil
+	_, err := runtimePath(runtime)
+	return err
+}
+
+// runtimePath finds a runtime by its absolute path, or one of knownRuntimes by its name in PATH. It is empty for the
+// default.
+func runtimePath(runtime string) (string, error) {
+	switch {
+	case runtime == "" || runtime == DefaultRuntime:
+		return "", nil
+	case filepath.IsAbs(runtime):
+		if info, err := os.Stat(runtime); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+			return "", invalid("runtime %q is not an executable file", runtime)
+		}
+		return runtime, nil
+	case slices.Contains(knownRuntimes(), runtime):
+		path, err := exec.LookPath(runtime)
+		if err != nil {
+			return "", invalid("runtime %q is not installed: %v", runtime, err)
+		}
+		return path, nil
 	}
-	if !filepath.IsAbs(runtime) {
-		return invalid("unknown runtime %q: want %s or an absolute path", runtime, DefaultRuntime)
+	return "", invalid("unknown runtime %q: want %s, %s or an absolute path", runtime, DefaultRuntime, strings.Join(knownRuntimes(), ", "))
+}
+
+// knownRuntimes are those that a client may name without a path.
+func knownRuntimes() []string { return []string{"runc", "crun"} }
+
+// Runtimes are the names of the runtimes that this host has.
+func Runtimes() []string {
+	list := []string{DefaultRuntime}
+	for _, name := range knownRuntimes() {
+		if _, err := exec.LookPath(name); err == nil {
+			list = append(list, name)
+		}
 	}
-	if info, err := os.Stat(runtime); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
-		return invalid("runtime %q is not an executable file", runtime)
-	}
-	return nil
+	return list
 }
 
 // DefaultRuntime is the name of the OCI runtime that containers get.

@@ -84,7 +84,7 @@ func kernel() string {
 func (s *System) GetInfo(ctx context.Context, _ *berthv1.GetInfoRequest) (*berthv1.GetInfoResponse, error) {
 	info := &berthv1.GetInfoResponse{
 		Id: s.host.ID, RootDirectory: s.host.Root, StateDirectory: s.host.State, Snapshotter: s.host.Snapshotter,
-		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), DefaultRuntime: containers.DefaultRuntime, Runtimes: []string{containers.DefaultRuntime},
+		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), DefaultRuntime: containers.DefaultRuntime, Runtimes: containers.Runtimes(),
 		SecurityOptions: securityOptions(), OperatingSystem: operatingSystem(), Kernel: kernel(), Architecture: runtime.GOARCH,
 		Cpus: uint32(runtime.NumCPU()), LogDriver: "json-file", Warnings: warnings(),
 		ContentAddress: s.host.ContentAddress, SnapshotterAddress: s.host.SnapshotterAddress,
