@@ -356,5 +356,8 @@ func (w *writer) record(d digest.Digest, wanted map[string]string) (existed bool
 			Digest: d.String(), Size: w.status.Offset, CreatedAt: now, UpdatedAt: now, Labels: wanted,
 		})
 	})
+	if err == nil {
+		w.store.keepRoom()
+	}
 	return existed, err
 }

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/errdefs"
 )
 
@@ -39,6 +40,7 @@ func Open(dir string) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open database %q: %w", path, err)
 	}
+	_ = dbroom.Keep(db) // without the room only deletions on a full disk fail
 	return db, nil
 }
 
@@ -77,6 +79,7 @@ func (t *Table[T]) Put(key string, record *T) error {
 	if err != nil {
 		return fmt.Errorf("cannot write record %q of %s: %w", key, t.bucket, err)
 	}
+	_ = dbroom.Keep(t.db) // as in Open
 	return nil
 }
 

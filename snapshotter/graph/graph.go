@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/internal/labels"
 )
@@ -71,6 +72,7 @@ func Open(path string) (*Graph, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	_ = dbroom.Keep(db) // without the room only deletions on a full disk fail
 	return &Graph{db: db}, nil
 }
 
@@ -106,7 +108,7 @@ func (g *Graph) Plan(id uint64, info *snapshotsapi.Info) (s Snapshot, err error)
 
 // Insert records a snapshot that Plan has returned, unless the graph has changed so that it may not exist any more.
 func (g *Graph) Insert(s Snapshot) error {
-	return g.db.Update(func(tx *bbolt.Tx) error {
+	err := g.db.Update(func(tx *bbolt.Tx) error {
 		now, err := plan(tx, s.ID, s.Info)
 		if err != nil {
 			return err
@@ -121,6 +123,10 @@ func (g *Graph) Insert(s Snapshot) error {
 		}
 		return put(tx, s)
 	})
+	if err == nil {
+		_ = dbroom.Keep(g.db) // as in Open
+	}
+	return err
 }
 
 func plan(tx *bbolt.Tx, id uint64, info *snapshotsapi.Info) (Snapshot, error) {

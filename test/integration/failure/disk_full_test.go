@@ -2,7 +2,9 @@ package failure_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -146,4 +148,67 @@ func TestContainersOnAFullDiskEndAndGiveItsRoomBack(t *testing.T) {
 	if state := d.awaitExit(d.run("after", shell(image, "exit 5")).Id); state.ExitCode != 5 {
 		t.Errorf("a container afterwards: %v", state)
 	}
+}
+
+// fill writes a file below dir until nothing fits any more.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	for size := 1 << 20; size > 0; {
+		if _, err := file.Write(make([]byte, size)); errors.Is(err, unix.ENOSPC) {
+			size /= 2
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An image gives its room back when it is removed, although that has to be written down on the full disk.
+func TestImagesOnAFullDiskAreRemoved(t *testing.T) {
+	testenv.NeedRoot(t)
+	registry := testenv.Registry(t)
+	image := pushBusybox(t, registry, 8<<20)
+	d := startOnSmallDisk(t, 64<<20)
+	if err := d.pull(image); err != nil {
+		t.Fatal(err)
+	}
+	// Each further name makes the image's record larger, and the database with it.
+	var names []string
+	for i := range 12 {
+		names = append(names, fmt.Sprintf("name%d:latest", i))
+		if _, err := d.images().TagImage(t.Context(), &berthv1.TagImageRequest{Source: image, Target: names[i]}); err != nil {
+			t.Fatal(err)
+		}
+		fill(t, filepath.Join(d.Root, "filler"))
+		if left := free(t, d.Root); left > 0 {
+			t.Fatalf("%d bytes are free", left)
+		}
+		if i%2 == 1 {
+			removeImage(t, d, names[i-1])
+		}
+		if err := os.Remove(filepath.Join(d.Root, "filler")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(t, filepath.Join(d.Root, "filler"))
+	for i := 1; i < len(names); i += 2 {
+		removeImage(t, d, names[i])
+	}
+	removeImage(t, d, image)
+	if left := free(t, d.Root); left < 12<<20 { // the blob and what it unpacked to
+		t.Errorf("%d bytes are free", left)
+	}
+	if err := d.pull(image); err != nil {
+		t.Fatal(err)
+	}
+	removeImage(t, d, image)
+	if err := os.Remove(filepath.Join(d.Root, "filler")); err != nil {
+		t.Fatal(err)
+	}
+	d.Stop()
+	d.noneOf(func() []string { return stored(t, d) })
 }
