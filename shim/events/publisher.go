@@ -40,13 +40,17 @@ type Publisher struct {
 	config Config
 	group  sync.WaitGroup
 
+	closing chan struct{} // closed by Close
+
 	mu      sync.Mutex
 	queue   []*types.Envelope
 	sending bool // a goroutine works on the queue
 }
 
 // New returns a publisher.
-func New(config Config) *Publisher { return &Publisher{config: config} }
+func New(config Config) *Publisher {
+	return &Publisher{config: config, closing: make(chan struct{})}
+}
 
 const (
 	// maxQueue bounds what is kept for a manager that is away; then the newest are lost.
@@ -56,6 +60,8 @@ const (
 	pause    = time.Second
 	// patience bounds one attempt.
 	patience = 5 * time.Second
+	// closeTime bounds the sending that a shim without a container goes on with.
+	closeTime = 15 * time.Second
 )
 
 // Publish queues an event.
@@ -87,8 +93,28 @@ func (p *Publisher) Publish(topic string, event proto.Message) {
 	}
 }
 
-// Close waits until the queue is empty, or its events were given up.
-func (p *Publisher) Close() { p.group.Wait() }
+// Close waits until the queue is empty, or its events were given up: the shim does not outlast its container for a manager
+// that does not come back.
+func (p *Publisher) Close() {
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		p.group.Wait()
+	}()
+	timer := time.NewTimer(closeTime)
+	defer timer.Stop()
+	select {
+	case <-sent:
+		return
+	case <-timer.C:
+	}
+	close(p.closing)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) > 0 {
+		p.config.Report(fmt.Errorf("cannot publish %d events: the manager is away", len(p.queue)))
+	}
+}
 
 // send works the queue off and ends: between events the publisher holds neither a connection nor a goroutine.
 func (p *Publisher) send() {
@@ -106,7 +132,11 @@ func (p *Publisher) send() {
 		var err error
 		for attempt := range attempts {
 			if attempt > 0 {
-				time.Sleep(pause) // nothing announces that the manager is back
+				select {
+				case <-time.After(pause): // nothing announces that the manager is back
+				case <-p.closing:
+					return
+				}
 			}
 			if p.config.TTRPC == "" {
 				err = p.execute(envelope)
@@ -191,7 +221,7 @@ func (p *Publisher) execute(envelope *types.Envelope) error {
 	case <-child.Exited:
 	case <-time.After(patience):
 		_ = child.Signal(unix.SIGKILL)
-		<-child.Exited
+		return fmt.Errorf("%q did not end within %v and was killed", p.config.Binary, patience)
 	}
 	if status := child.Exit().Status; status != 0 {
 		return fmt.Errorf("%q ended with status %d", p.config.Binary, status)

@@ -120,6 +120,28 @@ func TestEventsWaitForAManagerThatIsAway(t *testing.T) {
 	manager.expect(t, "/tasks/create", "/tasks/start", "/tasks/exit")
 }
 
+// A manager that takes events and never answers does not keep a shim that was told to shut down.
+func TestEventsOfAManagerThatHangs(t *testing.T) {
+	c := newContainer(t, "true")
+	socket, _ := c.file("events.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	c.Env = []string{"TTRPC_ADDRESS=" + socket}
+	c.create(streams{})
+	c.run("")
+	c.expectExit("", 0)
+	c.delete("")
+	c.shutdown()
+	testenv.Until(t, 2*usual, "the shim has ended", func() error { return noneOf(t, c.Bundle) })
+	said, err := os.ReadFile(filepath.Join(c.Bundle, "shim.log"))
+	if err != nil || !strings.Contains(string(said), "the manager is away") {
+		t.Errorf("the shim says %q, %v", said, err)
+	}
+}
+
 func TestEventsThroughAProgram(t *testing.T) {
 	c := newContainer(t, "true")
 	log, _ := c.file("published")
