@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/shim/cgroup"
 	"github.com/berthd/berth/shim/process"
 	"github.com/berthd/berth/shim/reaper"
 	"github.com/berthd/berth/shim/runtimecmd"
@@ -52,7 +53,7 @@ func remove(ctx context.Context, inv invocation, out io.Writer) error {
 		err = removeContainer(ctx, inv, runtime)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, errdefs.ErrNotFound) {
-		return err
+		return errors.Join(err, inv.killContainer())
 	}
 	if err := process.Unmount(filepath.Join(inv.bundle, "rootfs")); err != nil {
 		return err
@@ -68,6 +69,16 @@ func remove(ctx context.Context, inv invocation, out io.Writer) error {
 	}
 	_, err = out.Write(response)
 	return err
+}
+
+// killContainer kills the processes of a container that its runtime does not remove: they must not run on unseen. What is
+// left is removed when delete is repeated.
+func (inv *invocation) killContainer() error {
+	group, err := cgroup.Of(process.InitPid(inv.bundle))
+	if err != nil || !group.IsNamed(inv.id) { // it is gone, or its pid is another's by now
+		return nil
+	}
+	return group.Kill()
 }
 
 func removeContainer(ctx context.Context, inv invocation, runtime runtimecmd.Runtime) error {

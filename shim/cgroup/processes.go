@@ -29,6 +29,16 @@ func (c Cgroup) thaw() error {
 	return os.WriteFile(path, []byte(value), 0)
 }
 
+// IsNamed reports whether the cgroup, or one that it is below, has the name of the container, as managers choose it.
+func (c Cgroup) IsNamed(id string) bool {
+	for part := range strings.SplitSeq(c.processDir(), "/") {
+		if part == id || strings.HasSuffix(part, "-"+id+".scope") {
+			return true
+		}
+	}
+	return false
+}
+
 // errShared says that the cgroup isn't the container's alone.
 var errShared = errors.New("cannot kill the processes of the cgroup: the shim is among them")
 

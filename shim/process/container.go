@@ -52,7 +52,8 @@ type Container struct {
 
 	mu    sync.Mutex
 	group cgroup.Cgroup // none before there are processes
-	kills uint64        // OOM kills that were announced
+	watch *cgroup.OOMWatch
+	kills uint64 // OOM kills that were announced
 	execs map[string]*Process
 }
 
@@ -120,6 +121,8 @@ func (c *Container) bring(ctx context.Context, verb string, flags ...string) err
 	defer c.mu.Unlock()
 	// A process that is gone already was in a cgroup that nobody will ask about.
 	c.group, _ = cgroup.Of(c.Init.child.Pid)
+	// Without a watch, kills are announced when a process has ended.
+	c.watch, _ = c.group.WatchOOM(func() { c.checkOOM() })
 	return nil
 }
 
@@ -161,8 +164,8 @@ func (c *Container) recordExit(p *Process, exit reaper.Exit) {
 	c.killSurvivors()
 }
 
-// checkOOM reports whether the kernel has killed a process of the container for want of memory, and announces it if
-// that is new. It looks when a process has exited: an event descriptor would cost every container memory.
+// checkOOM reports whether the kernel has killed a process of the container because memory was short, and announces it if
+// that is new.
 func (c *Container) checkOOM() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

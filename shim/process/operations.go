@@ -289,5 +289,8 @@ func (c *Container) deleteInit(ctx context.Context) error {
 		return nil
 	}
 	p.state = Deleted
+	c.mu.Lock()
+	c.watch.Close()
+	c.mu.Unlock()
 	return p.io.Close()
 }

@@ -2,6 +2,7 @@ package shim_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -179,35 +180,78 @@ func TestTheManagersDeathDisturbsNobody(t *testing.T) {
 	expectFile(t, out, "got x\n")
 }
 
-// The shim is killed at ever later instants of create, start, exec and the container's end. Whatever it was doing, delete
-// leaves nothing.
-func TestKilledAtAnyInstant(t *testing.T) {
-	for delay := time.Duration(0); delay < 60*time.Millisecond; delay += 2500 * time.Microsecond {
-		t.Run(delay.String(), func(t *testing.T) {
-			c := newContainer(t, "sh", "-c", "sleep 0.01; exit 4")
-			_, uri := c.streamURI("io.sock", nil)
-			c.start()
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				ctx := c.ctx()
-				if _, err := c.api.Create(ctx, c.request(streams{stdout: uri})); err != nil {
-					return
+// The shim is killed before and after each call of the runtime that a container's life has, and when the container has
+// ended. The call goes on while delete is at work, or is over. Whatever the shim was doing, delete leaves nothing.
+func TestKilledAtEachInstant(t *testing.T) {
+	for _, verb := range []string{"create", "start", "exec", "kill", "delete"} {
+		for _, when := range []string{"before", "after"} {
+			t.Run(when+" "+verb, func(t *testing.T) {
+				c := newContainer(t, "sleep", "1000")
+				began, goOn := c.holdRuntime(verb, when)
+				c.start()
+				lived := make(chan struct{})
+				go func() {
+					defer close(lived)
+					c.live()
+				}()
+				awaitFile(t, began)
+				c.killShim()
+				<-lived
+				// By then delete is at work, most of the time. It must not matter.
+				time.AfterFunc(50*time.Millisecond, func() { _ = os.WriteFile(goOn, nil, 0o600) })
+				if response := c.deleteVerb(); response.ExitStatus != 137 {
+					t.Errorf("delete answered %v", response)
 				}
-				if _, err := c.api.Start(ctx, &task.StartRequest{ID: c.ID}); err != nil {
-					return
-				}
-				_ = c.tryExec("x", streams{stdout: uri}, "true")
-				_, _ = c.api.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: "x"})
-				_, _ = c.api.Wait(ctx, &task.WaitRequest{ID: c.ID})
-				_, _ = c.api.Delete(ctx, &task.DeleteRequest{ID: c.ID})
-			}()
-			time.Sleep(delay) // an instant, not an event
-			c.killShim()
-			<-done
-			c.deleteVerb()
-			c.expectNothingLeft()
-		})
+				c.expectNothingLeft()
+			})
+		}
+	}
+	t.Run("after the exit", func(t *testing.T) {
+		c := newContainer(t, "sh", "-c", "exit 4")
+		c.create(streams{})
+		c.run("")
+		awaitFile(t, filepath.Join(c.Bundle, "exit.json"))
+		c.killShim()
+		if response := c.deleteVerb(); response.ExitStatus != 4 {
+			t.Errorf("delete answered %v", response)
+		}
+		c.expectNothingLeft()
+	})
+}
+
+// holdRuntime holds a command of the runtime before or after its work. The file began is there then; it goes on when there
+// is a file goOn.
+func (c *container) holdRuntime(verb, when string) (began, goOn string) {
+	began, _ = c.file("began")
+	goOn, _ = c.file("go-on")
+	work, end := "", `exec $runtime "$@"`
+	if when == "after" {
+		work, end = `$runtime "$@"; status=$?`, "exit $status"
+	}
+	c.wrapRuntime(fmt.Sprintf(`if [ "$verb" = %s ] && [ ! -e %s ]; then
+	%s
+	echo > %s
+	while [ ! -e %s ]; do sleep 0.01; done
+	%s
+fi`, verb, goOn, work, began, goOn, end))
+	return began, goOn
+}
+
+// live has the shim do everything that is in a container's life, until it does not answer.
+func (c *container) live() {
+	ctx := c.ctx()
+	for _, step := range []func() error{
+		func() error { _, err := c.api.Create(ctx, c.request(streams{})); return err },
+		func() error { _, err := c.api.Start(ctx, &task.StartRequest{ID: c.ID}); return err },
+		func() error { return c.tryExec("x", streams{}, "sleep", "1000") },
+		func() error { _, err := c.api.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: "x"}); return err },
+		func() error { _, err := c.api.Kill(ctx, &task.KillRequest{ID: c.ID, Signal: 9}); return err },
+		func() error { _, err := c.api.Wait(ctx, &task.WaitRequest{ID: c.ID}); return err },
+		func() error { _, err := c.api.Delete(ctx, &task.DeleteRequest{ID: c.ID}); return err },
+	} {
+		if step() != nil {
+			return
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -101,6 +102,33 @@ func TestStartWithARuntimeThatSleeps(t *testing.T) {
 	if err := <-started; err == nil {
 		t.Error("a container that was killed before was started")
 	}
+}
+
+// What a runtime that hangs can't remove does not run on, and is removed when the runtime works again.
+func TestDeleteWithARuntimeThatSleeps(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	awake, _ := c.file("awake")
+	c.wrapRuntime(`[ "$verb" != delete ] || [ -e ` + awake + ` ] || kill -STOP $$`)
+	pid := c.create(streams{})
+	c.run("")
+	c.killShim()
+	// Longer than other tests: the runtime has half a minute.
+	delete := exec.Command(c.program, "-namespace", namespace, "-id", c.ID, "-bundle", c.Bundle, "delete")
+	output, err := delete.CombinedOutput()
+	if err == nil || !strings.Contains(string(output), c.runtime) || !strings.Contains(string(output), "did not end within 30s") {
+		t.Errorf("delete: %v, %s", err, output)
+	}
+	testenv.Until(t, usual, "the container's process has ended", func() error {
+		if !zombie(pid) {
+			return errors.New("it is there")
+		}
+		return nil
+	})
+	if err := os.WriteFile(awake, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.deleteVerb()
+	c.expectNothingLeft()
 }
 
 // A manager that dies while the runtime works does not end the runtime's work.

@@ -166,18 +166,47 @@ func TestNoSignalIsBlockedOrIgnoredInTheContainer(t *testing.T) {
 }
 
 func TestOutputOfSurvivingChildrenDoesNotDelayWait(t *testing.T) {
-	c := newContainer(t, "sleep", "1000")
-	c.create(streams{})
-	c.run("")
-	path, uri := c.streamURI("exec.sock", nil)
-	c.exec("x", streams{stdout: uri}, "sh", "-c", "echo said; sleep 1000 & exit 8")
-	a := attach(t, path)
-	c.run("x")
-	if got := a.rest(); got[1] != "said\n" {
-		t.Errorf("output %q", got)
+	for name, child := range map[string]string{"silent": "sleep 1000", "writing": "yes said"} {
+		t.Run(name, func(t *testing.T) {
+			c := newContainer(t, "sleep", "1000")
+			c.create(streams{})
+			c.run("")
+			log, _ := c.file("json.log")
+			path, uri := c.streamURI("exec.sock", url.Values{"log": {log}, "max-size": {"1000000"}})
+			c.exec("x", streams{stdout: uri}, "sh", "-c", "echo said; "+child+" & echo $! > /survivor; exit 8")
+			a := attach(t, path)
+			c.run("x")
+			got := a.rest() // which ends while the child lives
+			if strings.Trim(got[1], "said\n") != "" || !strings.HasPrefix(got[1], "said\n") {
+				t.Errorf("output %.30q", got)
+			}
+			c.expectExit("x", 8)
+			if name == "writing" {
+				c.expectDropped(log)
+			}
+			c.delete("x")
+		})
 	}
-	c.expectExit("x", 8)
-	c.delete("x")
+}
+
+// expectDropped waits until a surviving child has written more, of which the log must have nothing.
+func (c *container) expectDropped(log string) {
+	c.t.Helper()
+	survivors := testenv.Processes(c.t, "yes", "said")
+	logged, err := os.Stat(log)
+	if err != nil || len(survivors) != 1 {
+		c.t.Fatalf("survivors %v, %v", survivors, err)
+	}
+	written := writtenBy(c.t, survivors[0].Pid)
+	testenv.Until(c.t, usual, "the child has written more", func() error {
+		if writtenBy(c.t, survivors[0].Pid) < written+1000000 {
+			return errors.New("it has not")
+		}
+		return nil
+	})
+	if now, err := os.Stat(log); err != nil || now.Size() != logged.Size() {
+		c.t.Errorf("the log has grown from %d bytes to %d, %v", logged.Size(), now.Size(), err)
+	}
 }
 
 func TestTerminal(t *testing.T) {

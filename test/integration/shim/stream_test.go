@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/berthd/berth/test/testenv"
 )
 
 // client is one end of a stream socket.
@@ -162,18 +165,24 @@ func TestStreamStdinOnce(t *testing.T) {
 }
 
 func TestStreamSlowClientHoldsTheProcess(t *testing.T) {
-	c := newContainer(t, "sh", "-c", "head -c 3000000 /dev/zero; echo done > /finished")
+	c := newContainer(t, "head", "-c", "3000000", "/dev/zero")
 	path, uri := c.streamURI("io.sock", nil)
-	c.create(streams{stdout: uri, stderr: uri})
+	pid := c.create(streams{stdout: uri, stderr: uri})
 	slow := attach(t, path)
 	c.run("")
 	if _, _, err := slow.next(); err != nil {
 		t.Fatal(err)
 	}
-	finished := filepath.Join(c.Spec.Root.Path, "finished")
-	// The process can't be ahead by more than the buffers between it and the client: it must be waiting still.
-	time.Sleep(300 * time.Millisecond)
-	if _, err := os.Stat(finished); err == nil {
+	// The process can't be ahead by more than the buffers between it and the client: it comes to wait for its pipe.
+	written := -1
+	testenv.Until(t, usual, "the process waits for its client", func() error {
+		before := written
+		if written = writtenBy(t, pid); written != before || !waitsForPipe(t, pid) {
+			return fmt.Errorf("it has written %d bytes, and %d before", written, before)
+		}
+		return nil
+	})
+	if written >= 3000000 {
 		t.Error("the process ran ahead of its client")
 	}
 	total := 0
@@ -191,7 +200,29 @@ func TestStreamSlowClientHoldsTheProcess(t *testing.T) {
 		t.Errorf("%d bytes after the first frame", total)
 	}
 	c.expectExit("", 0)
-	expectFile(t, finished, "done\n")
+}
+
+// writtenBy returns how many bytes a process has written.
+func writtenBy(t testing.TB, pid int) (count int) {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		_, _ = fmt.Sscanf(line, "wchar: %d", &count)
+	}
+	return count
+}
+
+// waitsForPipe reports whether a process sleeps because a pipe is full.
+func waitsForPipe(t testing.TB, pid int) bool {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(data), "pipe_write") || strings.Contains(string(data), "pipe_wait")
 }
 
 func TestStreamClientThatVanishesFreesTheProcess(t *testing.T) {
