@@ -243,6 +243,15 @@ func TestRestartPolicies(t *testing.T) {
 		t.Errorf("restart count %d, want 2", count)
 	}
 
+	w.start(id) // by a client: the policy counts anew
+	w.wait(id)
+	if runs := strings.Count(w.logs(id), "run\n"); runs != 6 {
+		t.Errorf("started again it has run %d times, want 6", runs)
+	}
+	if count := w.inspect(id).GetState().GetRestartCount(); count != 2 {
+		t.Errorf("restart count of the second time %d, want 2", count)
+	}
+
 	fine := w.spec("true")
 	fine.Restart = failing.GetRestart()
 	id = w.run("fine", fine)

@@ -1,7 +1,9 @@
 package failure_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,6 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 	"github.com/berthd/berth/test/testenv"
@@ -104,30 +108,110 @@ func stored(t testing.TB, d *daemon) []string {
 type worker struct {
 	exists map[string]bool // by name, as far as it was answered
 	unsure map[string]bool // the call that would change it was not answered
+	wrong  []error         // answers of a berthd that was there
+}
+
+// The ways of a container that a worker makes, one after the other.
+const (
+	staying  = iota // runs on, with a published port and volumes
+	exiting         // exits by itself
+	stopping        // has execs, is paused and resumed, and stopped
+	leaving         // is removed while it runs
+	ways
+)
+
+// Exit codes by which the ends of containers are told apart.
+const exitingCode, stoppingCode, execCode = 3, 5, 4
+
+func (w *worker) spec(way int, image string) *berthv1.ContainerSpec {
+	switch way {
+	case exiting:
+		return shell(image, fmt.Sprintf("echo it runs; exit %d", exitingCode))
+	case stopping:
+		return shell(image, fmt.Sprintf("trap 'exit %d' TERM; echo it runs; while :; do sleep 0.02; done", stoppingCode))
+	}
+	spec := shell(image, "echo it runs; exec sleep 1000")
+	volume := berthv1.MountType_MOUNT_TYPE_VOLUME
+	spec.Mounts = []*berthv1.Mount{{Type: volume, Source: "shared", Target: "/shared"}, {Type: volume, Target: "/own"}}
+	spec.Network = &berthv1.NetworkSpec{Ports: []*berthv1.PortMapping{{HostIp: "127.0.0.1", ContainerPort: 80}}}
+	return spec
+}
+
+// ended tells that a call was cut off because berthd was killed. Any other failure is wrong.
+func (w *worker) ended(what string, err error) bool {
+	if err != nil && status.Code(err) != codes.Unavailable {
+		w.wrong = append(w.wrong, fmt.Errorf("%s: %w", what, err))
+	}
+	return err != nil
 }
 
 func (w *worker) live(d *daemon, prefix, image string) {
 	for i := 0; ; i++ {
-		name := fmt.Sprintf("%s-%d", prefix, i)
-		spec := shell(image, "echo it runs; sleep 1000")
+		name, way := fmt.Sprintf("%s-%d", prefix, i), i%ways
 		w.unsure[name] = true
-		_, err := d.containers().CreateContainer(d.t.Context(), &berthv1.CreateContainerRequest{Name: name, Spec: spec})
-		if err != nil {
+		_, err := d.containers().CreateContainer(d.t.Context(), &berthv1.CreateContainerRequest{Name: name, Spec: w.spec(way, image)})
+		if w.ended("create", err) {
 			return
 		}
 		w.exists[name], w.unsure[name] = true, false
-		if _, err := d.containers().StartContainer(d.t.Context(), &berthv1.StartContainerRequest{Container: name}); err != nil {
+		_, err = d.containers().StartContainer(d.t.Context(), &berthv1.StartContainerRequest{Container: name})
+		if w.ended("start", err) || w.ended("life", w.goOn(d, name, way)) {
 			return
 		}
-		if i%2 == 0 {
-			continue
-		}
-		w.unsure[name] = true
-		if _, err := d.containers().RemoveContainer(d.t.Context(), &berthv1.RemoveContainerRequest{Container: name, Force: true}); err != nil {
-			return
-		}
-		w.exists[name], w.unsure[name] = false, false
 	}
+}
+
+// goOn leads a container that runs along its way.
+func (w *worker) goOn(d *daemon, name string, way int) error {
+	ctx := d.t.Context()
+	switch way {
+	case exiting:
+		answer, err := d.containers().WaitContainer(ctx, &berthv1.WaitContainerRequest{Container: name})
+		if err == nil && answer.GetExitCode() != exitingCode {
+			err = fmt.Errorf("%s exited with %d", name, answer.GetExitCode())
+		}
+		return err
+	case stopping:
+		if err := w.exec(d, name); err != nil {
+			return err
+		}
+		_, err := d.containers().PauseContainer(ctx, &berthv1.PauseContainerRequest{Container: name})
+		if err == nil {
+			_, err = d.containers().ResumeContainer(ctx, &berthv1.ResumeContainerRequest{Container: name})
+		}
+		if err == nil {
+			_, err = d.containers().StopContainer(ctx, &berthv1.StopContainerRequest{Container: name})
+		}
+		return err
+	case leaving:
+		w.unsure[name] = true
+		_, err := d.containers().RemoveContainer(ctx, &berthv1.RemoveContainerRequest{Container: name, Force: true, Volumes: true})
+		if err == nil {
+			w.exists[name], w.unsure[name] = false, false
+		}
+		return err
+	}
+	return nil
+}
+
+func (w *worker) exec(d *daemon, name string) error {
+	stream, err := d.containers().ExecContainer(d.t.Context())
+	if err != nil {
+		return err
+	}
+	err = stream.Send(&berthv1.ExecContainerRequest{Message: &berthv1.ExecContainerRequest_Start{Start: &berthv1.ExecStart{
+		Container: name, Process: &berthv1.ProcessSpec{Args: []string{"sh", "-c", fmt.Sprintf("exit %d", execCode)}},
+	}}})
+	for err == nil || errors.Is(err, io.EOF) { // of Send, EOF says that Recv has the reason
+		var response *berthv1.ExecContainerResponse
+		if response, err = stream.Recv(); response.GetExit() != nil {
+			if code := response.GetExit().GetCode(); code != execCode {
+				return fmt.Errorf("an exec in %s exited with %d", name, code)
+			}
+			return nil
+		}
+	}
+	return err
 }
 
 func TestDaemonKilledWhileContainersComeAndGo(t *testing.T) {
@@ -150,6 +234,9 @@ func TestDaemonKilledWhileContainersComeAndGo(t *testing.T) {
 			checkContainer(t, d, c)
 		}
 		for _, w := range workers {
+			for _, err := range w.wrong {
+				t.Error(err)
+			}
 			for name, exists := range w.exists {
 				if _, found := there[name]; !w.unsure[name] && found != exists {
 					t.Errorf("%s exists: %v, was answered: %v", name, found, exists)
@@ -157,6 +244,7 @@ func TestDaemonKilledWhileContainersComeAndGo(t *testing.T) {
 			}
 		}
 		removeAll(t, d)
+		checkVolumes(t, d)
 		d.noneOf(d.inUse)
 		if t.Failed() {
 			t.Fatalf("in round %d", round)
@@ -172,11 +260,19 @@ func TestDaemonKilledWhileContainersComeAndGo(t *testing.T) {
 func checkContainer(t testing.TB, d *daemon, c *berthv1.Container) {
 	t.Helper()
 	switch c.State.Status {
+	case paused:
+		if _, err := d.containers().ResumeContainer(d.t.Context(), &berthv1.ResumeContainerRequest{Container: c.Id}); err != nil {
+			t.Errorf("resume of %s: %v", c.Name, err)
+		}
 	case running:
 		if output, code := d.exec(c.Id, "echo inside"); output != "inside\n" || code != 0 {
 			t.Errorf("exec in %s: %q, %d", c.Name, output, code)
 		}
 	case created, exited:
+		// Its shim goes on without berthd, so that no exit code is lost.
+		if code := c.State.ExitCode; c.State.Status == exited && code != exitingCode && code != stoppingCode {
+			t.Errorf("%s has exited with %d", c.Name, code)
+		}
 		if _, err := d.containers().StartContainer(d.t.Context(), &berthv1.StartContainerRequest{Container: c.Id}); err != nil {
 			t.Errorf("start of %s, which was %v: %v", c.Name, c.State, err)
 		}
@@ -188,8 +284,26 @@ func checkContainer(t testing.TB, d *daemon, c *berthv1.Container) {
 func removeAll(t testing.TB, d *daemon) {
 	t.Helper()
 	for _, c := range d.list() {
-		if _, err := d.containers().RemoveContainer(t.Context(), &berthv1.RemoveContainerRequest{Container: c.Id, Force: true}); err != nil {
+		if _, err := d.containers().RemoveContainer(t.Context(), &berthv1.RemoveContainerRequest{Container: c.Id, Force: true, Volumes: true}); err != nil {
 			t.Errorf("remove %s: %v", c.Name, err)
+		}
+	}
+}
+
+// checkVolumes checks that, without containers, no anonymous volume is there and the others are used by nobody.
+func checkVolumes(t testing.TB, d *daemon) {
+	t.Helper()
+	volumes := berthv1.NewVolumesServiceClient(d.conn)
+	list, err := volumes.ListVolumes(t.Context(), &berthv1.ListVolumesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, volume := range list.GetVolumes() {
+		if volume.GetName() != "shared" {
+			t.Errorf("volume %s is left", volume.GetName())
+		}
+		if _, err := volumes.RemoveVolume(t.Context(), &berthv1.RemoveVolumeRequest{Name: volume.GetName()}); err != nil {
+			t.Error(err)
 		}
 	}
 }
