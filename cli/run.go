@@ -66,7 +66,7 @@ func (a *app) runRun(cmd *cobra.Command, options *runOptions, args []string) err
 	if err != nil {
 		return err
 	}
-	session.container, session.autoRemove = id, container.GetAutoRemove()
+	session.container, session.autoRemove, session.created = id, container.GetAutoRemove(), true
 	if !options.detach {
 		return session.run(ctx, conn)
 	}

@@ -30,11 +30,16 @@ type session struct {
 	sigProxy              bool
 	// autoRemove: the container goes away after its exit, and the session waits for that.
 	autoRemove bool
+	// created: this command has made the container, which nobody needs if it can't be attached to.
+	created bool
 }
 
 // run attaches, starts the container, and stays until it has exited. It attaches first, so that nothing is lost.
 func (s *session) run(ctx context.Context, conn *client.Client) error {
 	call, err := s.attach(ctx, conn)
+	if err != nil && s.created {
+		return s.startFailed(ctx, conn, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -36,9 +37,17 @@ func (c *Client) Explain(err error) error {
 	st := with.GRPCStatus()
 	text := st.Message()
 	if st.Code() == codes.Unavailable && lostConnection(text) {
-		text = fmt.Sprintf("lost the connection to berthd at %s: running containers go on without it; see \"journalctl -u berthd\"", c.host)
+		text = fmt.Sprintf("lost the connection to berthd at %s: running containers go on without it; see %s", c.host, daemonLog())
 	}
 	return &callError{text: text, status: st}
+}
+
+// daemonLog says where berthd logs to, as far as the host tells.
+func daemonLog() string {
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return "its log"
+	}
+	return "\"journalctl -u berthd\""
 }
 
 // lostConnection tells gRPC's own sentences about a broken connection from the daemon's.

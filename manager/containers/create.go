@@ -50,6 +50,7 @@ func (s *Service) Create(ctx context.Context, name string, spec *berthv1.Contain
 
 // create makes a described container, or leaves nothing behind.
 func (s *Service) create(ctx context.Context, name string, message *berthv1.Container, from fromImage) (_ *berthv1.Container, err error) {
+	client := ctx
 	ctx = context.WithoutCancel(ctx)
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
@@ -67,6 +68,9 @@ func (s *Service) create(ctx context.Context, name string, message *berthv1.Cont
 	}
 	undo.Add(func(context.Context) error { return os.RemoveAll(c.dir) })
 	if err := s.furnish(ctx, c, &undo); err != nil {
+		return nil, err
+	}
+	if err := client.Err(); err != nil { // a client that has gone would never know of the container
 		return nil, err
 	}
 	if err := c.saveConfig(); err != nil { // from here on there is a container: without this file Restore undoes it

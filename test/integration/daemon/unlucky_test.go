@@ -1,0 +1,170 @@
+package daemon_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
+	"github.com/berthd/berth/test/testenv"
+)
+
+// A store in a process of its own that is gone is named, or else its users look for the fault in berthd.
+func TestLostStoreIsNamed(t *testing.T) {
+	testenv.NeedRoot(t)
+	dir := testenv.ShortDir(t)
+	socket := filepath.Join(dir, "s.sock")
+	store := exec.Command(testenv.Binary(t, "berth-snapshotter"), "--root", filepath.Join(dir, "snapshots"), "--address", socket)
+	if err := store.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := func() { _, _ = store.Process.Kill(), store.Wait() }
+	t.Cleanup(end)
+	untilExists(t, socket)
+	w := newWorld(t, "--snapshotter-address", "unix://"+socket)
+	end()
+	_, err := w.containers.CreateContainer(w.ctx(), &berthv1.CreateContainerRequest{Spec: w.spec("true")})
+	wantCode(t, err, codes.Unavailable, "snapshotter at", socket)
+	if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "transport") {
+		t.Errorf("not one sentence: %v", err)
+	}
+}
+
+// busyRecord keeps a container's directory from being removed until the function that it returns is called.
+func (w *world) busyRecord(id string) (release func()) {
+	w.t.Helper()
+	dir := filepath.Join(w.Root, "containers", id, "busy")
+	if err := errors.Join(os.Mkdir(dir, 0o700), syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k")); err != nil {
+		w.t.Fatal(err)
+	}
+	release = func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }
+	w.t.Cleanup(release)
+	return release
+}
+
+// A client that waits for a removal is told when that fails, and the removal is tried again.
+func TestRemovalThatFailsEndsTheWaitForIt(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("sh", "-c", "read line; exit 5")
+	spec.AutoRemove, spec.Process.Stdin = true, true
+	id := w.create("", spec)
+	waited := make(chan error, 1)
+	go func() {
+		_, err := w.containers.WaitContainer(w.ctx(), &berthv1.WaitContainerRequest{Container: id, Condition: berthv1.WaitCondition_WAIT_CONDITION_REMOVED})
+		waited <- err
+	}()
+	client := w.attach(id)
+	w.start(id)
+	release := w.busyRecord(id)
+	client.write("\n")
+	if code := client.exit(); code != 5 {
+		t.Errorf("exit code %d, want 5", code)
+	}
+	wantCode(t, <-waited, codes.FailedPrecondition, "can't be removed")
+	release()
+	testenv.Until(t, 30*time.Second, "the container is removed after all", func() error {
+		_, err := w.containers.InspectContainer(w.ctx(), &berthv1.InspectContainerRequest{Container: id})
+		if err == nil {
+			return errors.New("it is there")
+		}
+		wantCode(t, err, codes.NotFound)
+		return nil
+	})
+}
+
+// volumesOf returns the names of the volumes that there are.
+func (w *world) volumes() []string {
+	w.t.Helper()
+	list, err := berthv1.NewVolumesServiceClient(w.Dial()).ListVolumes(w.ctx(), &berthv1.ListVolumesRequest{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var names []string
+	for _, volume := range list.GetVolumes() {
+		names = append(names, volume.GetName())
+	}
+	return names
+}
+
+// rm -v that berthd's end has cut off is finished with the volumes, rm without them.
+func TestInterruptedRemovalTakesItsVolumes(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("true")
+	spec.Mounts = []*berthv1.Mount{{Type: berthv1.MountType_MOUNT_TYPE_VOLUME, Target: "/anonymous"}}
+	with, without := w.run("with", spec), w.run("without", spec)
+	w.wait(with)
+	w.wait(without)
+	kept := w.inspect(without).GetMounts()[0].GetVolume()
+	w.Kill()
+	for id, mark := range map[string]string{with: `"step":"remove","volumes":true,`, without: `"step":"remove",`} {
+		path := filepath.Join(w.Root, "containers", id, "state.json")
+		content, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(path, []byte(strings.Replace(string(content), "{", "{"+mark, 1)), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Start()
+	testenv.Until(t, 10*time.Second, "both are removed", func() error {
+		if entries, err := os.ReadDir(w.Root + "/containers"); err != nil || len(entries) > 0 {
+			return fmt.Errorf("there are %v, %v", entries, err)
+		}
+		return nil
+	})
+	if names := w.volumes(); len(names) != 1 || names[0] != kept {
+		t.Errorf("the volumes are %v, want %s", names, kept)
+	}
+	volumes := berthv1.NewVolumesServiceClient(w.Dial())
+	if _, err := volumes.RemoveVolume(w.ctx(), &berthv1.RemoveVolumeRequest{Name: kept}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A volume is not in use by a container whose directory a power failure has taken.
+func TestVolumeOfAContainerThatIsGoneIsFree(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("true")
+	spec.Mounts = []*berthv1.Mount{{Type: berthv1.MountType_MOUNT_TYPE_VOLUME, Source: "data", Target: "/data"}}
+	id := w.create("lost", spec)
+	w.Kill()
+	if err := os.RemoveAll(filepath.Join(w.Root, "containers", id)); err != nil {
+		t.Fatal(err)
+	}
+	w.Start()
+	if _, err := berthv1.NewVolumesServiceClient(w.Dial()).RemoveVolume(w.ctx(), &berthv1.RemoveVolumeRequest{Name: "data"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A container that a client has asked for and will never hear of is not made.
+func TestClientThatLeavesGetsNoContainer(t *testing.T) {
+	w := newWorld(t)
+	for delay := range 40 {
+		ctx, leave := context.WithCancel(t.Context())
+		time.AfterFunc(time.Duration(delay)*200*time.Microsecond, leave)
+		answer, err := w.containers.CreateContainer(ctx, &berthv1.CreateContainerRequest{Spec: w.spec("true")})
+		leave()
+		if err == nil {
+			w.remove(answer.GetId())
+		}
+	}
+	// The answer to a call that came late may be on its way still; then the client is gone and the container there.
+	list, err := w.containers.ListContainers(w.ctx(), &berthv1.ListContainersRequest{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := len(list.GetContainers()); left > 10 {
+		t.Errorf("%d containers were made for 40 clients that had left", left)
+	}
+}
