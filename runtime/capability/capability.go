@@ -105,17 +105,24 @@ func All(last int) uint64 { return 1<<(last+1) - 1 }
 
 // Limit returns the masks without what is not available, and the names of what that has taken away.
 func (m Masks) Limit(available uint64) (limited Masks, lost []string) {
-	for number := range 64 {
-		if (m.Bounding|m.Effective|m.Inheritable|m.Permitted|m.Ambient)&^available&(1<<number) != 0 {
-			lost = append(lost, name(number))
-		}
-	}
+	lost = NamesOf((m.Bounding | m.Effective | m.Inheritable | m.Permitted | m.Ambient) &^ available)
 	m.Bounding &= available
 	m.Effective &= available
 	m.Inheritable &= available
 	m.Permitted &= available
 	m.Ambient &= available
 	return m, lost
+}
+
+// NamesOf returns the names of the capabilities in a mask.
+func NamesOf(mask uint64) []string {
+	var list []string
+	for number := range 64 {
+		if mask&(1<<number) != 0 {
+			list = append(list, name(number))
+		}
+	}
+	return list
 }
 
 func name(number int) string {

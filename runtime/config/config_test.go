@@ -91,6 +91,8 @@ func TestParseRefuses(t *testing.T) {
 		{"time", inLinux(`"timeOffsets": {"boottime": {"secs": 1}}`), "field linux.timeOffsets: it needs a time namespace, which linux.namespaces does not have"},
 		{"sysctl of the host", inLinux(`"sysctl": {"vm.overcommit_memory": "1"}`), `field linux.sysctl "vm.overcommit_memory": it is not in a namespace, so that it would change the whole host`},
 		{"sysctl without namespace", inLinux(`"sysctl": {"net.core.somaxconn": "1"}`), `field linux.sysctl "net.core.somaxconn": it needs a network namespace, which linux.namespaces does not have`},
+		{"sysctl of the hostname", inLinux(`"namespaces": [{"type": "uts"}], "sysctl": {"kernel.hostname": "x"}`), `field linux.sysctl "kernel.hostname": the field hostname is for that`},
+		{"sysctl of the hostname, by its path", inLinux(`"namespaces": [{"type": "uts"}], "sysctl": {"kernel/hostname": "x"}`), `field linux.sysctl "kernel/hostname": the field hostname is for that`},
 		{"sysctl with a way out", inLinux(`"sysctl": {"net/../kernel/core_pattern": "1"}`), `field linux.sysctl "net/../kernel/core_pattern": it is not in a namespace, so that it would change the whole host`},
 		{"sysctl with another way out", inLinux(`"sysctl": {"net.//.kernel.core_pattern": "1"}`), `field linux.sysctl "net.//.kernel.core_pattern": it is not in a namespace, so that it would change the whole host`},
 		{"device", inLinux(`"devices": [{"path": "/dev/x", "type": "z"}]`), `field linux.devices[0].type: "z" is none of c, b, u, p`},

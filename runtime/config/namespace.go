@@ -112,6 +112,8 @@ func checkSysctls(linux *specs.Linux) error {
 		field := fmt.Sprintf("linux.sysctl %q", name)
 		kind, known := SysctlNamespace(name)
 		switch {
+		case SysctlPath(name) == "kernel/hostname":
+			return invalid(field, "the field hostname is for that")
 		case !known:
 			return invalid(field, "it is not in a namespace, so that it would change the whole host")
 		case !hasNamespace(linux, kind):
@@ -121,15 +123,24 @@ func checkSysctls(linux *specs.Linux) error {
 	return nil
 }
 
+// SysctlPath returns the path of a setting below /proc/sys. Where a dot comes before a slash, the dots are those of sysctl(8)
+// between the parts of the name, and a slash is a dot in the name of an interface.
+func SysctlPath(name string) string {
+	if slash, dot := strings.IndexByte(name, '/'), strings.IndexByte(name, '.'); slash >= 0 && (dot < 0 || dot > slash) {
+		return name
+	}
+	return exchange(name)
+}
+
+func exchange(name string) string { return strings.NewReplacer(".", "/", "/", ".").Replace(name) }
+
 // SysctlNamespace tells which namespace holds a setting. Both ways of writing are known: net.ipv4.ip_forward, and
 // net/ipv4/ip_forward, which can also name an interface with a dot in it.
 func SysctlNamespace(name string) (specs.LinuxNamespaceType, bool) {
 	const ipc = " kernel.msgmax kernel.msgmnb kernel.msgmni kernel.msg_next_id kernel.sem kernel.sem_next_id kernel.shmall" +
 		" kernel.shmmax kernel.shmmni kernel.shm_next_id kernel.shm_rmid_forced "
 	const uts = " kernel.hostname kernel.domainname "
-	if slash := strings.IndexByte(name, '/'); slash >= 0 && !strings.Contains(name[:slash], ".") {
-		name = strings.NewReplacer("/", ".", ".", "/").Replace(name)
-	}
+	name = exchange(SysctlPath(name))
 	for part := range strings.SplitSeq(name, ".") { // a slash stands for a dot, and dots alone would lead elsewhere
 		if strings.Trim(part, "/") == "" {
 			return "", false

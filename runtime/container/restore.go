@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthd/berth/internal/cleanup"
 	"github.com/berthd/berth/runtime/cgroup"
+	"github.com/berthd/berth/runtime/config"
 	"github.com/berthd/berth/runtime/criu"
 	"github.com/berthd/berth/runtime/hooks"
 	"github.com/berthd/berth/runtime/launch"
@@ -264,7 +265,7 @@ func (r *restoration) setUpNetwork() error {
 		return err
 	}
 	for name, value := range r.Spec.Linux.Sysctl {
-		file := sysctlFile(name)
+		file := config.SysctlPath(name)
 		if !strings.HasPrefix(file, "net/") {
 			continue // has come back with its namespace
 		}

@@ -30,6 +30,9 @@ func grant(c *process.Config, ownUser bool, warn func(text string)) error {
 	if len(lost) > 0 {
 		warn(fmt.Sprintf("process.capabilities: %s can't be granted here", strings.Join(lost, ", ")))
 	}
+	if ambient := c.LostAmbient(); len(ambient) > 0 {
+		warn(fmt.Sprintf("process.capabilities.ambient: %s can't be raised: permitted and inheritable lack it", strings.Join(ambient, ", ")))
+	}
 	if len(unknown) > 0 {
 		warn(fmt.Sprintf("process.capabilities: there is no %s", strings.Join(unknown, ", ")))
 	}

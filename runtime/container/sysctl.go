@@ -2,11 +2,11 @@ package container
 
 import (
 	"fmt"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/runtime/config"
 	"github.com/berthd/berth/runtime/launch"
 )
 
@@ -38,16 +38,8 @@ func addSysctls(p *launch.Program, dir int, sysctls map[string]string) {
 	}
 	for name, value := range sysctls {
 		quoted := fmt.Sprintf("linux.sysctl %q to %q", name, value)
-		file := p.Call("set", quoted, unix.SYS_OPENAT2, launch.Int(dir), p.String(sysctlFile(name)), launch.Pin(p, how), launch.Int(unsafe.Sizeof(*how))).Result()
+		file := p.Call("set", quoted, unix.SYS_OPENAT2, launch.Int(dir), p.String(config.SysctlPath(name)), launch.Pin(p, how), launch.Int(unsafe.Sizeof(*how))).Result()
 		p.Call("set", quoted, unix.SYS_WRITE, file, p.String(value), launch.Int(len(value)))
 		p.Close(file)
 	}
-}
-
-// sysctlFile returns the path of a sysctl below /proc/sys.
-func sysctlFile(name string) string {
-	if slash, dot := strings.IndexByte(name, '/'), strings.IndexByte(name, '.'); slash >= 0 && (dot < 0 || dot > slash) {
-		return name
-	}
-	return strings.NewReplacer(".", "/", "/", ".").Replace(name) // an interface's name may have a dot, written as a slash
 }

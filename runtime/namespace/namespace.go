@@ -247,11 +247,13 @@ func (p *Plan) Add(program *launch.Program, asHost func() error) error {
 	if err := asHost(); err != nil {
 		return err
 	}
-	if p.OwnUser() {
-		BecomeRoot(program)
-	}
+	// The child is not dumpable, and its files in /proc are those of the host's root, not of the user namespace's. It has
+	// the right to set its offsets in both cases.
 	if p.New&unix.CLONE_NEWTIME != 0 {
 		p.addTime(program)
+	}
+	if p.OwnUser() {
+		BecomeRoot(program)
 	}
 	return nil
 }

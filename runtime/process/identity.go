@@ -89,7 +89,12 @@ func holds(number int) bool {
 	return err == nil && held&(1<<number) != 0
 }
 
-// ambient is what may be raised of what is asked for. Of the rest runc warns, and the process doesn't get it either.
+// LostAmbient returns the names of the ambient capabilities that are asked for and can't be raised.
+func (c Config) LostAmbient() []string {
+	return capability.NamesOf(c.Masks.Ambient &^ c.ambient())
+}
+
+// ambient is what may be raised of what is asked for. As with runc, the process does without the rest.
 func (c Config) ambient() uint64 {
 	return c.Masks.Ambient & c.Masks.Permitted & c.Masks.Inheritable
 }

@@ -247,6 +247,27 @@ func TestTimeOffsets(t *testing.T) {
 	before.Spec.Linux.Namespaces = c.Spec.Linux.Namespaces
 	before.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: -1 << 40}}
 	before.refused("linux.timeOffsets")
+
+	// The offsets belong to the host's root, as the process hides from others, and the container's root is another user.
+	mapped := newContainer(t, "cat", "/proc/self/timens_offsets")
+	mapped.Spec.Linux.Namespaces = append(mapped.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	mapped.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1337, Nanosecs: 3141519}, "monotonic": {Secs: 7881, Nanosecs: 2718281}}
+	mapUsers(t, mapped)
+	inOneLine := func(text string) string { return strings.Join(strings.Fields(text), " ") }
+	const want = "monotonic 7881 2718281 boottime 1337 3141519"
+	wantEqual(t, inOneLine(mapped.output()), want)
+	mapped.Spec.Process.Args = []string{"sleep", "1000"}
+	mapped.start()
+	wantEqual(t, inOneLine(mapped.must("exec", mapped.ID, "cat", "/proc/self/timens_offsets")), want)
+	// and in the user namespace of another container
+	joined := newContainer(t, "cat", "/proc/self/timens_offsets")
+	joined.Spec.Linux.Namespaces = append(joined.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace},
+		specs.LinuxNamespace{Type: specs.UserNamespace, Path: fmt.Sprintf("/proc/%d/ns/user", mapped.state().Pid)})
+	joined.Spec.Linux.TimeOffsets = mapped.Spec.Linux.TimeOffsets
+	if output, err := exec.Command("chown", "-R", "231072:231072", joined.Rootfs).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	wantEqual(t, inOneLine(joined.output()), want)
 }
 
 // TestMappings: ranges that don't follow each other, and other ones for groups.

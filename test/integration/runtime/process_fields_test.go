@@ -243,6 +243,20 @@ func TestCapabilitiesToGive(t *testing.T) {
 	wantEqual(t, c.output(), fmt.Sprintf("%016x\n", mask))
 }
 
+// TestAmbientCapabilitiesThatCannotBeRaised: the kernel wants them permitted and inheritable, and the caller hears of it.
+func TestAmbientCapabilitiesThatCannotBeRaised(t *testing.T) {
+	c := newContainer(t, "grep", "CapAmb", "/proc/self/status")
+	c.Spec.Process.User.UID = 1000
+	both, one := []string{"CAP_CHOWN", "CAP_KILL"}, []string{"CAP_CHOWN"}
+	c.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: both, Permitted: both, Effective: both, Inheritable: one, Ambient: both}
+	r := c.run()
+	wantEqual(t, r.Stdout, "CapAmb:\t0000000000000001\n")
+	wantContains(t, r.Stderr, "warning: process.capabilities.ambient: CAP_KILL can't be raised: permitted and inheritable lack it")
+	if strings.Contains(r.Stderr, "CAP_CHOWN") {
+		t.Errorf("a capability that is raised: %s", r.Stderr)
+	}
+}
+
 // TestExecConsoleSize: the size is that of the terminal that the process gets, and is nothing without one.
 func TestExecConsoleSize(t *testing.T) {
 	c := sleeping(t, nil)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -25,6 +26,8 @@ func specOf(t *testing.T, binary string, flags ...string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Debian's runc asks for ambient capabilities that are not inheritable, which the kernel refuses, and which a newer one warns of as we do.
+	content = regexp.MustCompile(`,\s*"ambient": \[[^]]*\]`).ReplaceAll(content, nil)
 	var lines []string
 	for line := range strings.Lines(string(content)) {
 		// Debian's runc is older, and its list of what is masked shorter.
