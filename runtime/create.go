@@ -168,6 +168,8 @@ func (c *creation) run(g *globals, detach, keep bool) (_ int, err error) {
 	if front.terminal != nil {
 		c.options.Console = front.terminal.Socket()
 	}
+	ready := front.guard(g.giveUp(c.options.ID))
+	defer ready()
 	created, err := container.Create(c.options)
 	if err != nil {
 		return 1, err
@@ -176,20 +178,21 @@ func (c *creation) run(g *globals, detach, keep bool) (_ int, err error) {
 	if err := c.checkConsole(created, detach); err != nil {
 		return 1, err
 	}
-	ready, err := created.ListenReady(os.Getenv(notifySocket))
+	service, err := created.ListenReady(os.Getenv(notifySocket))
 	if err != nil {
 		g.warn(err.Error()) // the variable may be left from a service that has ended
 	}
-	defer ready.Close()
+	defer service.Close()
 	if err := errors.Join(front.connect(created.Spec.Process.Terminal), created.Start()); err != nil {
 		return 1, errors.Join(err, created.Delete(true))
 	}
 	created.Close()
+	ready()
 	if detach {
-		return 0, ready.Wait(created.Pid)
+		return 0, service.Wait(created.Pid)
 	}
-	if ready != nil {
-		go ready.Relay()
+	if service != nil {
+		go service.Relay()
 	}
 	status, err := front.wait(g, created)
 	if !keep {

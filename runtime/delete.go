@@ -15,7 +15,11 @@ func (g *globals) delete(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	c, err := container.Lock(g.root, id)
+	lock := container.Lock
+	if force {
+		lock = container.Seize
+	}
+	c, err := lock(g.root, id)
 	switch {
 	case force && (errors.Is(err, errdefs.ErrNotFound) || errors.Is(err, container.ErrUnreadable)):
 		if errors.Is(err, container.ErrUnreadable) {

@@ -211,10 +211,13 @@ func (e *execution) perform(g *globals, c *container.Container) (_ int, err erro
 			e.options.Process.ConsoleSize = terminal.Size()
 		}
 	}
+	ready := front.guard(g.giveUp(c.ID))
+	defer ready()
 	executed, err := c.Exec(e.options)
 	if err != nil {
 		return 0, err
 	}
+	ready()
 	g.note("container %q has another process %d", c.ID, executed.Process().Pid)
 	if err := front.connect(e.options.Process.Terminal); err != nil {
 		executed.Kill()

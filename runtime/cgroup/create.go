@@ -29,6 +29,15 @@ func createPlain(config Config, unified bool) (Cgroup, error) {
 	return createV1(config)
 }
 
+// LoadScope opens a cgroup that was made as a scope of systemd's. Without systemd it is one like any other.
+func LoadScope(paths map[string]string) (Cgroup, error) {
+	group, err := Load(paths)
+	if err != nil {
+		return nil, err
+	}
+	return asScope(group), nil
+}
+
 // Load opens the cgroup of which Paths were kept.
 func Load(paths map[string]string) (Cgroup, error) {
 	if len(paths) == 0 {
@@ -39,9 +48,9 @@ func Load(paths map[string]string) (Cgroup, error) {
 		if err != nil {
 			return nil, err
 		}
-		return asScope(group), nil
+		return group, nil
 	}
-	return asScope(loadV1(paths)), nil
+	return loadV1(paths), nil
 }
 
 // makeDirs creates dir and the missing directories above it, which lies below top, and returns those it made,

@@ -11,12 +11,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/kernelfile"
 )
 
 // freezePatience bounds waiting for processes that are deep inside the kernel. The freezers of the cgroups library
 // wait for ever.
 const freezePatience = 10 * time.Second
+
+// refuseFrozen fails if a process would stop as soon as it is in the cgroup: a frozen cgroup was there before, or one above
+// it is frozen, which a new one inherits. state is a function that tells of the cgroup, as Cgroup.Frozen does.
+func refuseFrozen(dir string, state func() (bool, error)) error {
+	frozen, err := state()
+	if err == nil && frozen {
+		err = errdefs.As(errdefs.ErrFailedPrecondition,
+			fmt.Errorf("the container's cgroup %q is frozen, or one above it: a process in it would not run", dir))
+	}
+	return err
+}
 
 // freezeV1 writes FROZEN or THAWED until the kernel agrees. A process forked at the wrong moment can leave the cgroup
 // FREEZING for good, and writing again helps.

@@ -18,8 +18,7 @@ const removePatience = 10 * time.Second
 
 // removeTree removes dir and the cgroups below it. The kernel says EBUSY while a process that was killed is still on
 // its way out; v1 has no event for that, so it is asked again, soon at first.
-func removeTree(dir string) error {
-	deadline := time.Now().Add(removePatience)
+func removeTree(dir string, deadline time.Time) error {
 	for delay := 100 * time.Microsecond; ; delay = min(2*delay, 50*time.Millisecond) {
 		err := removeOnce(dir)
 		if err == nil {

@@ -219,16 +219,23 @@ func (s *scope) Add(pid int) error {
 	return errors.Join(manager.Attach(s.unit, pid), manager.Close())
 }
 
-// asScope returns a loaded cgroup as a scope if it looks like one of a systemd that is there.
+// asScope returns a loaded cgroup as a scope, if systemd is there.
 func asScope(group Cgroup) Cgroup {
 	for _, dir := range group.Paths() {
-		unit := path.Base(dir)
-		if strings.HasSuffix(unit, ".scope") && (strings.Contains(dir, ".slice/") || strings.Contains(dir, ".service/")) && systemd.Available() {
-			return &scope{Cgroup: group, unit: unit, distant: isDistant(group)}
+		if systemd.Available() {
+			return &scope{Cgroup: group, unit: path.Base(dir), distant: isDistant(group)}
 		}
 		break
 	}
 	return group
+}
+
+// IsScope tells whether paths look like those of a scope. States of version 1 don't say whether systemd made the cgroup.
+func IsScope(paths map[string]string) bool {
+	for _, dir := range paths {
+		return strings.HasSuffix(dir, ".scope") && (strings.Contains(dir, ".slice/") || strings.Contains(dir, ".service/"))
+	}
+	return false
 }
 
 // Distant tells whether a process gets into the cgroup by Add alone: it can neither be born there nor join it by itself.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -83,6 +84,15 @@ func (c *v1) make(h hierarchy, config Config, undo *cleanup.Stack) error {
 		if err := refuseOccupied(dir); err != nil {
 			return err
 		}
+	}
+	switch {
+	case h.controllers == nil:
+		err = refuseFrozen(dir, (&v2{dir: dir}).Frozen)
+	case slices.Contains(h.controllers, "freezer"):
+		err = refuseFrozen(dir, c.Frozen)
+	}
+	if err != nil {
+		return err
 	}
 	return c.adopt(h, dir, made)
 }
@@ -248,12 +258,13 @@ func (c *v1) Pids() ([]int, error) {
 }
 
 func (c *v1) Delete() error {
+	deadline := time.Now().Add(removePatience) // for all together
 	var errs []error
 	for _, dir := range c.dirs {
-		errs = append(errs, removeTree(dir))
+		errs = append(errs, removeTree(dir, deadline))
 	}
 	if dir, ok := c.paths[""]; ok {
-		errs = append(errs, removeTree(dir))
+		errs = append(errs, removeTree(dir, deadline))
 	}
 	return errors.Join(errs...)
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -53,6 +54,9 @@ func createV2(config Config) (_ Cgroup, err error) {
 		if err := refuseOccupied(dir); err != nil {
 			return nil, err
 		}
+	}
+	if err := refuseFrozen(dir, (&v2{dir: dir}).Frozen); err != nil {
+		return nil, err
 	}
 	if err := enableControllers(dir); err != nil {
 		return nil, err
@@ -208,7 +212,15 @@ func (c *v2) Frozen() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("cannot read whether the container is paused: %w", err)
 	}
-	return strings.TrimSpace(string(state)) == "1", nil
+	if strings.TrimSpace(string(state)) == "1" {
+		return true, nil
+	}
+	// It also stops with a cgroup above it, of which only the events tell.
+	events, err := kernelfile.Read(filepath.Join(c.dir, "cgroup.events"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("cannot read whether the container is paused: %w", err)
+	}
+	return strings.Contains(string(events), "frozen 1"), nil
 }
 
 func (c *v2) Kill() error {
@@ -221,7 +233,7 @@ func (c *v2) Kill() error {
 
 func (c *v2) Pids() ([]int, error) { return processes(c.dir) }
 
-func (c *v2) Delete() error { return removeTree(c.dir) }
+func (c *v2) Delete() error { return removeTree(c.dir, time.Now().Add(removePatience)) }
 
 func (c *v2) Paths() map[string]string { return map[string]string{"": c.dir} }
 

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/atomicfile"
+	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/launch"
 )
@@ -34,7 +36,7 @@ type early struct {
 // begin forks the process and lets it work off its program up to where it needs the rest of its cgroup.
 func (c *Created) begin(o CreateOptions, unfinished cgroup.Cgroup) (undo func(), err error) {
 	birth := c.plan.Birth()
-	birth.CgroupFD, birth.Shared = unfinished.DirFD(), true
+	birth.CgroupFD, birth.Shared, birth.Watch = unfinished.DirFD(), true, watch(unfinished)
 	hide()
 	begun, err := launch.Begin(birth)
 	if err != nil {
@@ -80,12 +82,27 @@ func (c *Created) finish() error {
 // fork makes the process, which has not begun early, work off its program.
 func (c *Created) fork(program *launch.Program, group cgroup.Cgroup) (*launch.Process, error) {
 	birth := c.plan.Birth()
+	birth.Watch = watch(group)
 	if group != nil {
 		birth.CgroupFD = group.DirFD()
 	}
 	birth.Shared = c.shared() && !cgroup.Distant(group)
 	hide()
 	return launch.Fork(program, birth)
+}
+
+// watch returns what gives up on a process that does not go on because its cgroup has been frozen: by a hook, or with
+// one above it.
+func watch(group cgroup.Cgroup) func() error {
+	if group == nil {
+		return nil
+	}
+	return func() error {
+		if frozen, err := group.Frozen(); err != nil || !frozen {
+			return nil
+		}
+		return errdefs.As(errdefs.ErrFailedPrecondition, errors.New("cannot start the container's process: its cgroup has been frozen meanwhile"))
+	}
 }
 
 // hide keeps the container's processes from looking at the child while it is still the runtime: they would need

@@ -141,7 +141,13 @@ func register(o CreateOptions, plan *namespace.Plan, undo *cleanup.Stack) (*Crea
 	created := &Created{Container: c, Spec: b.spec, filter: b.filter, plan: plan}
 	c.Warn = o.Warn
 	undo.Add(created.afterHooks)
-	undo.Add(func(context.Context) error { c.Close(); return os.RemoveAll(c.dir) })
+	undo.Add(func(context.Context) error {
+		c.Close()
+		if c.lost {
+			return nil
+		}
+		return os.RemoveAll(c.dir)
+	})
 	c.config, c.spec = b.document.Content, b.spec
 	c.describe(b.spec, b.path)
 	c.SharedKeyring = o.NoNewKeyring
@@ -152,7 +158,7 @@ func register(o CreateOptions, plan *namespace.Plan, undo *cleanup.Stack) (*Crea
 	}
 	wanted := cgroup.Config{ID: o.ID, Path: b.spec.Linux.CgroupsPath, Systemd: o.Systemd, Resources: b.spec.Linux.Resources, Annotations: b.spec.Annotations}
 	wanted.Planned = func(paths map[string]string) error {
-		c.Cgroups = paths
+		c.Cgroups, c.Scope = paths, o.Systemd
 		return c.save()
 	}
 	if created.mayBeginEarly() {
@@ -163,8 +169,19 @@ func register(o CreateOptions, plan *namespace.Plan, undo *cleanup.Stack) (*Crea
 		return nil, nil, err
 	}
 	if group != nil {
-		undo.Add(func(context.Context) error { return group.Delete() })
-		undo.Add(func(context.Context) error { created.abandon(); return nil })
+		undo.Add(func(context.Context) error {
+			if c.lost { // by now the cgroup may be that of another container
+				return nil
+			}
+			return group.Delete()
+		})
+		undo.Add(func(context.Context) error {
+			if created.early != nil {
+				_ = group.Kill() // a frozen process can't end by itself, and Delete tells if it stays
+			}
+			created.abandon()
+			return nil
+		})
 	} else {
 		c.Cgroups = nil
 	}
@@ -183,7 +200,12 @@ func (c *Created) createClass(undo *cleanup.Stack) error {
 	if c.Class, err = resctrl.Create(root, c.ID, c.Spec.Linux.IntelRdt); err != nil {
 		return err
 	}
-	undo.Add(func(context.Context) error { return c.Class.Delete() })
+	undo.Add(func(context.Context) error {
+		if c.lost {
+			return nil
+		}
+		return c.Class.Delete()
+	})
 	return c.save() // for whoever deletes what a create that was killed has left
 }
 
@@ -232,7 +254,7 @@ func newContainer(root, id string) (*Container, error) {
 			return nil, fmt.Errorf("cannot create container %q: %w", id, err)
 		}
 	}
-	if err := c.acquire(); err != nil {
+	if err := c.acquire(lockPatience); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -254,12 +276,13 @@ func (c *Created) launch(o CreateOptions, group cgroup.Cgroup, undo *cleanup.Sta
 		o.Warn = func(text string) {} // it has warned
 	}
 	kill := func(context.Context) error {
+		var err error
+		if group != nil && !c.lost {
+			err = group.Kill() // first, as it lets frozen processes end
+		}
 		c.process.Kill()
 		c.process.Close()
-		if group == nil {
-			return nil
-		}
-		return group.Kill()
+		return err
 	}
 	if c.early != nil {
 		if err := c.finish(); err != nil {
@@ -347,11 +370,25 @@ func (c *Created) pause() error {
 		return err
 	}
 	if c.Spec.Hooks != nil {
-		if err := c.createHooks(c.Spec.Hooks); err != nil {
+		if err := c.whileCreating(func() error { return c.createHooks(c.Spec.Hooks) }); err != nil {
 			return err
 		}
 	}
 	return c.process.Release()
+}
+
+// whileCreating runs hooks of create without the lock. A mark tells commands which they call, and others that come
+// meanwhile, that the container is not created yet.
+func (c *Created) whileCreating(run func() error) error {
+	mark := filepath.Join(c.dir, creatingFile)
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return fmt.Errorf("cannot create container %q: %w", c.ID, err)
+	}
+	err := c.unlocked(run)
+	if c.lost {
+		return errors.Join(err, fmt.Errorf("cannot create container %q: it has been deleted while its hooks ran", c.ID))
+	}
+	return errors.Join(err, os.Remove(mark))
 }
 
 func (c *Created) createHooks(list *specs.Hooks) error {

@@ -9,8 +9,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"github.com/berthd/berth/runtime/cgroup"
 )
 
 // Signal sends a signal to the container's first process. With it SIGKILL ends all others: where they would live on
@@ -21,8 +19,11 @@ func (c *Container) Signal(signal unix.Signal) error {
 			return c.SignalAll(signal)
 		}
 	}
-	if err := c.require("kill", specs.StateCreated, specs.StateRunning, Paused); err != nil {
+	if err := c.require("kill", specs.StateCreating, specs.StateCreated, specs.StateRunning, Paused); err != nil {
 		return err
+	}
+	if c.Pid == 0 {
+		return c.require("kill")
 	}
 	pidfd, err := unix.PidfdOpen(c.Pid, 0)
 	if err != nil {
@@ -53,7 +54,7 @@ func (c *Container) sharesPids() bool {
 
 // thaw lets frozen processes go on, for a signal that they have: with cgroup v1 not even SIGKILL reaches them before.
 func (c *Container) thaw() {
-	if group, err := cgroup.Load(c.Cgroups); err == nil {
+	if group, err := c.loadCgroup(); err == nil {
 		_ = group.Thaw()
 		_ = group.Close()
 	}
@@ -68,7 +69,7 @@ func (c *Container) SignalAll(signal unix.Signal) error {
 		}
 		return c.Signal(signal)
 	}
-	group, err := cgroup.Load(c.Cgroups)
+	group, err := c.loadCgroup()
 	if err != nil {
 		return err
 	}
@@ -88,10 +89,14 @@ func (c *Container) SignalAll(signal unix.Signal) error {
 	return nil
 }
 
-// Delete removes a container that has stopped, or with force one in any state.
+// Delete removes a container that has not started or has stopped, or with force one in any state. One that is creating, and
+// whose hooks don't run, is what a killed create has left: a create that is at work has the lock.
 func (c *Container) Delete(force bool) error {
+	if c.lost {
+		return nil
+	}
 	if status := c.Status(); status != specs.StateStopped {
-		if !force && status != specs.StateCreated {
+		if !force && status != specs.StateCreated && !c.abandoned(status) {
 			return fmt.Errorf("cannot delete container %q that is not stopped: it is %s", c.ID, status)
 		}
 		if err := c.end(); err != nil {
@@ -101,8 +106,17 @@ func (c *Container) Delete(force bool) error {
 	return c.Remove()
 }
 
+// abandoned tells whether the create has been killed that was to make the container, of which the caller has the lock.
+func (c *Container) abandoned(status specs.ContainerState) bool {
+	_, err := os.Lstat(filepath.Join(c.dir, creatingFile))
+	return status == specs.StateCreating && errors.Is(err, os.ErrNotExist)
+}
+
 // end kills the first process and waits until it has gone.
 func (c *Container) end() error {
+	if c.Pid == 0 {
+		return nil // processes of a killed create end with its cgroup
+	}
 	pidfd, err := unix.PidfdOpen(c.Pid, 0)
 	if err != nil {
 		return nil // it has just gone
@@ -128,25 +142,50 @@ func (c *Container) end() error {
 	}
 }
 
-// Remove takes away what is left of a container whose first process has ended.
+// Remove removes what is left of a container whose first process has ended. If something else than the state can't be
+// removed, the state stays, so that delete can be repeated.
 func (c *Container) Remove() error {
-	var errs []error
-	if group, err := cgroup.Load(c.Cgroups); err == nil {
-		// Without a pid namespace of its own the container's other processes live on.
-		if pids, err := group.Pids(); err != nil || len(pids) > 0 {
-			errs = append(errs, group.Kill())
+	if c.lock == nil {
+		if err := c.relock(); errors.Is(err, errNoContainer) {
+			return nil // another command was faster
+		} else if err != nil {
+			return err
 		}
-		errs = append(errs, group.Delete(), group.Close())
 	}
-	errs = append(errs, c.Class.Delete())
-	if spec, err := c.Spec(); err == nil {
+	defer c.Close()
+	if err := errors.Join(c.removeCgroup(), c.Class.Delete()); err != nil {
+		return fmt.Errorf("cannot delete container %q, it can be tried again: %w", c.ID, err)
+	}
+	spec, err := c.Spec()
+	if removeErr := c.removeDir(); removeErr != nil {
+		return fmt.Errorf("cannot remove the state of container %q: %w", c.ID, removeErr)
+	}
+	c.lost = true
+	c.Close()
+	if err == nil {
 		c.poststop(spec.Hooks)
 	}
-	if err := c.removeDir(); err != nil {
-		errs = append(errs, fmt.Errorf("cannot remove the state of container %q: %w", c.ID, err))
+	return nil
+}
+
+// removeCgroup ends the processes that live on without a pid namespace of their own, and removes the cgroup.
+func (c *Container) removeCgroup() error {
+	if len(c.Cgroups) == 0 {
+		return nil
 	}
-	c.Close()
-	return errors.Join(errs...)
+	group, err := c.loadCgroup()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = group.Close() }()
+	var killErr error
+	if pids, err := group.Pids(); err != nil || len(pids) > 0 {
+		killErr = group.Kill()
+	}
+	if err := group.Delete(); err != nil {
+		return errors.Join(killErr, err)
+	}
+	return nil
 }
 
 // removeDir tries it without looking first: most containers have the state and nothing else.
@@ -163,7 +202,7 @@ func Purge(root, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.acquire(); err != nil {
+	if err := c.acquire(lockPatience); err != nil {
 		return err
 	}
 	defer c.Close()

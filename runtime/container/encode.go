@@ -30,6 +30,10 @@ func (s *State) encode() ([]byte, error) {
 		}
 		b = append(append(b, `,"class":`...), class...)
 	}
+	b = strconv.AppendInt(append(b, `,"configSize":`...), int64(s.ConfigSize), 10)
+	if s.Scope {
+		b = append(b, `,"scope":true`...)
+	}
 	if s.SharedKeyring {
 		b = append(b, `,"sharedKeyring":true`...)
 	}

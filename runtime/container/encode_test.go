@@ -16,7 +16,7 @@ func TestEncode(t *testing.T) {
 	full := State{
 		Version: 1, OCIVersion: "1.3.0", ID: "id", Pid: 7, StartTime: 1 << 60, Bundle: "/a \"b\"\\\n\x01\u2028é", Rootfs: "/r", Created: time.Now().UTC(), Owner: 1000,
 		Annotations: map[string]string{"a": "<&>", "": "\x7f"}, Cgroups: map[string]string{"": "/sys/fs/cgroup"},
-		Class: &resctrl.Group{}, SharedKeyring: true, TimeNamespace: true,
+		Class: &resctrl.Group{}, ConfigSize: 9, Traits: Traits{Scope: true, SharedKeyring: true, TimeNamespace: true},
 	}
 	value := reflect.ValueOf(full)
 	for i := range value.NumField() {

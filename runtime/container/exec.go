@@ -132,11 +132,14 @@ func (c *Container) cgroupBelow(below []string) (cgroup.Cgroup, error) {
 		return nil, nil
 	}
 	if len(below) == 0 {
-		return cgroup.Load(c.Cgroups)
+		return c.loadCgroup()
 	}
 	paths, err := pathsBelow(c.Cgroups, below)
 	if err != nil {
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot use --cgroup: %w", err))
+	}
+	if maps.Equal(paths, c.Cgroups) {
+		return c.loadCgroup()
 	}
 	return cgroup.Load(paths)
 }

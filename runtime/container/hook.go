@@ -124,17 +124,17 @@ type hookError struct{ error }
 
 func (h hookError) Unwrap() error { return h.error }
 
-// endAfter deletes a container that a hook has failed for.
+// endAfter deletes a container whose hook has failed.
 func (c *Container) endAfter(err error) error {
 	if failed := (hookError{}); errors.As(err, &failed) {
-		return errors.Join(err, c.Delete(true))
+		return errors.Join(err, c.Delete(true)) // nothing is left to delete if the hook did that
 	}
 	return err
 }
 
 // afterHooks runs the last hooks for a container that could not be made, if the first have been called.
 func (c *Created) afterHooks(context.Context) error {
-	if c.hooked {
+	if c.hooked && !c.lost { // the command that deleted it has run them
 		c.poststop(c.Spec.Hooks)
 	}
 	return nil

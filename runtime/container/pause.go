@@ -81,10 +81,18 @@ func (c *Container) Pids() (pids []int, err error) {
 }
 
 func (c *Container) withCgroup(act func(cgroup.Cgroup) error) error {
-	group, err := cgroup.Load(c.Cgroups)
+	group, err := c.loadCgroup()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = group.Close() }()
 	return act(group)
+}
+
+// loadCgroup opens the cgroup that create made.
+func (c *Container) loadCgroup() (cgroup.Cgroup, error) {
+	if c.Scope {
+		return cgroup.LoadScope(c.Cgroups)
+	}
+	return cgroup.Load(c.Cgroups)
 }

@@ -51,7 +51,12 @@ func Restore(o CreateOptions, images CheckpointOptions) (_ *Created, err error) 
 		return nil, fmt.Errorf("cannot restore container %q: it needs a cgroup", o.ID)
 	}
 	defer func() { _ = group.Close() }()
-	undo.Add(func(context.Context) error { return group.Kill() })
+	undo.Add(func(context.Context) error {
+		if created.lost {
+			return nil
+		}
+		return group.Kill()
+	})
 	if err := created.createClass(&undo); err != nil {
 		return nil, err
 	}
@@ -250,13 +255,15 @@ func (r *restoration) setUp(pid int) error {
 	if r.Spec.Hooks == nil {
 		return nil
 	}
-	state := r.OCIState(specs.StateCreating)
-	state.Pid = pid
-	//nolint:staticcheck // prestart hooks are deprecated, and still what people have
-	if err := hooks.Run("prestart", r.Spec.Hooks.Prestart, state); err != nil {
-		return err
-	}
-	return hooks.Run("createRuntime", r.Spec.Hooks.CreateRuntime, state)
+	return r.whileCreating(func() error {
+		state := r.OCIState(specs.StateCreating)
+		state.Pid = pid
+		//nolint:staticcheck // prestart hooks are deprecated, and still what people have
+		if err := hooks.Run("prestart", r.Spec.Hooks.Prestart, state); err != nil {
+			return err
+		}
+		return hooks.Run("createRuntime", r.Spec.Hooks.CreateRuntime, state)
+	})
 }
 
 // setUpNetwork does what criu leaves out because the network is not in the images. It runs inside.

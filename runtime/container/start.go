@@ -48,7 +48,11 @@ func (c *Container) startWith(spec *specs.Spec, release func() error) error {
 	if err := release(); err != nil {
 		return err
 	}
-	if err := hooks.Run("poststart", spec.Hooks.Poststart, c.OCIState(specs.StateRunning)); err != nil {
+	if len(spec.Hooks.Poststart) == 0 {
+		return nil
+	}
+	err := c.unlocked(func() error { return hooks.Run("poststart", spec.Hooks.Poststart, c.OCIState(specs.StateRunning)) })
+	if err != nil {
 		return hookError{err}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/launch"
 )
 
@@ -65,6 +66,9 @@ func (c *Container) release(spec *specs.Spec) error {
 		return err
 	}
 	defer done()
+	if err := launch.Limit(fd); err != nil {
+		return fmt.Errorf("cannot start container %q: %w", c.ID, err)
+	}
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		return fmt.Errorf("cannot start container %q: its process does not wait: %w", c.ID, err)
 	}
@@ -79,7 +83,15 @@ func (c *Container) release(spec *specs.Spec) error {
 		if err := c.handOver(spec, c.Pid, specs.StateCreated, process); err != nil {
 			return err
 		}
-		return launch.Outcome(fd, c.executionError)
+		return launch.Outcome(fd, c.frozenAtStart, c.executionError)
 	}
-	return launch.Await(fd, c.executionError)
+	return launch.Await(fd, c.frozenAtStart, c.executionError)
+}
+
+// frozenAtStart gives up on a process that has been released, and can't go on before its cgroup does.
+func (c *Container) frozenAtStart() error {
+	if c.Status() != Paused {
+		return nil
+	}
+	return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot start container %q before its cgroup, which has been frozen meanwhile, goes on", c.ID))
 }

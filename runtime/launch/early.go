@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -105,14 +106,37 @@ func (e *Early) Release() error { return release(e.ends[0]) }
 // Pid returns the child's pid, or 0 if it may not be born yet.
 func (e *Early) Pid() int { return int(atomic.LoadInt32(&e.pid)) }
 
-// Finish waits until the child has executed something.
+// Finish waits until the child has executed something, or its Watch has given up on it. Then it is left to Abandon.
 func (e *Early) Finish() (*Process, error) {
+	if err := e.await(); err != nil {
+		return nil, err
+	}
 	outcome := e.end()
 	if outcome.errno != 0 {
 		_ = unix.Close(e.ends[0])
 		return nil, outcome.explain(e.birth)
 	}
-	return &Process{Pid: int(outcome.pid), PidFD: int(e.pidfd), program: e.program, channel: e.ends[0]}, nil
+	return &Process{Pid: int(outcome.pid), PidFD: int(e.pidfd), program: e.program, channel: e.ends[0], watch: e.birth.Watch}, nil
+}
+
+// await waits until the forking thread is back.
+func (e *Early) await() error {
+	if e.birth.Watch == nil {
+		return nil // end waits
+	}
+	for ticker := time.NewTicker(time.Second); ; {
+		select {
+		case outcome := <-e.forked:
+			ticker.Stop()
+			e.forked <- outcome // for end
+			return nil
+		case <-ticker.C:
+			if err := e.birth.Watch(); err != nil {
+				ticker.Stop()
+				return stuckError{err}
+			}
+		}
+	}
 }
 
 // end waits until the forking thread is back, and closes what only the child has used.
@@ -129,12 +153,25 @@ func (e *Early) end() forked {
 	return outcome
 }
 
-// Abandon ends a child that has not Finished. If it is at work, it ends where it waits for something.
+// Abandon ends a child that has not Finished. If it is at work, it ends where it waits for something. One that does not get
+// there, as it is frozen or waits for a server, is killed after a while, and left alone if the kernel keeps it nonetheless.
 func (e *Early) Abandon() {
 	if e.forked == nil {
 		return
 	}
 	_ = unix.Close(e.ends[0]) // the only one: the child shares the descriptors, or has closed its own
+	for _, patience := range []time.Duration{time.Second, 10 * time.Second, 0} {
+		if e.returns(patience) {
+			break
+		}
+		if patience == 0 {
+			e.forked = nil
+			return
+		}
+		if e.Pid() != 0 {
+			_ = unix.PidfdSendSignal(int(e.pidfd), unix.SIGKILL, nil, 0)
+		}
+	}
 	if outcome := e.end(); outcome.errno == 0 {
 		p := Process{Pid: int(outcome.pid), PidFD: int(e.pidfd), channel: -1}
 		p.Kill()
@@ -142,9 +179,23 @@ func (e *Early) Abandon() {
 	}
 }
 
-// channel returns the parent's end and the child's.
+// returns waits for the forking thread, and tells whether it is back.
+func (e *Early) returns(patience time.Duration) bool {
+	select {
+	case outcome := <-e.forked:
+		e.forked <- outcome // for end
+		return true
+	case <-time.After(patience):
+		return false
+	}
+}
+
+// channel returns the parent's end, with a Limit, and the child's.
 func channel() ([2]int, error) {
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = Limit(ends[0])
+	}
 	if err != nil {
 		return ends, fmt.Errorf("cannot create a channel to the container's process: %w", err)
 	}

@@ -43,6 +43,10 @@ type Birth struct {
 	// The program must not wait for this process before that.
 	Shared bool
 
+	// Watch, if set, is asked each second in which the parent waits for the child in vain. Its error ends the wait. A child
+	// that is Shared, and not begun Early, is waited for by the kernel, which asks nobody.
+	Watch func() error
+
 	// Within are namespaces that the calling thread enters for the moment of the fork, so that the child is born in
 	// them. A pid namespace can't be entered otherwise, and one that a new user namespace doesn't own can't be later.
 	Within []Namespace
@@ -64,6 +68,7 @@ type Process struct {
 	program *Program
 	channel int
 	early   []message // that came before the one that was waited for
+	watch   func() error
 }
 
 // Fork starts a child on the program. The channel's end in the child closes when the child executes.
@@ -89,7 +94,7 @@ func Fork(program *Program, birth Birth) (*Process, error) {
 		_ = unix.Close(ends[0])
 		return nil, outcome.explain(birth)
 	}
-	return &Process{Pid: int(outcome.pid), PidFD: int(*pidfd), program: program, channel: ends[0]}, nil
+	return &Process{Pid: int(outcome.pid), PidFD: int(*pidfd), program: program, channel: ends[0], watch: birth.Watch}, nil
 }
 
 // arguments are what the kernel is told of a birth.

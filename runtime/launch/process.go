@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,8 @@ func (p *Process) Expect(want Kind) (uint32, error) {
 	switch {
 	case errors.Is(err, io.EOF):
 		return 0, ErrEnded
+	case isStuck(err):
+		return 0, err
 	case err != nil:
 		return 0, fmt.Errorf("cannot hear from the container's process: %w", err)
 	case kind == Failed:
@@ -69,7 +72,7 @@ func (p *Process) Follow() error {
 // expectEarly is Expect for a message that others may overtake: the sibling may be further than who tells of it.
 func (p *Process) expectEarly(want Kind) (uint32, error) {
 	for {
-		kind, value, err := receive(p.channel)
+		kind, value, err := receive(p.channel, p.watch)
 		switch {
 		case err != nil:
 			return p.Expect(want) // which knows of a failure that came before
@@ -83,17 +86,29 @@ func (p *Process) expectEarly(want Kind) (uint32, error) {
 // receive waits for a message, unless there is one already.
 func (p *Process) receive() (Kind, uint32, error) {
 	if len(p.early) == 0 {
-		return receive(p.channel)
+		return receive(p.channel, p.watch)
 	}
 	first := p.early[0]
 	p.early = p.early[1:]
 	return first.kind, first.value, nil
 }
 
-// Kill ends the child and reaps it.
+// Kill ends the child and reaps it. A child that the kernel keeps, as one that is frozen or waits for a server, is left to
+// init after a while.
 func (p *Process) Kill() {
 	_ = unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)
-	_, _ = p.Reap()
+	const patience = 10 * time.Second
+	for deadline := time.Now().Add(patience); ; {
+		ended := []unix.PollFd{{Fd: int32(p.PidFD), Events: unix.POLLIN}}
+		n, err := unix.Poll(ended, int(time.Until(deadline).Milliseconds()))
+		if n > 0 {
+			_, _ = p.Reap()
+			return
+		}
+		if !errors.Is(err, unix.EINTR) || time.Now().After(deadline) {
+			return
+		}
+	}
 }
 
 // Reap waits for the child's end and returns its status.
@@ -114,14 +129,27 @@ func (p *Process) Close() {
 }
 
 // receive waits without telling Go's scheduler. The child needs some hundred microseconds, and to hand this thread's
-// work to another one costs more of them than there are.
-func receive(channel int) (Kind, uint32, error) {
+// work to another one costs more of them than there are. A channel whose reads end after a second lets watch, which may be
+// nil, end the wait.
+func receive(channel int, watch func() error) (Kind, uint32, error) {
 	var buffer [8]byte
+	var asked time.Time // when watch was
 	reset := false
 	for {
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(channel), uintptr(unsafe.Pointer(&buffer[0])), uintptr(len(buffer)))
 		switch {
-		case errno == unix.EINTR:
+		case errno == unix.EINTR || errno == unix.EAGAIN:
+			// Go's scheduler interrupts the read more often than it times out, so that the time is taken here.
+			if asked.IsZero() {
+				asked = time.Now()
+			}
+			if watch == nil || time.Since(asked) < time.Second {
+				continue
+			}
+			asked = time.Now()
+			if err := watch(); err != nil {
+				return 0, 0, stuckError{err}
+			}
 		case errno == unix.ECONNRESET && !reset: // it has ended before it was released, and what it has said comes behind
 			reset = true
 		case errno != 0:
@@ -172,21 +200,43 @@ func (p *Process) Unless(err error) error {
 	return err
 }
 
+// stuckError is what a watch says.
+type stuckError struct{ error }
+
+func (s stuckError) Unwrap() error { return s.error }
+
+func isStuck(err error) bool {
+	var stuck stuckError
+	return errors.As(err, &stuck)
+}
+
+// Limit makes the reads and writes of a channel, and connecting it, end after a second, so that the waiting can be given up.
+func Limit(channel int) error {
+	second := unix.NsecToTimeval(int64(time.Second))
+	if err := unix.SetsockoptTimeval(channel, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &second); err != nil {
+		return err
+	}
+	return unix.SetsockoptTimeval(channel, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &second)
+}
+
 // Await is Release and Executed for a process that has switched its channel to this one, whose program another call of
-// the runtime wrote: of a failure only the number is known, and explain makes an error of it.
-func Await(channel int, explain func(unix.Errno) error) error {
+// the runtime wrote: of a failure only the number is known, and explain makes an error of it. The channel is one with a
+// Limit, at which watch is asked.
+func Await(channel int, watch func() error, explain func(unix.Errno) error) error {
 	if err := release(channel); err != nil {
 		return err
 	}
-	return Outcome(channel, explain)
+	return Outcome(channel, watch, explain)
 }
 
 // Outcome is Await for a child that has been released before.
-func Outcome(channel int, explain func(unix.Errno) error) error {
-	kind, value, err := receive(channel)
+func Outcome(channel int, watch func() error, explain func(unix.Errno) error) error {
+	kind, value, err := receive(channel, watch)
 	switch {
 	case errors.Is(err, io.EOF):
 		return nil
+	case isStuck(err):
+		return err
 	case err != nil:
 		return fmt.Errorf("cannot hear from the container's process: %w", err)
 	case kind != Failed:

@@ -305,3 +305,34 @@ func TestKilledCreate(t *testing.T) {
 		c.gone()
 	}
 }
+
+// TestStateIsNeverTorn reads the states of containers that are being made.
+func TestStateIsNeverTorn(t *testing.T) {
+	c := newContainer(t, "true")
+	c.Spec.Annotations = map[string]string{"long": strings.Repeat("x", 60<<10)}
+	c.writeConfig()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 20 {
+			_ = c.command("run", "--bundle", c.Bundle, c.ID).Run()
+		}
+	}()
+	for seen := 0; ; {
+		select {
+		case <-done:
+			if seen == 0 {
+				t.Error("no container was seen")
+			}
+			return
+		default:
+		}
+		r := c.verb("state", c.ID)
+		switch {
+		case r.Status == 0 && stateIn(r.Stdout).ID == c.ID:
+			seen++
+		case r.Status == 0 || !strings.Contains(r.Stderr, "does not exist"):
+			t.Errorf("%+v", r)
+		}
+	}
+}
