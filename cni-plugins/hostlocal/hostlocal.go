@@ -32,7 +32,7 @@ func add(ctx context.Context, r *plugin.Request) (_ *types100.Result, err error)
 	if err != nil {
 		return nil, err
 	}
-	s, err := open(conf.dir(r), true)
+	s, err := open(ctx, conf.dir(r), true)
 	if err != nil {
 		return nil, err
 	}
@@ -76,22 +76,22 @@ func (in addressRange) ipConfig(address netip.Addr) *types100.IPConfig {
 }
 
 // del needs no ranges: what they were when the address was given does not matter.
-func del(_ context.Context, r *plugin.Request) error {
-	return release(r, func(holder string) bool { return owns(r.ContainerID, r.IfName, holder) })
+func del(ctx context.Context, r *plugin.Request) error {
+	return release(ctx, r, func(holder string) bool { return owns(r.ContainerID, r.IfName, holder) })
 }
 
-func gc(_ context.Context, r *plugin.Request) error {
-	return release(r, func(holder string) bool {
+func gc(ctx context.Context, r *plugin.Request) error {
+	return release(ctx, r, func(holder string) bool {
 		return !slices.ContainsFunc(r.Common.ValidAttachments, func(a types.GCAttachment) bool { return owns(a.ContainerID, a.IfName, holder) })
 	})
 }
 
-func release(r *plugin.Request, wanted func(holder string) bool) error {
+func release(ctx context.Context, r *plugin.Request, wanted func(holder string) bool) error {
 	conf, err := decode(r)
 	if err != nil {
 		return err
 	}
-	s, err := open(conf.dir(r), false)
+	s, err := open(ctx, conf.dir(r), false)
 	if s == nil || err != nil {
 		return err
 	}
@@ -110,12 +110,12 @@ func release(r *plugin.Request, wanted func(holder string) bool) error {
 	return nil
 }
 
-func check(_ context.Context, r *plugin.Request) error {
+func check(ctx context.Context, r *plugin.Request) error {
 	conf, err := parse(r)
 	if err != nil {
 		return err
 	}
-	s, err := open(conf.dir(r), false)
+	s, err := open(ctx, conf.dir(r), false)
 	if err != nil {
 		return err
 	}
@@ -157,12 +157,12 @@ func (c *config) checkPrev(r *plugin.Request, mine []netip.Addr) error {
 }
 
 // status looks for a free address in every set of ranges.
-func status(_ context.Context, r *plugin.Request) error {
+func status(ctx context.Context, r *plugin.Request) error {
 	conf, err := parse(r)
 	if err != nil {
 		return err
 	}
-	s, err := open(conf.dir(r), false)
+	s, err := open(ctx, conf.dir(r), false)
 	if s == nil || err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package hostlocal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,10 +11,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/cni-plugins/plugin"
+	"github.com/berthd/berth/internal/errdefs"
 )
 
 // store is the directory of one network, locked against every other process:
@@ -27,6 +30,14 @@ type store struct {
 	dir  string
 	lock *os.File
 }
+
+const (
+	// lockPatience is how long another process may hold the lock, which it needs for a moment.
+	lockPatience = 10 * time.Second
+	// lockPause is about how long it needs it; after each try the next one waits twice as long.
+	lockPause    = 200 * time.Microsecond
+	longestPause = 10 * time.Millisecond
+)
 
 // leases maps addresses in use to their owners.
 type leases map[netip.Addr]string
@@ -50,7 +61,7 @@ func owns(container, ifName, holder string) bool {
 }
 
 // open locks the directory, made if create. It returns nil if there is none.
-func open(dir string, create bool) (*store, error) {
+func open(ctx context.Context, dir string, create bool) (*store, error) {
 	if create {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("cannot create the directory of reservations: %w", err)
@@ -63,16 +74,22 @@ func open(dir string, create bool) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the directory of reservations: %w", err)
 	}
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-		if errors.Is(err, unix.EINTR) {
+	// Not LOCK_EX, which would wait for ever for a process that is stopped.
+	deadline := time.Now().Add(lockPatience)
+	for pause := lockPause; ; pause = min(2*pause, longestPause) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return &store{dir: dir, lock: lock}, nil
+		}
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline) && ctx.Err() == nil {
+			time.Sleep(pause)
 			continue
 		}
-		if err != nil {
-			_ = lock.Close()
-			return nil, fmt.Errorf("cannot lock the directory of reservations %q: %w", dir, err)
+		_ = lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("another process has held it for %v", lockPatience))
 		}
-		return &store{dir: dir, lock: lock}, nil
+		return nil, fmt.Errorf("cannot lock the directory of reservations %q: %w", dir, errors.Join(err, ctx.Err()))
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 	"github.com/berthd/berth/manager/thread"
 )
 
-// Create makes a network namespace with its loopback device up and pins it at path.
+// Create makes a network namespace with its loopback device up and pins it at path. What an earlier Remove could not remove is let go
+// of first: the path belongs to the caller.
 func Create(path string) error {
 	if err := create(path); err != nil {
 		return fmt.Errorf("cannot make network namespace %q: %w", path, errors.Join(err, Remove(path)))
@@ -27,6 +28,12 @@ func create(path string) error {
 		return err
 	}
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if errors.Is(err, os.ErrExist) {
+		if err := Remove(path); err != nil {
+			return err
+		}
+		file, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	}
 	if err != nil {
 		return err
 	}
