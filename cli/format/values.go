@@ -104,12 +104,17 @@ func Status(state *berthv1.ContainerState, now time.Time) string {
 		return "Removal In Progress"
 	case berthv1.ContainerStatus_CONTAINER_STATUS_DEAD:
 		return "Dead"
+	case berthv1.ContainerStatus_CONTAINER_STATUS_UNSPECIFIED:
+		return "Unknown"
 	}
 	return "Created"
 }
 
-// State returns docker's word for the status of a container.
+// State returns docker's word for the status of a container. Docker has none for a container whose record can't be read.
 func State(status berthv1.ContainerStatus) string {
+	if status == berthv1.ContainerStatus_CONTAINER_STATUS_UNSPECIFIED {
+		return "unknown"
+	}
 	return strings.ToLower(strings.TrimPrefix(status.String(), "CONTAINER_STATUS_"))
 }
 

@@ -94,7 +94,7 @@ func New(cfg Config) (*Service, error) {
 }
 
 // closeLimit bounds Close: what is not done by then is found in the records by the next berthd.
-const closeLimit = 10 * time.Second
+const closeLimit = 5 * time.Second
 
 // Close lets go of the containers, which go on without the daemon. If none has a process, their common cgroup goes.
 func (s *Service) Close() {

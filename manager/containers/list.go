@@ -17,6 +17,9 @@ import (
 
 // statusWord is a state as docker writes it.
 func statusWord(s status) string {
+	if s == statusUnknown {
+		return "unknown"
+	}
 	return strings.ToLower(strings.TrimPrefix(s.String(), "CONTAINER_STATUS_"))
 }
 
