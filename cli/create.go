@@ -126,7 +126,7 @@ func (a *app) pullFor(ctx context.Context, conn *client.Client, options *createO
 	if options.quiet {
 		progressTo = io.Discard
 	}
-	_, err := a.pull(ctx, conn, progressTo, &berthv1.PullImageRequest{Reference: container.GetImage(), Platform: container.GetPlatform()})
+	_, err := a.pull(ctx, conn, progressTo, progressTo, &berthv1.PullImageRequest{Reference: container.GetImage(), Platform: container.GetPlatform()})
 	return err
 }
 

@@ -58,13 +58,16 @@ func finders(size bool) []finder {
 func newInspect(a *app, kind string) *cobra.Command {
 	var layout string
 	var size bool
-	of := kind
-	if of == "" {
-		of = "container, image, network or volume"
+	of := "a " + kind
+	switch kind {
+	case "":
+		of = "a container, image, network or volume"
+	case "image":
+		of = "an image"
 	}
 	cmd := &cobra.Command{
 		Use:     "inspect [OPTIONS] NAME|ID [NAME|ID...]",
-		Short:   "Tell all that is known of a " + of,
+		Short:   "Tell all that is known of " + of,
 		Example: "  berth inspect --format '{{.State.ExitCode}}' web",
 		Args:    atLeast(1),
 	}

@@ -1,17 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
+	"github.com/berthd/berth/cli/format"
+	"github.com/berthd/berth/cli/spec"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
 func newPush(a *app) *cobra.Command {
 	var quiet bool
+	var platform string
+	request := &berthv1.PushImageRequest{}
 	cmd := &cobra.Command{
 		Use:               "push [OPTIONS] NAME[:TAG]",
 		Short:             "Send an image to its registry",
@@ -19,8 +24,17 @@ func newPush(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeImages(1),
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Print the image's name only")
+	cmd.Flags().StringVar(&platform, "platform", "", "")
+	cmd.Flags().BoolVarP(&request.AllTags, "all-tags", "a", false, "")
+	hideTransferFlags(cmd)
+	_ = cmd.Flags().MarkHidden("platform")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.runPush(cmd, &berthv1.PushImageRequest{Reference: args[0]}, quiet)
+		request.Reference = args[0]
+		var err error
+		if request.Platform, err = spec.ParsePlatform(platform); err != nil {
+			return err
+		}
+		return a.runPush(cmd, request, quiet)
 	}
 	return cmd
 }
@@ -35,10 +49,15 @@ func (a *app) runPush(cmd *cobra.Command, request *berthv1.PushImageRequest, qui
 	if err != nil {
 		return err
 	}
-	show := a.err
-	if quiet {
-		show = io.Discard
+	said, show := io.Discard, io.Discard
+	if !quiet {
+		said, show = a.out, a.err
 	}
+	repository, tag, _ := format.SplitName(request.GetReference())
+	if !request.GetAllTags() {
+		sayDefaultTag(said, request.GetReference())
+	}
+	fmt.Fprintf(said, "The push refers to repository [%s]\n", fullName(repository))
 	display := newDisplay(show)
 	defer display.Close()
 	var result *berthv1.PushResult
@@ -51,7 +70,7 @@ func (a *app) runPush(cmd *cobra.Command, request *berthv1.PushImageRequest, qui
 			fmt.Fprintln(a.out, result.GetReference())
 			return nil
 		case errors.Is(err, io.EOF):
-			fmt.Fprintf(a.out, "%s: digest: %s size: %d\n", result.GetReference(), result.GetDigest(), result.GetSize())
+			fmt.Fprintf(a.out, "%s: digest: %s size: %d\n", cmp.Or(tag, "latest"), result.GetDigest(), result.GetSize())
 			return nil
 		case err != nil:
 			return err

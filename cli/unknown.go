@@ -12,8 +12,8 @@ import (
 func unbuiltCommands() map[string][]string {
 	return map[string][]string{
 		"berth": {
-			"build", "builder", "buildx", "commit", "compose", "config", "context", "cp", "diff", "export", "import", "load", "login",
-			"logout", "manifest", "node", "plugin", "save", "search", "secret", "service", "stack", "swarm", "trust",
+			"build", "builder", "buildx", "commit", "compose", "config", "context", "cp", "diff", "export", "import", "load",
+			"manifest", "node", "plugin", "save", "search", "secret", "service", "stack", "swarm", "trust",
 		},
 		"berth container": {"commit", "cp", "diff", "export"},
 		"berth image":     {"build", "import", "load", "prune", "save"},

@@ -2,6 +2,7 @@ package contentstore
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
@@ -42,7 +43,11 @@ func (l *leasesService) Delete(ctx context.Context, r *leasesapi.DeleteRequest) 
 		return &emptypb.Empty{}, nil
 	}
 	count, err := l.store.collect(sc.namespace, time.Now())
-	l.store.log.Info("garbage collected", "namespace", sc.namespace,
+	level := slog.LevelDebug
+	if count != (collected{}) {
+		level = slog.LevelInfo
+	}
+	l.store.log.Log(ctx, level, "garbage collected", "namespace", sc.namespace,
 		"blobs", count.blobs, "bytes", count.bytes, "ingests", count.ingests, "leases", count.leases)
 	return &emptypb.Empty{}, err
 }
