@@ -242,14 +242,18 @@ func (c *Container) Delete(ctx context.Context, p *Process) error {
 	p.op.lock()
 	defer p.op.unlock()
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	var err error
 	if p.child != nil || p.state != Created {
-		if err := p.require("delete", Stopped); err != nil {
-			return err
-		}
+		err = p.require("delete", Stopped)
 	}
-	p.endUnstarted(128 + int(unix.SIGKILL))
-	p.state = Deleted
+	if err == nil {
+		p.endUnstarted(128 + int(unix.SIGKILL))
+		p.state = Deleted
+	}
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	c.mu.Lock()
 	delete(c.execs, p.ExecID)
 	c.mu.Unlock()
@@ -284,11 +288,12 @@ func (c *Container) deleteInit(ctx context.Context) error {
 		return err
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.state == Deleted {
+	again := p.state == Deleted
+	p.state = Deleted
+	p.mu.Unlock()
+	if again {
 		return nil
 	}
-	p.state = Deleted
 	c.mu.Lock()
 	c.watch.Close()
 	c.mu.Unlock()

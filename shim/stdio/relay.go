@@ -149,17 +149,17 @@ func (r *relay) finish() {
 // that owned it keep it open. Unlike a pipe's, its output may arrive a little after its writer's exit.
 const hangup = time.Second
 
-// drain returns when everything that the exited process wrote was copied.
-func (r *relay) drain() {
+// beginDrain has the relay end when it has copied everything that the exited process wrote, or when the client of a fifo
+// has read nothing for too long. The end is drained.
+func (r *relay) beginDrain() {
 	deadline := time.Now()
-	if d, ok := r.dst.(interface{ SetWriteDeadline(time.Time) error }); ok {
-		_ = d.SetWriteDeadline(deadline.Add(slowClient))
+	if r.sink != nil {
+		_ = r.sink.writer.SetWriteDeadline(deadline.Add(slowFifo))
 	}
 	if r.terminal {
 		deadline = deadline.Add(hangup)
 	}
 	_ = r.src.SetReadDeadline(deadline)
-	<-r.drained
 }
 
 // abandon releases a relay at the end of its process. One that runs goes on to read for whoever holds the other end,

@@ -304,9 +304,12 @@ func (p *Process) Resize(width, height uint16) error {
 	return nil
 }
 
-// slowClient bounds how long a client that doesn't read can hold up the end, or the deletion, of a process that has
-// exited.
-const slowClient = 10 * time.Second
+const (
+	// slowClient bounds how long a hub's client that doesn't read can hold up the end of a process that has exited.
+	slowClient = 10 * time.Second
+	// slowFifo bounds how long a fifo's client can hold up the deletion of a process, as with containerd's shim.
+	slowFifo = 2 * time.Second
+)
 
 // Drain returns when everything that the exited process wrote has reached the log, files and the hub's clients. What its
 // surviving children, if any, write later is read and dropped: they must neither block nor die of SIGPIPE. The clients
@@ -315,13 +318,23 @@ func (p *Process) Drain() {
 	if p.hub != nil {
 		p.hub.limitWrites(time.Now().Add(slowClient))
 	}
-	for _, r := range p.relays {
-		if !r.toFifo() {
-			r.drain()
-		}
-	}
+	p.drain(func(r *relay) bool { return !r.toFifo() })
 	if p.hub != nil {
 		p.hub.finish()
+	}
+}
+
+// drain drains some of the relays, all at once.
+func (p *Process) drain(which func(*relay) bool) {
+	for _, r := range p.relays {
+		if which(r) {
+			r.beginDrain()
+		}
+	}
+	for _, r := range p.relays {
+		if which(r) {
+			<-r.drained
+		}
 	}
 }
 
@@ -333,10 +346,10 @@ func (p *Process) Close() error {
 	for _, f := range p.keep {
 		_ = f.Close() // wakes the goroutines that read or write it
 	}
+	if p.begun {
+		p.drain((*relay).toFifo)
+	}
 	for _, r := range p.relays {
-		if p.begun && r.toFifo() {
-			r.drain()
-		}
 		r.abandon(p.begun)
 	}
 	p.feeding.Wait()

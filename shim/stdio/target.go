@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -82,11 +81,6 @@ func openRelayed(uri string) (*target, error) {
 
 // Write implements io.Writer.
 func (t *target) Write(p []byte) (int, error) { return t.writer.Write(p) }
-
-// SetWriteDeadline bounds writes to a fifo. A file has none, and needs none.
-func (t *target) SetWriteDeadline(deadline time.Time) error {
-	return t.writer.SetWriteDeadline(deadline)
-}
 
 // close ends the output for the target's reader.
 func (t *target) close() {

@@ -327,6 +327,40 @@ func TestDeletingAnExecEndsItsOutput(t *testing.T) {
 	}
 }
 
+// A client that does not read its fifos keeps nobody from ending and deleting the process.
+func TestClientOfFifosThatDoesNotRead(t *testing.T) {
+	for _, terminal := range []bool{false, true} {
+		t.Run(fmt.Sprint("terminal: ", terminal), func(t *testing.T) {
+			c := newContainer(t, "sleep", "1000")
+			c.create(streams{})
+			c.run("")
+			outPath, _ := c.fifo("stdout", os.O_RDONLY)
+			s := streams{stdout: outPath, terminal: terminal}
+			if !terminal {
+				s.stderr, _ = c.fifo("stderr", os.O_RDONLY)
+			}
+			c.exec("x", s, "sh", "-c", "yes 1>&2 & exec yes")
+			pid := c.run("x")
+			testenv.Until(t, usual, "the process can write no more", func() error {
+				if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid)); err != nil || !strings.Contains(string(data), "write") && !strings.Contains(string(data), "wait") {
+					return fmt.Errorf("it is in %q, %v", data, err)
+				}
+				return nil
+			})
+			c.kill("x", syscall.SIGKILL)
+			c.expectExit("x", 137)
+			begun := time.Now()
+			c.delete("x")
+			if took := time.Since(begun); took > limit/2 {
+				t.Errorf("the deletion took %v", took)
+			}
+			c.kill("", syscall.SIGKILL)
+			c.expectExit("", 137)
+			c.delete("")
+		})
+	}
+}
+
 // The request says whether there is a terminal, whatever the process's specification says.
 func TestTerminalOfTheRequest(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
