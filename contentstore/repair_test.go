@@ -80,42 +80,36 @@ func TestRepairRemovesWhatIsNoIngest(t *testing.T) {
 // TestDamagedIngestBeginsAnew has ingests as power failures leave them: with an empty state, and with one that does not
 // decode. Neither keeps others from being listed and collected, nor its own blob from being written.
 func TestDamagedIngestBeginsAnew(t *testing.T) {
-	dir := t.TempDir()
-	c := openClient(t, dir)
-	damage := func(ref, state string) {
-		t.Helper()
-		if _, err := c.send(&contentapi.WriteContentRequest{Action: write, Ref: ref, Data: []byte("x")}); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(c.store.ingestDir(ingestKey{"test", ref}), "state"), []byte(state), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	expected, err := proto.Marshal(&contentapi.Status{Ref: "bad digest", Expected: "sha256:damaged"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	damage("whole", "")
-	for ref, state := range map[string]string{"empty": "", "undecodable": "\xff\xff", "bad digest": string(expected)} {
-		damage(ref, state)
-	}
-	if _, err := c.send(&contentapi.WriteContentRequest{Action: commit, Ref: "whole", Data: []byte("whole")}); err != nil {
-		t.Errorf("a damaged ingest is not begun anew: %v", err)
+	dir := t.TempDir()
+	c := reopen(t, dir, func(c *client) {
+		for ref, state := range map[string]string{"whole": "", "empty": "", "undecodable": "\xff\xff", "bad digest": string(expected)} {
+			if _, err := c.send(&contentapi.WriteContentRequest{Action: write, Ref: ref, Data: []byte("x")}); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(c.store.ingestDir(ingestKey{"test", ref}), "state"), []byte(state), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.send(&contentapi.WriteContentRequest{Action: commit, Ref: "whole", Data: []byte("whole")}); err != nil {
+			t.Errorf("a damaged ingest is not begun anew: %v", err)
+		}
+		if response, err := c.blobs.ListStatuses(c.ctx, &contentapi.ListStatusesRequest{}); err != nil || len(response.Statuses) != 0 {
+			t.Errorf("statuses %v, %v", response, err)
+		}
+		c.collect()
+		if err := os.WriteFile(filepath.Join(dir, "ingests", "odd file"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if entries, err := os.ReadDir(c.store.ingestsDir("test")); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
 	}
 	if response, err := c.blobs.ListStatuses(c.ctx, &contentapi.ListStatusesRequest{}); err != nil || len(response.Statuses) != 0 {
 		t.Errorf("statuses %v, %v", response, err)
-	}
-	c.collect()
-	if err := c.store.Close(); err != nil {
-		t.Fatal(err)
-	}
-	odd := filepath.Join(dir, "ingests", "odd file")
-	if err := os.WriteFile(odd, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c = openClient(t, dir)
-	if entries, err := os.ReadDir(c.store.ingestsDir("test")); err != nil || len(entries) != 0 {
-		t.Errorf("left: %v, %v", entries, err)
 	}
 }
 

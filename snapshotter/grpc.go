@@ -126,7 +126,7 @@ func (f fields) Field(path []string) (string, bool) {
 	case "name":
 		return f.info.Name, true
 	case "parent":
-		return f.info.Parent, f.info.Parent != ""
+		return f.info.Parent, true
 	case "kind":
 		kinds := map[snapshotsapi.Kind]string{
 			snapshotsapi.Kind_VIEW: "view", snapshotsapi.Kind_ACTIVE: "active", snapshotsapi.Kind_COMMITTED: "committed",

@@ -2,11 +2,18 @@
 //
 // A filter is a comma-separated list of conditions that must all hold; of several filters one must match:
 //
-//	filter    = condition { "," condition }
-//	condition = [ "!" ] field [ operator value ]     without an operator: the field is there
+//	filter    = "" | condition { "," condition }      the empty one matches everything
+//	condition = [ "!" ] field [ operator value ]      without an operator: the field is there
 //	field     = name { "." name }                     a name that is no identifier is quoted: labels."io.x/y"
 //	operator  = "==" | "!=" | "~="                    the last matches a regular expression, anywhere in the field
 //	value     = word | quoted                         quoted as a Go string, or for ~= also between / or | characters
+//
+// Blanks may stand before a name, an operator and a value, and end a word. A field that is not there has the empty value
+// for != and ~=, and equals nothing.
+//
+// What containerd accepts means the same here, except a regular expression that is none: containerd matches nothing, and
+// it is refused here. test/filters compares the two. Beyond containerd there are "!", the characters - and / in names, and
+// between / or | the escapes of regular expressions that Go strings don't have, such as \d.
 package filters
 
 import (
@@ -75,23 +82,26 @@ type condition struct {
 
 func (c condition) match(o Object) bool {
 	value, present := o.Field(c.path)
+	if !present {
+		value = ""
+	}
 	if c.compare != nil {
 		return c.compare(value, present)
 	}
 	return present != c.absent
 }
 
-// comparison returns what an operator does. A field that is not there equals nothing, so that "!=" holds for it.
+// comparison returns what an operator does. The value of a field that is not there is empty.
 func comparison(operator, operand string) (func(string, bool) bool, error) {
 	switch operator {
 	case "==":
 		return func(value string, present bool) bool { return present && value == operand }, nil
 	case "!=":
-		return func(value string, present bool) bool { return !present || value != operand }, nil
+		return func(value string, _ bool) bool { return value != operand }, nil
 	}
 	expression, err := regexp.Compile(operand)
 	if err != nil {
 		return nil, err
 	}
-	return func(value string, present bool) bool { return present && expression.MatchString(value) }, nil
+	return func(value string, _ bool) bool { return expression.MatchString(value) }, nil
 }

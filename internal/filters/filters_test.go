@@ -50,7 +50,12 @@ func TestFilters(t *testing.T) {
 		{[]string{"!nothing"}, "bare config empty layer"},
 		{[]string{"nothing!=x"}, "bare config empty layer"},
 		{[]string{"nothing==x"}, ""},
-		{[]string{"nothing~=.*"}, ""},
+		{[]string{"nothing~=.*"}, "bare config empty layer"},
+		{[]string{`nothing!=""`}, ""},
+		{[]string{""}, "bare config empty layer"},
+		{[]string{"digest == sha256:11", "digest== \tsha256:00"}, "bare layer"},
+		{[]string{"labels.kind==layer, digest"}, "layer"},
+		{[]string{`labels.note~=/c\/\x64$/`}, "config"},
 
 		{[]string{"labels"}, "config empty layer"},
 		{[]string{"!labels"}, "bare"},
@@ -100,19 +105,18 @@ func TestFilters(t *testing.T) {
 
 func TestBadFilters(t *testing.T) {
 	for filter, want := range map[string]string{
-		"":                     "at byte 0: expected the name of a field",
 		"==x":                  "at byte 0: expected the name of a field",
 		"!":                    "at byte 1: expected the name of a field",
 		"!==x":                 "at byte 0: expected the name of a field",
 		"digest==":             "at byte 8: expected a value",
 		"digest==,labels":      "at byte 8: expected a value",
-		"digest=x":             "at byte 6: expected a comma or the end",
-		"digest<3":             "at byte 6: expected a comma or the end",
+		"digest=x":             "at byte 6: expected an operator, a comma or the end",
+		"digest<3":             "at byte 6: expected an operator, a comma or the end",
 		"digest,":              "at byte 7: expected the name of a field",
 		"digest,,labels":       "at byte 7: expected the name of a field",
 		"labels.":              "at byte 7: expected the name of a field",
 		"labels..x":            "at byte 7: expected the name of a field",
-		"!digest==x":           "a condition with ! takes no operator",
+		"!digest==x":           "at byte 7: expected a comma or the end",
 		`digest=="x`:           "a quoted string does not end",
 		`digest=="\q"`:         "a quoted string does not end, or has a bad escape",
 		`digest=="x"y`:         "at byte 11: expected a comma or the end",
@@ -124,7 +128,7 @@ func TestBadFilters(t *testing.T) {
 		"digest~=(":            "missing closing )",
 		"digest~=/[/":          "missing closing ]",
 		"digest==x,labels~=|*": "does not end",
-		"dïgest==x":            "at byte 1: expected a comma or the end",
+		"dïgest==x":            "at byte 1: expected an operator, a comma or the end",
 	} {
 		_, err := Parse([]string{"digest", filter})
 		if !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), want) {

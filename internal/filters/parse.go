@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // parser walks over the text of one filter.
@@ -15,6 +17,9 @@ type parser struct {
 func parse(text string) (all, error) {
 	p := parser{rest: text}
 	var conditions all
+	if text == "" {
+		return conditions, nil
+	}
 	for {
 		c, err := p.condition()
 		if err != nil {
@@ -36,7 +41,10 @@ func (p *parser) skip(prefix string) bool {
 	return found
 }
 
+func (p *parser) skipBlanks() { p.rest = strings.TrimLeftFunc(p.rest, unicode.IsSpace) }
+
 func (p *parser) condition() (c condition, err error) {
+	p.skipBlanks()
 	for _, operator := range []string{"==", "!=", "~="} {
 		if strings.HasPrefix(p.rest, operator) {
 			return c, errors.New("expected the name of a field")
@@ -53,12 +61,13 @@ func (p *parser) condition() (c condition, err error) {
 			break
 		}
 	}
+	if c.absent || p.rest == "" || p.rest[0] == ',' {
+		return c, nil
+	}
+	p.skipBlanks()
 	for _, operator := range []string{"==", "!=", "~="} {
 		if !p.skip(operator) {
 			continue
-		}
-		if c.absent {
-			return c, errors.New("a condition with ! takes no operator")
 		}
 		operand, err := p.value(operator == "~=")
 		if err != nil {
@@ -67,10 +76,11 @@ func (p *parser) condition() (c condition, err error) {
 		c.compare, err = comparison(operator, operand)
 		return c, err
 	}
-	return c, nil
+	return c, errors.New("expected an operator, a comma or the end")
 }
 
 func (p *parser) name() (string, error) {
+	p.skipBlanks()
 	if strings.HasPrefix(p.rest, `"`) {
 		return p.quoted()
 	}
@@ -92,15 +102,19 @@ func alphanumeric(r rune) bool {
 	return '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
 }
 
-// value reads an operand. A word ends at a comma; whatever else it has in it is taken as it is.
+// value reads an operand. A word ends at a comma or a blank; whatever else it has in it is taken as it is.
 func (p *parser) value(expression bool) (string, error) {
+	p.skipBlanks()
 	switch {
 	case strings.HasPrefix(p.rest, `"`):
 		return p.quoted()
 	case expression && p.rest != "" && strings.ContainsRune("/|", rune(p.rest[0])):
 		return p.delimited(p.rest[0])
 	}
-	word, _, _ := strings.Cut(p.rest, ",")
+	word := p.rest
+	if end := strings.IndexFunc(word, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }); end >= 0 {
+		word = word[:end]
+	}
 	if word == "" {
 		return "", errors.New("expected a value")
 	}
@@ -117,25 +131,42 @@ func (p *parser) quoted() (string, error) {
 	return strconv.Unquote(prefix)
 }
 
-// delimited reads up to the next delimiter that has no backslash before it. Other backslashes belong to the regular
-// expression.
+// delimited reads up to the next delimiter that has no backslash before it. Escapes are those of a Go string; others
+// belong to the regular expression.
 func (p *parser) delimited(delimiter byte) (string, error) {
 	var text strings.Builder
-	for i := 1; i < len(p.rest); i++ {
-		switch c := p.rest[i]; {
-		case c == '\\' && i+1 < len(p.rest) && p.rest[i+1] == delimiter:
-			i++
-			text.WriteByte(delimiter)
-		case c == '\\' && i+1 < len(p.rest):
-			text.WriteByte(c)
-			i++
-			text.WriteByte(p.rest[i])
-		case c == delimiter:
-			p.rest = p.rest[i+1:]
+	for rest := p.rest[1:]; rest != ""; {
+		switch {
+		case rest[0] == delimiter:
+			p.rest = rest[1:]
 			return text.String(), nil
+		case rest[0] == '\\' && len(rest) > 1 && rest[1] == delimiter:
+			text.WriteByte(delimiter)
+			rest = rest[2:]
+		case rest[0] == '\\':
+			rest = unescape(&text, rest)
 		default:
-			text.WriteByte(c)
+			text.WriteByte(rest[0])
+			rest = rest[1:]
 		}
 	}
 	return "", fmt.Errorf("an expression between %q does not end", delimiter)
+}
+
+// unescape takes an escape off rest.
+func unescape(text *strings.Builder, rest string) string {
+	char, multibyte, tail, err := strconv.UnquoteChar(rest, 0)
+	switch {
+	case err != nil && len(rest) > 1:
+		text.WriteString(rest[:2])
+		return rest[2:]
+	case err != nil:
+		text.WriteString(rest)
+		return ""
+	case char < utf8.RuneSelf || !multibyte:
+		text.WriteByte(byte(char))
+	default:
+		text.WriteRune(char)
+	}
+	return tail
 }

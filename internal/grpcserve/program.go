@@ -75,8 +75,13 @@ func (f *Flags) Logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: f.level}))
 }
 
+// umask is that of our programs, whatever the one is that they are started with. A hardened shell's 077 would keep the
+// users of containers from layers and volumes, and a 0 would let every user of the host use a socket before it has its mode.
+const umask = 0o022
+
 // Main runs a program until it ends or is told to by SIGTERM or SIGINT, and returns its exit status.
 func Main(run func(ctx context.Context, args []string) error) int {
+	syscall.Umask(umask)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	switch err := run(ctx, os.Args[1:]); {

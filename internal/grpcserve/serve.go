@@ -116,10 +116,8 @@ func listen(address, group string) (net.Listener, error) {
 	if err := removeStale(address); err != nil {
 		return nil, err
 	}
-	// Nobody else may connect before the socket has its group and mode.
-	old := syscall.Umask(0o177)
+	// With the umask that Main sets, only root may connect before the socket has its group and mode.
 	listener, err := net.Listen("unix", address)
-	syscall.Umask(old)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -101,9 +102,12 @@ func (s *Service) clean(ctx context.Context, id string) error {
 
 // removeStreams removes the sockets of a run that has ended, and of its execs: a shim that was killed has left them.
 func (s *Service) removeStreams(id string) {
-	sockets, _ := filepath.Glob(s.streamPath(id, "") + "*")
-	for _, socket := range sockets {
-		_ = os.Remove(socket) // the next berthd tries again
+	dir, prefix := filepath.Split(s.streamPath(id, ""))
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), prefix) {
+			_ = os.Remove(filepath.Join(dir, entry.Name())) // the next berthd tries again
+		}
 	}
 }
 

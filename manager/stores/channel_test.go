@@ -20,6 +20,8 @@ import (
 type service struct {
 	contentapi.UnimplementedContentServer
 	kept *contentapi.InfoRequest
+	// waiting and ended are closed when a Read with a negative offset has sent all, and when it returns.
+	waiting, ended chan struct{}
 }
 
 func (s *service) Info(ctx context.Context, r *contentapi.InfoRequest) (*contentapi.InfoResponse, error) {
@@ -38,6 +40,8 @@ func (s *service) Read(r *contentapi.ReadContentRequest, stream contentapi.Conte
 		}
 	}
 	if r.GetOffset() < 0 {
+		defer close(s.ended)
+		close(s.waiting)
 		<-stream.Context().Done()
 		return stream.Context().Err()
 	}
@@ -60,7 +64,7 @@ func (s *service) Write(stream contentapi.Content_WriteServer) error {
 }
 
 func client() (contentapi.ContentClient, *service) {
-	s := &service{}
+	s := &service{waiting: make(chan struct{}), ended: make(chan struct{})}
 	c := newChannel()
 	contentapi.RegisterContentServer(c, s)
 	return contentapi.NewContentClient(c), s
@@ -102,15 +106,36 @@ func TestServerStream(t *testing.T) {
 }
 
 func TestCancelEndsBothSides(t *testing.T) {
-	c, _ := client()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	stream, err := c.Read(ctx, &contentapi.ReadContentRequest{Offset: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := stream.Recv(); status.Code(err) != codes.DeadlineExceeded {
-		t.Errorf("got %v", err)
+	for name, test := range map[string]struct {
+		end  func(context.Context) (context.Context, context.CancelFunc)
+		want codes.Code
+	}{
+		"cancelled": {context.WithCancel, codes.Canceled},
+		"deadline": {func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, 10*time.Millisecond)
+		}, codes.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, s := client()
+			ctx, cancel := test.end(t.Context())
+			defer cancel()
+			stream, err := c.Read(ctx, &contentapi.ReadContentRequest{Offset: -1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-s.waiting
+			if test.want == codes.Canceled {
+				cancel()
+			}
+			if _, err := stream.Recv(); status.Code(err) != test.want {
+				t.Errorf("the client got %v", err)
+			}
+			select {
+			case <-s.ended:
+			case <-time.After(10 * time.Second):
+				t.Error("the service's end of the stream goes on")
+			}
+		})
 	}
 }
 

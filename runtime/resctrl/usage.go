@@ -73,11 +73,12 @@ func (g *Group) Usage(root string) (Usage, error) {
 	if dir == "" {
 		dir = g.Class
 	}
-	caches, err := filepath.Glob(filepath.Join(dir, "mon_data", "*"))
-	if err != nil {
+	domains, err := os.ReadDir(filepath.Join(dir, "mon_data"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return u, err
 	}
-	for _, cache := range caches {
+	for _, domain := range domains {
+		cache := filepath.Join(dir, "mon_data", domain.Name())
 		if there(filepath.Join(cache, "mbm_total_bytes")) || there(filepath.Join(cache, "mbm_local_bytes")) {
 			u.BandwidthUsed = append(u.BandwidthUsed, Traffic{r.number(cache, "mbm_total_bytes"), r.number(cache, "mbm_local_bytes")})
 		}

@@ -219,14 +219,18 @@ func (r *reader) device(text string) (entry BlockIOEntry, ok bool) {
 
 // pageSizes lists the sizes of huge pages by the files of a cgroup, such as hugetlb.2MB.max for the suffix max.
 func pageSizes(dir, suffix string) []string {
-	files, err := filepath.Glob(filepath.Join(dir, "hugetlb.*."+suffix))
-	if err != nil || dir == "" {
+	if dir == "" {
+		return nil
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
 		return nil
 	}
 	var sizes []string
 	for _, file := range files {
-		size := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "hugetlb."), "."+suffix)
-		if !strings.Contains(size, ".") {
+		name, huge := strings.CutPrefix(file.Name(), "hugetlb.")
+		size, wanted := strings.CutSuffix(name, "."+suffix)
+		if huge && wanted && !strings.Contains(size, ".") {
 			sizes = append(sizes, size)
 		}
 	}
