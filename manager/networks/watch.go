@@ -23,6 +23,7 @@ type watch struct {
 	mu      sync.Mutex
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	warned  map[string]string // by bridge: the last warning, of the goroutine keepRight only
 }
 
 func (w *watch) begin(s *Service) {
@@ -32,7 +33,7 @@ func (w *watch) begin(s *Service) {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w.cancel = cancel
+	w.cancel, w.warned = cancel, map[string]string{}
 	changes := make(chan inprocess.Change, 64)
 	w.running.Go(func() { s.listen(ctx, changes) })
 	w.running.Go(func() { s.keepRight(ctx, changes) })
@@ -177,8 +178,13 @@ func (s *Service) openPassages(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	for bridge := range used {
+		var warning string
 		if err := s.exec.OpenPassage(ctx, bridge); err != nil {
-			s.cfg.Logger.Warn("the host's firewall may drop what containers send and receive", "bridge", bridge, "error", err)
+			warning = err.Error()
 		}
+		if warning != "" && warning != s.watch.warned[bridge] {
+			s.cfg.Logger.Warn("the host's firewall may drop what containers send and receive", "bridge", bridge, "error", warning)
+		}
+		s.watch.warned[bridge] = warning
 	}
 }

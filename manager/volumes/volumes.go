@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -220,9 +221,7 @@ func (s *Service) publish(action, name string, attributes map[string]string) {
 		return
 	}
 	all := map[string]string{"driver": localDriver}
-	for key, value := range attributes {
-		all[key] = value
-	}
+	maps.Copy(all, attributes)
 	s.cfg.Events.Publish(&berthv1.Event{Type: "volume", Action: action, Id: name, Attributes: all})
 }
 

@@ -46,8 +46,8 @@ func EnsureBridge(b Bridge) (bridge netlink.Link, made bool, err error) {
 	if err != nil {
 		return nil, made, fmt.Errorf("cannot create bridge %q: %w", b.Name, err)
 	}
-	if bridge.Type() != "bridge" {
-		return nil, made, notBridge(bridge)
+	if err := b.check(bridge); err != nil {
+		return nil, made, err
 	}
 	if b.Promisc {
 		if err := netlink.SetPromiscOn(bridge); err != nil {
@@ -107,10 +107,17 @@ func CheckOwner(b Bridge) error {
 	if err != nil {
 		return fmt.Errorf("cannot find link %q: %w", b.Name, err)
 	}
+	return b.check(found)
+}
+
+// check fails if a link is no bridge, or if a daemon wants it and another one made it: they would give out the same addresses. A CNI
+// caller shares what it finds.
+func (b Bridge) check(found netlink.Link) error {
 	if found.Type() != "bridge" {
 		return notBridge(found)
 	}
-	if alias := found.Attrs().Alias; strings.HasPrefix(alias, madePrefix) && alias != b.alias() {
+	alias := found.Attrs().Alias
+	if b.Owner != "" && strings.HasPrefix(alias, madePrefix) && alias != b.alias() {
 		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("bridge %q was %s, not by this one", b.Name, alias))
 	}
 	return nil

@@ -159,6 +159,30 @@ func TestForeignLinksAndTablesAreRefused(t *testing.T) {
 	must(t, "nft", "list", "chain", "inet", table, "mine")
 }
 
+// A second daemon with the first's bridge is refused. One with the first's table takes nothing of it away.
+func TestSecondDaemonDoesNoHarm(t *testing.T) {
+	h := newHost(t)
+	port := h.run("web", serve, publish("127.0.0.1", 0)).GetPorts()[0]
+	dir := testenv.ShortDir(t)
+	flags := []string{"--root", dir + "/root", "--state", dir + "/state", "--address", "unix://" + dir + "/sock", "--nft-table", h.Table}
+	said := testenv.DaemonFails(t, append(flags, "--bridge-name", h.Bridge)...)
+	if !strings.Contains(said, h.Bridge) || !strings.Contains(said, "made by berthd") {
+		t.Errorf("it does not say whose the bridge is: %s", said)
+	}
+	second := newHost(t, "--nft-table", h.Table)
+	other := second.run("other", serve, publish("127.0.0.1", 0)).GetPorts()[0]
+	for at, name := range map[string]string{published(port): "web", published(other): "other"} {
+		if got := get(t, at); got != name {
+			t.Errorf("with two daemons the port answers %q, want %q", got, name)
+		}
+	}
+	second.remove("other")
+	second.Stop()
+	if got := get(t, published(port)); got != "web" {
+		t.Errorf("after the second daemon's end the port answers %q", got)
+	}
+}
+
 // An attachment that could not be undone belongs to a namespace that is gone. The next start must not take it for its own.
 func TestLeftOverAttachmentIsNotTakenForTheNext(t *testing.T) {
 	h := newHost(t)
@@ -306,7 +330,7 @@ func TestNetworkAndVolumeEvents(t *testing.T) {
 	}
 	want := []string{
 		"network create " + made.GetId() + " events ", "volume create shelf  ", "network connect " + made.GetId() + " events " + id,
-		"network disconnect " + made.GetId() + " events " + id, "network destroy " + made.GetId() + " events ", "volume destroy shelf  ",
+		"volume mount shelf  " + id, "network disconnect " + made.GetId() + " events " + id, "volume unmount shelf  " + id, "network destroy " + made.GetId() + " events ", "volume destroy shelf  ",
 	}
 	for _, one := range want {
 		message, err := stream.Recv()
