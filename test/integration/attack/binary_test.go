@@ -119,6 +119,14 @@ func (c *container) byReadOnlyMount() {
 	c.t.Cleanup(func() { _ = handle.Close() })
 }
 
+// wantMeetings checks that the attacker has seen processes come into its container: one that is dead or blind attacks nobody.
+func (c *container) wantMeetings() {
+	c.t.Helper()
+	if !strings.Contains(c.attackerLog(), "met ") {
+		c.t.Errorf("the attacker has met nobody: %s", c.attackerLog())
+	}
+}
+
 func (c *container) attackerLog() string {
 	content, err := os.ReadFile(filepath.Join(c.Bundle, "attacker.log"))
 	if err != nil {
@@ -145,8 +153,8 @@ func TestExecIntoAnAttacker(t *testing.T) {
 				c.must("exec", c.ID, "true")
 			}
 			c.verb("exec", c.ID, "/proc/self/exe", "--version")
+			c.wantMeetings()
 			unchanged()
-			t.Log(c.attackerLog())
 		})
 	}
 }
@@ -158,10 +166,20 @@ func TestExecAfterAPrivilegedExec(t *testing.T) {
 	c.attacker()
 	c.Spec.Process.Args = []string{"sleep", "1000"}
 	c.start()
-	c.must("exec", "--detach", "--cap", "CAP_SYS_PTRACE", c.ID, "/attacker", "binary")
+	log, err := os.Create(filepath.Join(c.Bundle, "attacker.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	attack := c.command("exec", "--detach", "--cap", "CAP_SYS_PTRACE", c.ID, "/attacker", "binary")
+	attack.Stdout, attack.Stderr = log, log
+	if err := attack.Run(); err != nil {
+		t.Fatalf("exec: %v: %s", err, c.attackerLog())
+	}
 	for range 5 * rounds {
 		c.must("exec", c.ID, "true")
 	}
+	c.wantMeetings()
 	unchanged()
 }
 
@@ -183,6 +201,7 @@ func TestNeighbourInThePidNamespace(t *testing.T) {
 	for range rounds {
 		c.must("exec", c.ID, "true")
 	}
+	attacker.wantMeetings()
 	unchanged()
 }
 
@@ -200,6 +219,6 @@ func TestExecOfTheSameUser(t *testing.T) {
 	for range 5 * rounds {
 		c.must("exec", c.ID, "true")
 	}
+	c.wantMeetings()
 	unchanged()
-	t.Log(c.attackerLog())
 }

@@ -94,8 +94,12 @@ func TestLinksInUserNamespaces(t *testing.T) {
 			c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 			ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 0, Size: 65536}}
 			c.Spec.Linux.UIDMappings, c.Spec.Linux.GIDMappings = ids, ids
-			c.tidy(c.run())
+			r := c.run()
+			c.tidy(r)
 			h.untouched(t)
+			if refused := name == "dev" || name == "proc"; (r.Status != 0) != refused {
+				t.Errorf("a link in place of /%s: %+v", name, r)
+			}
 		})
 	}
 }

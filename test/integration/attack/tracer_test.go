@@ -29,7 +29,7 @@ func TestNewcomersAreNotTraced(t *testing.T) {
 			c.Spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"swapon"}, Action: specs.ActErrno}}}
 			c.attacked("seize")
 			for range 5 * rounds {
-				c.verb("exec", c.ID, "true")
+				c.must("exec", c.ID, "true")
 			}
 			log := c.attackerLog()
 			for line := range strings.Lines(log) {
@@ -37,7 +37,9 @@ func TestNewcomersAreNotTraced(t *testing.T) {
 					t.Errorf("without its restrictions: %s", line)
 				}
 			}
-			t.Logf("%d processes were traced", strings.Count(log, "seized"))
+			if !strings.Contains(log, "seized") { // of 50 it gets about 25, when they are what they are to be
+				t.Errorf("the attacker has traced nobody: %s", log)
+			}
 		})
 	}
 }

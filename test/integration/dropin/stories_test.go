@@ -110,8 +110,10 @@ func flags(e *engine) {
 	}
 }
 
-// privileged needs a host whose processes may have all capabilities: neither runc nor crun starts such a container else.
+// privileged is about containers that may trace the runtime, which protects its binary from them. Without any restriction
+// they need a host whose processes may have all capabilities: neither runc nor crun starts such a container else.
 func privileged(e *engine) {
+	e.want("/dev/pts/0", "run", "--rm", "-t", "--cap-add", "SYS_PTRACE", image, "tty")
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		e.t.Fatal(err)
@@ -128,6 +130,7 @@ func privileged(e *engine) {
 		e.t.Skip("this host's bounding set lacks capabilities")
 	}
 	e.want("0", "run", "--rm", "--privileged", image, "sh", "-c", "mount -t tmpfs x /tmp; echo $?")
+	e.want("/dev/pts/0", "run", "--rm", "-t", "--privileged", image, "tty")
 }
 
 func life(e *engine) {

