@@ -31,6 +31,7 @@ func (g *globals) kill(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	defer c.Close()
 	if all {
 		return 0, c.SignalAll(signal)
 	}

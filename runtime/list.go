@@ -21,6 +21,9 @@ func (g *globals) list(args []string) (int, error) {
 	if err := checkArguments(flags, len(rest), 0, 0); err != nil {
 		return 1, err
 	}
+	if _, err := os.Stat(g.root); err != nil && g.given { // the default one may not be there yet
+		return 1, fmt.Errorf("cannot list containers: %w", err)
+	}
 	all, err := container.List(g.root, func(err error) { fmt.Fprintln(os.Stderr, err) })
 	if err != nil {
 		return 1, err

@@ -59,6 +59,7 @@ type globals struct {
 	logFormat string
 	debug     bool
 	systemd   bool
+	given     bool  // root, by the flag
 	rootless  *bool // nil: find out
 	criu      string
 }

@@ -21,6 +21,7 @@ func (g *globals) findRoot(flags *flag.FlagSet) error {
 	users := os.Getenv("XDG_RUNTIME_DIR")
 	switch {
 	case given:
+		g.given = true
 	case users == "" || !isUsers():
 		g.root = filepath.Join("/run", name)
 	default:

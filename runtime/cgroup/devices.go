@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -62,7 +63,8 @@ type deviceRules struct {
 }
 
 // everyContainer lists what the spec's default devices need, which is allowed whatever the rules say: making any
-// node, and using null, zero, full, random, urandom, tty, the pseudo-terminals and ptmx.
+// node, and using null, zero, full, random, urandom, tty, the pseudo-terminals and ptmx; and tun, which is in no list of the
+// specification's: VPN programs rely on it, as runc and crun allow it.
 func everyContainer() map[device]access {
 	return map[device]access{
 		{'c', anyNumber, anyNumber}: mayMknod,
@@ -75,6 +77,7 @@ func everyContainer() map[device]access {
 		{'c', 5, 0}:                 mayAll,
 		{'c', 5, 2}:                 mayAll,
 		{'c', 136, anyNumber}:       mayAll,
+		{'c', 10, 200}:              mayAll,
 	}
 }
 
@@ -105,10 +108,7 @@ func parseDevices(rules []specs.LinuxDeviceCgroup) (deviceRules, error) {
 			return state, refuse("minor", "%d is no device number", minor)
 		}
 		switch rule.Type {
-		case "", "a":
-			if major != anyNumber || minor != anyNumber {
-				return state, refuse("type", "a rule for all types can't have device numbers")
-			}
+		case "", "a": // its numbers mean nothing, to runc and to the kernel of cgroup v1
 			state = deviceRules{allow: rule.Allow, exceptions: map[device]access{}}
 		case "c", "u", "b":
 			kind := rule.Type[0]
@@ -140,8 +140,12 @@ func parseAccess(letters string) (access, error) {
 		return mayAll, nil
 	}
 	var what access
+	if letters == "a" {
+		return 0, errors.New(`"a" alone gives no access: it must be of r, w and m`)
+	}
 	for _, letter := range letters {
 		switch letter {
+		case 'a': // as some write for a rule of all types: it adds nothing, as with runc
 		case 'r':
 			what |= mayRead
 		case 'w':

@@ -134,11 +134,26 @@ func checkResources(resources *specs.LinuxResources) error {
 	}
 	if cpu := resources.CPU; cpu != nil {
 		return first(
-			func() error { return checkNumbers("linux.resources.cpu.cpus", cpu.Cpus) },
-			func() error { return checkNumbers("linux.resources.cpu.mems", cpu.Mems) },
+			func() error { return checkNumbers("linux.resources.cpu.cpus", withoutStrides(cpu.Cpus)) },
+			func() error { return checkNumbers("linux.resources.cpu.mems", withoutStrides(cpu.Mems)) },
 		)
 	}
 	return nil
+}
+
+// withoutStrides takes the strides out of a list as the kernel reads it: 0-7:2/4 is the first two of each four from 0 to 7.
+func withoutStrides(list string) string {
+	parts := strings.Split(list, ",")
+	for i, part := range parts {
+		before, stride, has := strings.Cut(part, ":")
+		used, group, ok := strings.Cut(stride, "/")
+		u, usedErr := strconv.ParseUint(used, 10, 31)
+		g, groupErr := strconv.ParseUint(group, 10, 31)
+		if has && ok && usedErr == nil && groupErr == nil && 0 < u && u <= g && strings.Contains(before, "-") {
+			parts[i] = before
+		}
+	}
+	return strings.Join(parts, ",")
 }
 
 // checkNumbers checks a list of numbers and ranges such as "0-3,7", which may be empty.

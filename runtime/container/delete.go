@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -14,6 +15,9 @@ import (
 // Signal sends a signal to the container's first process. With it SIGKILL ends all others: where they would live on
 // without a pid namespace of their own, it is sent to all.
 func (c *Container) Signal(signal unix.Signal) error {
+	if c.endsBeforeStart(signal) {
+		signal = unix.SIGKILL
+	}
 	if signal == unix.SIGKILL && c.sharesPids() {
 		if pids, err := c.Pids(); err == nil && len(pids) > 0 {
 			return c.SignalAll(signal)
@@ -42,6 +46,20 @@ func (c *Container) Signal(signal unix.Signal) error {
 	return nil
 }
 
+// endsBeforeStart tells whether a signal that would end a program without a handler is to end a container that has not
+// started. The kernel does not deliver such a signal to the first process of a pid namespace. The lock keeps the container
+// from being started meanwhile; without it the program gets the signal.
+func (c *Container) endsBeforeStart(signal unix.Signal) bool {
+	if !slices.Contains([]unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT}, signal) || c.lock != nil || c.acquire(time.Second) != nil {
+		return false
+	}
+	if c.Status() == specs.StateCreated {
+		return true // with the lock, until the caller has sent the signal
+	}
+	c.Close()
+	return false
+}
+
 // sharesPids tells whether the container's processes see others than their own.
 func (c *Container) sharesPids() bool {
 	spec, err := c.Spec()
@@ -63,6 +81,9 @@ func (c *Container) thaw() {
 // SignalAll sends a signal to every process of the container. Without a cgroup only the first is known, and takes the others
 // along if the pid namespace is its own.
 func (c *Container) SignalAll(signal unix.Signal) error {
+	if c.endsBeforeStart(signal) {
+		signal = unix.SIGKILL
+	}
 	if len(c.Cgroups) == 0 {
 		if c.Status() == specs.StateStopped {
 			return nil

@@ -76,7 +76,7 @@ func (c *Container) Exec(o ExecOptions) (*Executed, error) {
 	if !c.alive() { // and so was the process that the way leads to
 		return nil, c.require("exec in", states...)
 	}
-	into := entry{way, filter, spec.Linux.Personality}
+	into := entry{way, filter, spec.Linux.Personality, spec.Linux.MemoryPolicy}
 	forked, err := c.fork(o, group, into)
 	if errors.Is(err, unix.EBUSY) && group != nil && len(o.Cgroups) == 0 {
 		forked, err = c.forkBeside(o, into)
@@ -215,6 +215,7 @@ type entry struct {
 	*namespace.Way
 	filter      compilation
 	personality *specs.LinuxPersonality
+	memory      *specs.LinuxMemoryPolicy
 }
 
 func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) (*launch.Program, error) {
@@ -227,6 +228,9 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 	}
 	process.AddAffinity(p, "initial", affinity.Initial)
 	joinCgroup(p, group)
+	if affinity == (specs.CPUAffinity{}) {
+		process.ResetAffinity(p)
+	}
 	process.AddAffinity(p, "final", affinity.Final)
 	setDumpable(p, 0)
 	conf, err := processConfig(o.Process, into.filter)
@@ -239,6 +243,11 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 	c.addEntry(p, into.Way, conf)
 	if err := addPersonality(p, into.personality); err != nil {
 		return nil, err
+	}
+	if into.memory != nil {
+		if err := process.AddMemoryPolicy(p, into.memory); err != nil {
+			return nil, err
+		}
 	}
 	if o.Process.Terminal {
 		slave := terminal.Terminal{Socket: o.Console, Size: o.Process.ConsoleSize}.Add(p, terminal.OpenPtmx(p))

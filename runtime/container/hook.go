@@ -53,6 +53,7 @@ func (c *Container) startHook(spec *specs.Spec, filter compilation, hook specs.H
 	p := launch.New()
 	p.Call("create", "a session", unix.SYS_SETSID)
 	joinCgroup(p, group)
+	process.ResetAffinity(p)
 	setDumpable(p, 0)
 	conf, err := hookConfig(spec.Process, filter, hook)
 	if err != nil {

@@ -141,6 +141,7 @@ func (r *restoration) place(pid int, group cgroup.Cgroup) error {
 	if err := errors.Join(group.Add(pid), r.Class.Add(pid)); err != nil {
 		return err
 	}
+	process.FreeOfAffinity(pid)
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return fmt.Errorf("cannot find criu's cgroup: %w", err)

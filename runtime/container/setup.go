@@ -62,10 +62,12 @@ func (s *setup) program() (*launch.Program, error) {
 		config.Join = func() {
 			p.Wait()
 			joinCgroup(p, s.group)
+			process.ResetAffinity(p)
 			s.plan.AddCgroup(p)
 		}
 	} else {
 		joinCgroup(p, s.group)
+		process.ResetAffinity(p)
 	}
 	root := rootfs.New(p, config)
 	s.root = root

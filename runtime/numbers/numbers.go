@@ -9,17 +9,29 @@ import (
 // most is more than a kernel can have of either.
 const most = 8192
 
-// Mask makes a bit mask of a list, the lowest number in the lowest bit. Numbers of 8192 and more are left out.
+// Mask makes a bit mask of a list, the lowest number in the lowest bit. Numbers of 8192 and more are left out. A range may
+// have a stride: 0-7:2/4 is the first two of each four from 0 to 7.
 func Mask(list string) []uint64 {
 	mask := make([]uint64, 1)
 	for part := range strings.SplitSeq(list, ",") {
-		low, high, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		part, stride, _ := strings.Cut(strings.TrimSpace(part), ":")
+		used, group := 1, 1
+		if stride != "" {
+			first, second, _ := strings.Cut(stride, "/")
+			used, _ = strconv.Atoi(first)
+			group, _ = strconv.Atoi(second)
+			group = max(group, 1)
+		}
+		low, high, isRange := strings.Cut(part, "-")
 		if !isRange {
 			high = low
 		}
 		from, _ := strconv.Atoi(low)
 		to, _ := strconv.Atoi(high)
 		for n := from; n <= to && n < most; n++ {
+			if (n-from)%group >= used {
+				continue
+			}
 			for len(mask) <= n/64 {
 				mask = append(mask, 0)
 			}

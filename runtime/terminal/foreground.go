@@ -42,6 +42,7 @@ func (f *Foreground) Start() error {
 	if err := unix.SetNonblock(fd, true); err != nil { // so that reading can be given up
 		return fmt.Errorf("cannot use the container's terminal: %w", err)
 	}
+	clearLineEnds(fd)
 	f.master = os.NewFile(uintptr(fd), "terminal")
 	if saved, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
 		f.saved = saved
@@ -127,9 +128,18 @@ func (f *Foreground) Close() {
 	f.parent, f.child = -1, -1
 }
 
+// clearLineEnds keeps the container's terminal from making \r\n of \n: the runtime's own does, if it is one, and a file or a
+// pipe gets the lines as they were written.
+func clearLineEnds(master int) {
+	if settings, err := unix.IoctlGetTermios(master, unix.TCGETS); err == nil {
+		settings.Oflag &^= unix.ONLCR
+		_ = unix.IoctlSetTermios(master, unix.TCSETS, settings)
+	}
+}
+
+// makeRaw changes what a terminal does to input only: its output has bare line ends.
 func makeRaw(t *unix.Termios) {
 	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	t.Oflag &^= unix.OPOST
 	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0

@@ -333,3 +333,19 @@ func TestUnified(t *testing.T) {
 		bad.refused(want)
 	}
 }
+
+// TestDevicesAndProcessorsAsTheyAreWritten: other runtimes take these, and people have them.
+func TestDevicesAndProcessorsAsTheyAreWritten(t *testing.T) {
+	c := newContainer(t).shell("mknod /tmp/tun c 10 200 && { head -c1 /tmp/tun 2>&1; true; }")
+	c.Spec.Process.Capabilities.Bounding = append(c.Spec.Process.Capabilities.Bounding, "CAP_MKNOD")
+	c.Spec.Process.Capabilities.Effective = append(c.Spec.Process.Capabilities.Effective, "CAP_MKNOD")
+	c.Spec.Process.Capabilities.Permitted = append(c.Spec.Process.Capabilities.Permitted, "CAP_MKNOD")
+	c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"dev"}})
+	c.Spec.Linux.Resources = &specs.LinuxResources{
+		Devices: []specs.LinuxDeviceCgroup{{Type: "a", Major: pointer(int64(1)), Minor: pointer(int64(2)), Access: "rwma"}, {Allow: true, Type: "c", Major: pointer(int64(10)), Minor: pointer(int64(229)), Access: "rwa"}},
+		CPU:     &specs.LinuxCPU{Cpus: "0-1:1/2", Mems: "0"},
+	}
+	if out := c.output(); strings.Contains(out, "not permitted") || out == "" {
+		t.Errorf("the device tun of a container: %q", out)
+	}
+}

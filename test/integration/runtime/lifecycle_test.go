@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/test/testenv"
 )
@@ -247,7 +249,6 @@ func TestPauseAndResume(t *testing.T) {
 
 func TestListAndPs(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
-	wantEqual(t, c.must("list", "--quiet"), "")
 	c.start()
 	wantEqual(t, c.must("list", "-q"), c.ID+"\n")
 	var all []state
@@ -334,5 +335,56 @@ func TestStateIsNeverTorn(t *testing.T) {
 		case r.Status == 0 || !strings.Contains(r.Stderr, "does not exist"):
 			t.Errorf("%+v", r)
 		}
+	}
+}
+
+// TestKillBeforeStart: the kernel keeps a signal without a handler from the first process of a pid namespace.
+func TestKillBeforeStart(t *testing.T) {
+	for _, signal := range []string{"TERM", "INT", "HUP", "QUIT", "KILL"} {
+		c := newContainer(t, "true")
+		c.writeConfig()
+		c.leave("create", "--bundle", c.Bundle, c.ID)
+		c.must("kill", c.ID, "USR1")
+		c.wantStatus("created")
+		c.must("kill", c.ID, signal)
+		testenv.WaitFor(t, "the container to end by "+signal, func() bool { return c.state().Status == "stopped" })
+	}
+}
+
+func TestListWhereNothingIs(t *testing.T) {
+	c := newContainer(t)
+	c.wantFailure("no such file or directory", "list")
+}
+
+// TestAffinityOfTheCaller: a service that keeps its manager to some processors says nothing of the containers.
+func TestAffinityOfTheCaller(t *testing.T) {
+	var all unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil || all.Count() < 2 {
+		t.Skip("needs two processors")
+	}
+	cpu := 0
+	for !all.IsSet(cpu) {
+		cpu++
+	}
+	pinned := func(args ...string) string {
+		t.Helper()
+		line := append([]string{testenv.Peer(t, "taskset"), "-c", strconv.Itoa(cpu)}, args...)
+		r := testenv.Execute(t, exec.Command(line[0], line[1:]...))
+		if r.Status != 0 {
+			t.Fatalf("%v: %+v", line, r)
+		}
+		return r.Stdout
+	}
+	show := []string{"grep", "Cpus_allowed_list", "/proc/self/status"}
+	c := newContainer(t, show...)
+	c.writeConfig()
+	free := c.run().Stdout
+	if got := pinned(c.command("run", "--bundle", c.Bundle, c.ID).Args...); got != free {
+		t.Errorf("run by a confined caller: %q, want %q", got, free)
+	}
+	c.Spec.Process.Args = []string{"sleep", "1000"}
+	c.start()
+	if got := pinned(c.command(append([]string{"exec", c.ID}, show...)...).Args...); got != free {
+		t.Errorf("exec by a confined caller: %q, want %q", got, free)
 	}
 }

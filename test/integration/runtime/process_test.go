@@ -192,6 +192,10 @@ func TestMemoryPolicy(t *testing.T) {
 		if r := c.run(); !strings.Contains(r.Stdout, " "+want+" ") {
 			t.Errorf("%+v, want %q", r, want)
 		}
+		executed := sleeping(t, func(spec *specs.Spec) { spec.Linux.MemoryPolicy = &policy })
+		if out := executed.must("exec", executed.ID, "head", "-n1", "/proc/self/numa_maps"); !strings.Contains(out, " "+want+" ") {
+			t.Errorf("exec: %q, want %q", out, want)
+		}
 	}
 	for want, policy := range map[string]specs.LinuxMemoryPolicy{
 		"linux.memoryPolicy.nodes": {Mode: specs.MpolBind, Nodes: "x"},
