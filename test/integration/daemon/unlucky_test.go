@@ -18,8 +18,9 @@ import (
 	"github.com/berthd/berth/test/testenv"
 )
 
-// A store in a process of its own that is gone is named, or else its users look for the fault in berthd.
-func TestLostStoreIsNamed(t *testing.T) {
+// startSnapshotter runs a snapshotter in a process of its own until the test has ended.
+func startSnapshotter(t *testing.T) (process *os.Process, address string) {
+	t.Helper()
 	testenv.NeedRoot(t)
 	dir := testenv.ShortDir(t)
 	socket := filepath.Join(dir, "s.sock")
@@ -27,13 +28,21 @@ func TestLostStoreIsNamed(t *testing.T) {
 	if err := store.Start(); err != nil {
 		t.Fatal(err)
 	}
-	end := func() { _, _ = store.Process.Kill(), store.Wait() }
-	t.Cleanup(end)
+	t.Cleanup(func() { _, _ = store.Process.Kill(), store.Wait() })
 	untilExists(t, socket)
-	w := newWorld(t, "--snapshotter-address", "unix://"+socket)
-	end()
+	return store.Process, "unix://" + socket
+}
+
+// A store in a process of its own that is gone is named, or else its users look for the fault in berthd.
+func TestLostStoreIsNamed(t *testing.T) {
+	store, address := startSnapshotter(t)
+	w := newWorld(t, "--snapshotter-address", address)
+	if err := store.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = store.Wait()
 	_, err := w.containers.CreateContainer(w.ctx(), &berthv1.CreateContainerRequest{Spec: w.spec("true")})
-	wantCode(t, err, codes.Unavailable, "snapshotter at", socket)
+	wantCode(t, err, codes.Unavailable, "snapshotter at", address)
 	if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "transport") {
 		t.Errorf("not one sentence: %v", err)
 	}
@@ -149,22 +158,33 @@ func TestVolumeOfAContainerThatIsGoneIsFree(t *testing.T) {
 
 // A container that a client has asked for and will never hear of is not made.
 func TestClientThatLeavesGetsNoContainer(t *testing.T) {
-	w := newWorld(t)
-	for delay := range 40 {
-		ctx, leave := context.WithCancel(t.Context())
-		time.AfterFunc(time.Duration(delay)*200*time.Microsecond, leave)
-		answer, err := w.containers.CreateContainer(ctx, &berthv1.CreateContainerRequest{Spec: w.spec("true")})
-		leave()
-		if err == nil {
-			w.remove(answer.GetId())
-		}
-	}
-	// The answer to a call that came late may be on its way still; then the client is gone and the container there.
-	list, err := w.containers.ListContainers(w.ctx(), &berthv1.ListContainersRequest{All: true})
-	if err != nil {
+	store, address := startSnapshotter(t)
+	w := newWorld(t, "--snapshotter-address", address)
+	if err := store.Signal(syscall.SIGSTOP); err != nil { // so that the call can't end
 		t.Fatal(err)
 	}
-	if left := len(list.GetContainers()); left > 10 {
-		t.Errorf("%d containers were made for 40 clients that had left", left)
+	ctx, leave := context.WithCancel(t.Context())
+	answered := make(chan error, 1)
+	go func() {
+		_, err := w.containers.CreateContainer(ctx, &berthv1.CreateContainerRequest{Spec: w.spec("true")})
+		answered <- err
+	}()
+	records := filepath.Join(w.Root, "containers")
+	testenv.Until(t, 20*time.Second, "the container is being made", func() error {
+		if entries, err := os.ReadDir(records); err != nil || len(entries) == 0 {
+			return fmt.Errorf("%v, %v", entries, err)
+		}
+		return nil
+	})
+	leave()
+	wantCode(t, <-answered, codes.Canceled)
+	if err := store.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
+	testenv.Until(t, 20*time.Second, "the container is given up", func() error {
+		if entries, err := os.ReadDir(records); err != nil || len(entries) > 0 {
+			return fmt.Errorf("%v, %v", entries, err)
+		}
+		return nil
+	})
 }
