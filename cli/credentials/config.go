@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 
@@ -45,11 +46,14 @@ func Path() (string, error) {
 	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
 		return filepath.Join(dir, "config.json"), nil
 	}
-	home, err := os.UserHomeDir()
+	if home := os.Getenv("HOME"); home != "" {
+		return filepath.Join(home, ".docker", "config.json"), nil
+	}
+	me, err := user.Current() // services are started without $HOME
 	if err != nil {
 		return "", fmt.Errorf("cannot find config.json: %w", err)
 	}
-	return filepath.Join(home, ".docker", "config.json"), nil
+	return filepath.Join(me.HomeDir, ".docker", "config.json"), nil
 }
 
 // Load reads config.json. A file that does not exist is an empty one.

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -36,7 +35,6 @@ const (
 	RefLabel  = "containerd.io/gc.ref.content"
 	// SnapshotRefLabel, with the name of a snapshotter behind it, names the snapshot that content needs.
 	SnapshotRefLabel = "containerd.io/gc.ref.snapshot."
-	expireLabel      = "containerd.io/gc.expire"
 )
 
 // daemonLabel on a lease is the ID of the daemon that made it.
@@ -44,9 +42,6 @@ const daemonLabel = "dev.berth/daemon"
 
 // Namespace is where the manager keeps all its content, snapshots and tasks.
 const Namespace = "berth"
-
-// leaseLifetime bounds how long a lease holds content after a crash of the manager.
-const leaseLifetime = 24 * time.Hour
 
 // Store is a content store at the other end of a gRPC connection.
 type Store struct {
@@ -85,7 +80,7 @@ func (s *Store) Start(ctx context.Context) (fresh bool, err error) {
 			return false, grpcstatus.Error(err)
 		}
 	}
-	if _, err := s.createLease(ctx, s.transfers().id, nil); err != nil {
+	if _, err := s.createLease(ctx, s.transfers().id); err != nil {
 		return false, err
 	}
 	left, err := s.transfers().content(ctx)
@@ -97,14 +92,12 @@ func (s *Store) Start(ctx context.Context) (fresh bool, err error) {
 			return false, err
 		}
 	}
-	return s.createLease(ctx, s.images().id, nil)
+	return s.createLease(ctx, s.images().id)
 }
 
 // createLease makes a lease of this daemon, unless it is there.
-func (s *Store) createLease(ctx context.Context, id string, labels map[string]string) (made bool, err error) {
-	all := map[string]string{daemonLabel: s.daemon}
-	maps.Copy(all, labels)
-	_, err = s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{ID: id, Labels: all})
+func (s *Store) createLease(ctx context.Context, id string) (made bool, err error) {
+	_, err = s.leases.Create(WithNamespace(ctx), &leasesapi.CreateRequest{ID: id, Labels: map[string]string{daemonLabel: s.daemon}})
 	if status.Code(err) == codes.AlreadyExists {
 		return false, nil
 	}
@@ -139,11 +132,11 @@ type Lease struct {
 	full atomic.Bool
 }
 
-// Lease makes a new lease. The caller deletes it.
+// Lease makes a new lease. The caller deletes it. It does not expire, because a pull may take longer than any time that
+// could be chosen; Start ends those of a daemon that was killed.
 func (s *Store) Lease(ctx context.Context) (*Lease, error) {
-	expires := time.Now().Add(leaseLifetime).UTC().Format(time.RFC3339)
 	lease := &Lease{store: s, id: strings.ToLower("berth-" + rand.Text())}
-	_, err := s.createLease(ctx, lease.id, map[string]string{expireLabel: expires})
+	_, err := s.createLease(ctx, lease.id)
 	return lease, err
 }
 

@@ -148,6 +148,14 @@ func (s *Service) Collect(ctx context.Context) (freed int64, err error) {
 	return freed, nil
 }
 
+// collectLater is Collect after something that is done whether it succeeds or not: what can't be removed now is left to
+// the next collection.
+func (s *Service) collectLater(ctx context.Context) {
+	if _, err := s.Collect(context.WithoutCancel(ctx)); err != nil {
+		s.cfg.Logger.Warn("what no image needs stays until the next collection", "error", err)
+	}
+}
+
 // Resolve finds a local image by name, digest, ID or prefix of an ID. ErrNotFound: there is none.
 func (s *Service) Resolve(_ context.Context, ref string) (Image, error) {
 	found, err := s.index.find(ref)

@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -62,8 +61,8 @@ func (s *Service) Pull(ctx context.Context, request PullRequest) (_ PullResult, 
 	}
 	result, err := s.pull(ctx, name, request)
 	if err != nil {
-		_, collectErr := s.collector.Collect(context.WithoutCancel(ctx))
-		return PullResult{}, fmt.Errorf("cannot pull %q: %w", reference.FamiliarString(name), errors.Join(err, collectErr))
+		s.collectLater(ctx)
+		return PullResult{}, fmt.Errorf("cannot pull %q: %w", reference.FamiliarString(name), err)
 	}
 	s.cfg.Logger.Info("image pulled", "image", name.String(), "id", result.ID, "digest", result.Target.Digest.String(), "updated", result.Updated)
 	return result, nil

@@ -54,8 +54,8 @@ func (s *Service) Remove(ctx context.Context, ref string, force bool) (Removed, 
 	if len(removed.Deleted) == 0 {
 		return removed, nil
 	}
-	_, err = s.Collect(context.WithoutCancel(ctx))
-	return removed, err
+	s.collectLater(ctx)
+	return removed, nil
 }
 
 // lostNames are those that go: of an ID all, of a tag itself, and with the last tag of a repository its digests.
