@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -219,6 +220,10 @@ func newRoot(a *app, args []string) *cobra.Command {
 		for _, command := range makeAll(a, group.makers) {
 			addCommand(root, group.id, command)
 		}
+	}
+	// Only a shell that asks for completions gets here with them: it calls __complete, which is no command's name.
+	if len(args) > 0 && strings.HasPrefix(args[0], "__complete") {
+		a.completeAllFlags(root)
 	}
 	root.SetCompletionCommandGroupID("system")
 	root.SetHelpCommandGroupID("system")

@@ -35,12 +35,6 @@ func (o *createOptions) register(cmd *cobra.Command) {
 	set.StringVar(&o.cidfile, "cidfile", "", "Write the container's ID to a file")
 	set.StringArrayVarP(&o.attach, "attach", "a", nil, "Attach to stdin, stdout or stderr")
 	set.BoolVarP(&o.quiet, "quiet", "q", false, "Do not show the progress of a pull")
-	for flag, values := range map[string][]string{
-		"pull":    {"missing", "always", "never"},
-		"restart": {"no", "on-failure", "always", "unless-stopped"},
-	} {
-		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	}
 }
 
 func newCreate(a *app) *cobra.Command {

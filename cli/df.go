@@ -20,7 +20,7 @@ type usageRow struct {
 
 func newDiskUsage(a *app) *cobra.Command {
 	var layout string
-	cmd := &cobra.Command{Use: "df [OPTIONS]", Short: "Tell what images and containers take on disk", Args: exactly(0)}
+	cmd := &cobra.Command{Use: "df [OPTIONS]", Short: "Show what images, containers and volumes take on disk", Args: exactly(0)}
 	cmd.Flags().StringVar(&layout, "format", "", "table, table TEMPLATE, json, or a Go template")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		conn, err := a.connect(cmd.Context())

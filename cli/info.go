@@ -21,6 +21,7 @@ type info struct {
 	ContainersPaused  uint32
 	ContainersStopped uint32
 	Images            uint32
+	ServerVersion     string
 	infoStorage
 	infoRuntime
 	infoHost
@@ -82,7 +83,7 @@ func newInfo(a *app) *cobra.Command {
 
 func newInfoDocument(i *berthv1.GetInfoResponse) info {
 	known := info{
-		ID: i.GetId(), Name: i.GetName(), Images: i.GetImages(), Warnings: i.GetWarnings(),
+		ID: i.GetId(), Name: i.GetName(), ServerVersion: i.GetVersion(), Images: i.GetImages(), Warnings: i.GetWarnings(),
 		Containers:        i.GetContainersRunning() + i.GetContainersPaused() + i.GetContainersStopped(),
 		ContainersRunning: i.GetContainersRunning(), ContainersPaused: i.GetContainersPaused(), ContainersStopped: i.GetContainersStopped(),
 		infoStorage: infoStorage{
@@ -115,6 +116,7 @@ func (a *app) printInfo(known info) {
 		{" Paused", fmt.Sprint(known.ContainersPaused)},
 		{" Stopped", fmt.Sprint(known.ContainersStopped)},
 		{"Images", fmt.Sprint(known.Images)},
+		{"Server Version", known.ServerVersion},
 		{"Storage Driver", known.Driver},
 		{"Content Store", known.ContentAddress},
 		{"Snapshotter", known.SnapshotterAddress},

@@ -42,7 +42,8 @@ func finders(size bool) []finder {
 			if err != nil {
 				return nil, err
 			}
-			return inspect.NewNetwork(answer.GetNetwork()), nil
+			names, err := containerNames(ctx, conn, answer.GetNetwork())
+			return inspect.NewNetwork(answer.GetNetwork(), names), err
 		}},
 		{"volume", func(ctx context.Context, conn *client.Client, name string) (any, error) {
 			answer, err := conn.Volumes.InspectVolume(ctx, &berthv1.InspectVolumeRequest{Name: name})
@@ -54,27 +55,42 @@ func finders(size bool) []finder {
 	}
 }
 
+// containerNames returns the names of the containers in a network, by ID.
+func containerNames(ctx context.Context, conn *client.Client, network *berthv1.Network) (map[string]string, error) {
+	if len(network.GetEndpoints()) == 0 {
+		return nil, nil
+	}
+	answer, err := conn.Containers.ListContainers(ctx, &berthv1.ListContainersRequest{
+		Filters: []*berthv1.Filter{{Key: "network", Values: []string{network.GetId()}}},
+	})
+	names := map[string]string{}
+	for _, container := range answer.GetContainers() {
+		names[container.GetId()] = container.GetName()
+	}
+	return names, err
+}
+
 // newInspect returns the command of one kind of objects, or with an empty kind the one that looks for any.
 func newInspect(a *app, kind string) *cobra.Command {
 	var layout string
 	var size bool
-	of := "a " + kind
-	switch kind {
-	case "":
-		of = "a container, image, network or volume"
-	case "image":
-		of = "an image"
-	}
+	of := map[string]string{
+		"": "containers, images, networks or volumes", "container": "containers", "image": "images", "network": "networks", "volume": "volumes",
+	}[kind]
 	cmd := &cobra.Command{
 		Use:     "inspect [OPTIONS] NAME|ID [NAME|ID...]",
-		Short:   "Tell all that is known of " + of,
+		Short:   "Show details of " + of,
 		Example: "  berth inspect --format '{{.State.ExitCode}}' web",
 		Args:    atLeast(1),
 	}
 	switch kind {
 	case "", "container":
 		cmd.ValidArgsFunction = a.completeContainers(0, anyState)
-		cmd.Flags().BoolVarP(&size, "size", "s", false, "Tell how much a container has written")
+		cmd.Flags().BoolVarP(&size, "size", "s", false, "Show how much a container has written")
+	case "network":
+		cmd.ValidArgsFunction = a.completeNames(0, networkList)
+	case "volume":
+		cmd.ValidArgsFunction = a.completeNames(0, volumeList)
 	case "image":
 		cmd.ValidArgsFunction = a.completeImages(0)
 	}

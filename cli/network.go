@@ -76,7 +76,8 @@ func newNetworkCreate(a *app) *cobra.Command {
 	set := cmd.Flags()
 	set.StringVarP(&config.Driver, "driver", "d", "bridge", "Driver")
 	set.BoolVar(&config.Internal, "internal", false, "No way out of the network")
-	set.BoolVar(&config.Ipv6, "ipv6", false, "IPv6 addresses too")
+	set.BoolVar(&config.Ipv6, "ipv6", false, "")
+	_ = set.MarkHidden("ipv6") // refused by berthd
 	set.BoolVar(&config.Attachable, "attachable", false, "Containers may join by hand")
 	set.StringArrayVar(&labels, "label", nil, "Set a label (NAME=value)")
 	set.StringArrayVarP(&options, "opt", "o", nil, "Set an option of the driver (NAME=value)")
@@ -113,7 +114,8 @@ func newNetworkCreate(a *app) *cobra.Command {
 
 func newNetworkRm(a *app) *cobra.Command {
 	var force bool
-	cmd := &cobra.Command{Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove networks", Args: atLeast(1)}
+	cmd := &cobra.Command{Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove networks", Args: atLeast(1),
+		ValidArgsFunction: a.completeNames(0, networkList)}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "No error for a network that does not exist")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {

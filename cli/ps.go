@@ -68,13 +68,13 @@ func newPs(a *app) *cobra.Command {
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.runPs(cmd, options) },
 	}
 	set := cmd.Flags()
-	set.BoolVarP(&options.all, "all", "a", false, "Those that do not run too")
+	set.BoolVarP(&options.all, "all", "a", false, "Also containers that do not run")
 	set.BoolVarP(&options.quiet, "quiet", "q", false, "Print IDs only")
 	set.BoolVar(&options.whole, "no-trunc", false, "Print whole IDs and commands")
 	set.BoolVarP(&options.size, "size", "s", false, "Print how much containers have written")
-	set.BoolVarP(&options.latest, "latest", "l", false, "Only the one created last, in whatever state")
-	set.IntVarP(&options.last, "last", "n", -1, "Only so many created last, in whatever state")
-	set.StringArrayVarP(&options.filters, "filter", "f", nil, "Only those that fit, as status=exited or label=NAME=value")
+	set.BoolVarP(&options.latest, "latest", "l", false, "Only the container created last, in any state")
+	set.IntVarP(&options.last, "last", "n", -1, "Only this many containers created last, in any state")
+	set.StringArrayVarP(&options.filters, "filter", "f", nil, "Only containers that match, as status=exited or label=NAME=value")
 	set.StringVar(&options.format, "format", "", "table, table TEMPLATE, json, or a Go template")
 	return cmd
 }
@@ -84,7 +84,7 @@ func (a *app) runPs(cmd *cobra.Command, options psOptions) error {
 	if err != nil {
 		return err
 	}
-	request := &berthv1.ListContainersRequest{All: options.all, Filters: filters, Size: options.size}
+	request := &berthv1.ListContainersRequest{All: options.all, Filters: filters, Size: options.size || strings.Contains(options.format, ".Size")}
 	if options.latest {
 		options.last = 1
 	}

@@ -139,7 +139,7 @@ type statsScreen struct {
 }
 
 // round is how long after its last sample a container has gone: berthd sends one a second.
-const round = 2500 * time.Millisecond
+const round = 1800 * time.Millisecond
 
 // add takes a sample. A second one of the first container begins a new round: the one before is complete and is shown.
 func (s *statsScreen) add(sample *berthv1.StatsContainersResponse) error {

@@ -77,7 +77,8 @@ func newVolumeCreate(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "create [OPTIONS] [NAME]", Short: "Create a volume", Args: atMost(1)}
 	cmd.Flags().StringVarP(&driver, "driver", "d", "local", "Driver")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "Set a label (NAME=value)")
-	cmd.Flags().StringArrayVarP(&options, "opt", "o", nil, "Set an option of the driver (NAME=value)")
+	cmd.Flags().StringArrayVarP(&options, "opt", "o", nil, "")
+	_ = cmd.Flags().MarkHidden("opt") // refused by berthd
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		request := &berthv1.CreateVolumeRequest{Driver: driver}
 		if len(args) == 1 {
@@ -106,7 +107,8 @@ func newVolumeCreate(a *app) *cobra.Command {
 
 func newVolumeRm(a *app) *cobra.Command {
 	var force bool
-	cmd := &cobra.Command{Use: "rm [OPTIONS] VOLUME [VOLUME...]", Aliases: []string{"remove"}, Short: "Remove volumes", Args: atLeast(1)}
+	cmd := &cobra.Command{Use: "rm [OPTIONS] VOLUME [VOLUME...]", Aliases: []string{"remove"}, Short: "Remove volumes", Args: atLeast(1),
+		ValidArgsFunction: a.completeNames(0, volumeList)}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "No error for a volume that does not exist")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {

@@ -89,7 +89,7 @@ func (d *daemon) services() server.Services {
 		Images:     server.NewImages(d.images, d.events),
 		Networks:   server.NewNetworks(d.networks),
 		Volumes:    server.NewVolumes(d.volumes),
-		System:     server.NewSystem(d.host, d.containers, d.images),
+		System:     server.NewSystem(d.host, d.containers, d.images, d.volumes),
 		Events:     server.NewEvents(d.events),
 	}
 }

@@ -78,6 +78,21 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// Ports that follow each other, on the host and in the container alike, are written as one range.
+func TestPortRanges(t *testing.T) {
+	var container berthv1.Container
+	for i := range uint32(3) {
+		container.Ports = append(container.Ports,
+			&berthv1.PortMapping{HostIp: "127.0.0.1", HostPort: 18084 - i, ContainerPort: 83 - i},
+			&berthv1.PortMapping{HostPort: 9000 + 2*i, ContainerPort: 90 + i, Protocol: "tcp"})
+	}
+	container.ExposedPorts = []string{"81/tcp", "100/tcp", "8002/udp", "101/tcp", "8001/udp", "odd"}
+	want := "0.0.0.0:9000->90/tcp, 0.0.0.0:9002->91/tcp, 0.0.0.0:9004->92/tcp, 127.0.0.1:18082-18084->81-83/tcp, odd, 100-101/tcp, 8001-8002/udp"
+	if got := Ports(&container); got != want {
+		t.Errorf("Ports = %q, want %q", got, want)
+	}
+}
+
 func TestPorts(t *testing.T) {
 	container := &berthv1.Container{
 		Ports: []*berthv1.PortMapping{

@@ -1,8 +1,10 @@
 package format
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -127,8 +129,86 @@ func Health(health *berthv1.Health) string {
 }
 
 // Port returns one published port, as "127.0.0.1:8080->80/tcp".
-func Port(port *berthv1.PortMapping) string {
-	return fmt.Sprintf("%s->%d/%s", HostAddress(port), port.GetContainerPort(), Protocol(port))
+func Port(port *berthv1.PortMapping) string { return portRange{port: port, count: 1}.String() }
+
+// portRange is a published port and those that follow it, on the host and in the container alike.
+type portRange struct {
+	port  *berthv1.PortMapping
+	count uint32
+}
+
+func (r portRange) String() string {
+	host, container := HostAddress(r.port), fmt.Sprint(r.port.GetContainerPort())
+	if r.count > 1 {
+		host += fmt.Sprintf("-%d", r.port.GetHostPort()+r.count-1)
+		container += fmt.Sprintf("-%d", r.port.GetContainerPort()+r.count-1)
+	}
+	return fmt.Sprintf("%s->%s/%s", host, container, Protocol(r.port))
+}
+
+// continues tells whether a port follows the last one of the range.
+func (r portRange) continues(next *berthv1.PortMapping) bool {
+	return next.GetHostIp() == r.port.GetHostIp() && Protocol(next) == Protocol(r.port) &&
+		next.GetContainerPort() == r.port.GetContainerPort()+r.count && next.GetHostPort() == r.port.GetHostPort()+r.count
+}
+
+// publishedRanges joins ports that follow each other.
+func publishedRanges(ports []*berthv1.PortMapping) []string {
+	sorted := slices.SortedStableFunc(slices.Values(ports), func(a, b *berthv1.PortMapping) int {
+		return cmp.Or(cmp.Compare(a.GetHostIp(), b.GetHostIp()), cmp.Compare(Protocol(a), Protocol(b)),
+			cmp.Compare(a.GetContainerPort(), b.GetContainerPort()), cmp.Compare(a.GetHostPort(), b.GetHostPort()))
+	})
+	var ranges []portRange
+	for _, port := range sorted {
+		if last := len(ranges) - 1; last >= 0 && ranges[last].continues(port) {
+			ranges[last].count++
+			continue
+		}
+		ranges = append(ranges, portRange{port: port, count: 1})
+	}
+	var names []string
+	for _, r := range ranges {
+		names = append(names, r.String())
+	}
+	return names
+}
+
+// exposedRanges joins ports, as "80/tcp", that follow each other.
+func exposedRanges(ports []string) []string {
+	type exposed struct {
+		first, last uint64
+		protocol    string
+	}
+	var parsed []exposed
+	var names []string
+	for _, text := range ports {
+		number, protocol, _ := strings.Cut(text, "/")
+		port, err := strconv.ParseUint(number, 10, 16)
+		if err != nil {
+			names = append(names, text)
+			continue
+		}
+		parsed = append(parsed, exposed{port, port, protocol})
+	}
+	slices.SortFunc(parsed, func(a, b exposed) int {
+		return cmp.Or(cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.first, b.first))
+	})
+	var joined []exposed
+	for _, port := range parsed {
+		if last := len(joined) - 1; last >= 0 && joined[last].protocol == port.protocol && joined[last].last+1 == port.first {
+			joined[last].last = port.first
+			continue
+		}
+		joined = append(joined, port)
+	}
+	for _, r := range joined {
+		name := strconv.FormatUint(r.first, 10)
+		if r.last > r.first {
+			name += "-" + strconv.FormatUint(r.last, 10)
+		}
+		names = append(names, name+"/"+r.protocol)
+	}
+	return names
 }
 
 // HostAddress returns the address of the host that a port is published on.
@@ -151,19 +231,17 @@ func Protocol(port *berthv1.PortMapping) string {
 	return port.GetProtocol()
 }
 
-// Ports returns published ports and those that are exposed only.
+// Ports returns published ports, then those that are only exposed. Ports that follow each other are one range.
 func Ports(container *berthv1.Container) string {
-	var names []string
 	published := map[string]bool{}
 	for _, port := range container.GetPorts() {
-		names = append(names, Port(port))
 		published[fmt.Sprintf("%d/%s", port.GetContainerPort(), Protocol(port))] = true
 	}
-	slices.Sort(names)
+	var exposed []string
 	for _, name := range container.GetExposedPorts() {
 		if !published[name] {
-			names = append(names, name)
+			exposed = append(exposed, name)
 		}
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(append(publishedRanges(container.GetPorts()), exposedRanges(exposed)...), ", ")
 }

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/berthd/berth/internal/confinement"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -17,8 +18,11 @@ type Config struct {
 	Labels       map[string]string
 	ExposedPorts map[string]struct{} `json:",omitempty"`
 	StopSignal   string              `json:",omitempty"`
-	StopTimeout  *int64              `json:",omitempty"`
-	Healthcheck  *Healthcheck        `json:",omitempty"`
+	Volumes      map[string]struct{}
+	OnBuild      []string
+	StopTimeout  *int64       `json:",omitempty"`
+	Healthcheck  *Healthcheck `json:",omitempty"`
+	Shell        []string     `json:",omitempty"`
 }
 
 // Process is what runs.
@@ -45,7 +49,8 @@ type Healthcheck struct {
 
 // HostConfig is what depends on the host: limits, isolation, connections.
 type HostConfig struct {
-	Binds         []string
+	Binds []string
+	Absent
 	LogConfig     LogConfig
 	RestartPolicy RestartPolicy
 	AutoRemove    bool
@@ -56,6 +61,14 @@ type HostConfig struct {
 	Network
 	Isolation
 	Limits
+}
+
+// Absent are keys of docker that scripts read, for what berth does not have.
+type Absent struct {
+	ContainerIDFile string
+	VolumesFrom     []string
+	VolumeDriver    string
+	Links           []string
 }
 
 // LogConfig says where output goes.
@@ -95,8 +108,8 @@ type Isolation struct {
 	UTSMode        string
 	UsernsMode     string
 	CgroupnsMode   string
-	MaskedPaths    []string `json:",omitempty"`
-	ReadonlyPaths  []string `json:",omitempty"`
+	MaskedPaths    []string
+	ReadonlyPaths  []string
 }
 
 // Limits are the limits of resources.
@@ -152,6 +165,14 @@ func newConfig(c *berthv1.Container) Config {
 		},
 		StopSignal: spec.GetStopSignal(),
 	}
+	for _, mount := range c.GetMounts() {
+		if mount.GetVolume() != "" && mount.GetMount().GetSource() == "" {
+			if config.Volumes == nil {
+				config.Volumes = map[string]struct{}{}
+			}
+			config.Volumes[mount.GetMount().GetTarget()] = struct{}{}
+		}
+	}
 	if len(c.GetExposedPorts()) > 0 {
 		config.ExposedPorts = map[string]struct{}{}
 		for _, port := range c.GetExposedPorts() {
@@ -171,12 +192,21 @@ func newConfig(c *berthv1.Container) Config {
 	return config
 }
 
+// defaultShmSize is the size of /dev/shm where nothing else was asked for.
+const defaultShmSize = 64 << 20
+
 func newHostConfig(spec *berthv1.ContainerSpec) HostConfig {
 	config := HostConfig{
 		LogConfig:     LogConfig{Type: spec.GetLog().GetDriver(), Config: spec.GetLog().GetOptions()},
 		RestartPolicy: newRestartPolicy(spec.GetRestart()),
 		AutoRemove:    spec.GetAutoRemove(), Init: spec.GetInit(), Runtime: spec.GetRuntime(), ShmSize: spec.GetShmSize(),
 		Network: newNetwork(spec.GetNetwork()), Isolation: newIsolation(spec), Limits: newLimits(spec.GetResources()),
+	}
+	if config.ShmSize == 0 {
+		config.ShmSize = defaultShmSize
+	}
+	if config.Runtime == "" {
+		config.Runtime = "berth-runtime"
 	}
 	if config.LogConfig.Type == "" {
 		config.LogConfig.Type = "json-file"
@@ -242,6 +272,12 @@ func newIsolation(spec *berthv1.ContainerSpec) Isolation {
 		PidMode: namespaces.GetPid(), IpcMode: namespaces.GetIpc(), UTSMode: namespaces.GetUts(),
 		UsernsMode: namespaces.GetUser(), CgroupnsMode: namespaces.GetCgroup(),
 		MaskedPaths: security.GetMaskedPaths().GetValues(), ReadonlyPaths: security.GetReadonlyPaths().GetValues(),
+	}
+	if !security.GetPrivileged() && security.GetMaskedPaths() == nil {
+		isolation.MaskedPaths = confinement.MaskedPaths()
+	}
+	if !security.GetPrivileged() && security.GetReadonlyPaths() == nil {
+		isolation.ReadonlyPaths = confinement.ReadonlyPaths()
 	}
 	if isolation.IpcMode == "" {
 		isolation.IpcMode = "shareable"

@@ -3,6 +3,7 @@
 package inspect
 
 import (
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ type Container struct {
 	Image   string
 	Name    string
 	Storage
+	Confinement
 	RestartCount    uint32
 	ExecIDs         []string
 	HostConfig      HostConfig
@@ -31,13 +33,42 @@ type Container struct {
 	NetworkSettings NetworkSettings
 }
 
+// Confinement is what a container runs on and is held back by.
+type Confinement struct {
+	Platform        string
+	AppArmorProfile string
+}
+
 // Storage is where a container's files are.
 type Storage struct {
-	LogPath    string
-	BundlePath string
-	Driver     string
-	SizeRw     *int64 `json:",omitempty"`
-	SizeRootFs *int64 `json:",omitempty"`
+	ResolvConfPath string
+	HostnamePath   string
+	HostsPath      string
+	LogPath        string
+	BundlePath     string
+	Driver         string
+	GraphDriver    GraphDriver
+	SizeRw         *int64 `json:",omitempty"`
+	SizeRootFs     *int64 `json:",omitempty"`
+}
+
+// GraphDriver names the snapshotter that has the layers. Where it keeps them is its own affair: Data is empty.
+type GraphDriver struct {
+	Name string
+	Data map[string]string
+}
+
+func newGraphDriver(snapshotter string) GraphDriver {
+	return GraphDriver{Name: snapshotter, Data: map[string]string{}}
+}
+
+// newStorage returns where the files are. Those of the bundle are there while the container runs.
+func newStorage(c *berthv1.Container) Storage {
+	return Storage{
+		ResolvConfPath: filepath.Join(c.GetBundle(), "resolv.conf"), HostnamePath: filepath.Join(c.GetBundle(), "hostname"),
+		HostsPath: filepath.Join(c.GetBundle(), "hosts"), LogPath: c.GetLogPath(), BundlePath: c.GetBundle(),
+		Driver: c.GetSnapshotter(), GraphDriver: newGraphDriver(c.GetSnapshotter()), SizeRw: c.SizeRw, SizeRootFs: c.SizeRootfs,
+	}
 }
 
 // State is where a container is in its life.
@@ -87,9 +118,7 @@ type Mount struct {
 func NewContainer(c *berthv1.Container) Container {
 	document := Container{
 		ID: c.GetId(), Created: stamp(c.GetCreatedAt()), State: newState(c.GetState()), Image: c.GetImageId(), Name: "/" + c.GetName(),
-		Storage: Storage{
-			LogPath: c.GetLogPath(), BundlePath: c.GetBundle(), Driver: "overlay", SizeRw: c.SizeRw, SizeRootFs: c.SizeRootfs,
-		},
+		Storage: newStorage(c), Confinement: Confinement{Platform: "linux", AppArmorProfile: c.GetState().GetApparmorProfile()},
 		RestartCount: c.GetState().GetRestartCount(), ExecIDs: c.GetExecIds(), Args: []string{}, Mounts: []Mount{},
 		HostConfig: newHostConfig(c.GetSpec()), Config: newConfig(c), NetworkSettings: newNetworkSettings(c),
 	}

@@ -1,6 +1,8 @@
 package inspect
 
 import (
+	"encoding/json"
+
 	"github.com/berthd/berth/cli/format"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -10,6 +12,7 @@ type Image struct {
 	ID           string `json:"Id"`
 	RepoTags     []string
 	RepoDigests  []string
+	Parent       string
 	Comment      string
 	Created      string
 	Author       string
@@ -18,7 +21,14 @@ type Image struct {
 	Variant      string `json:",omitempty"`
 	Os           string
 	Size         int64
+	GraphDriver  GraphDriver
 	RootFS       RootFS
+	Metadata     Metadata
+}
+
+// Metadata is what this host knows of an image beside its content.
+type Metadata struct {
+	LastTagTime string
 }
 
 // ImageConfig is how containers of an image run by default.
@@ -32,6 +42,14 @@ type ImageConfig struct {
 	WorkingDir   string
 	Labels       map[string]string
 	StopSignal   string `json:",omitempty"`
+	dockerConfig
+}
+
+// dockerConfig is what Docker's configuration of an image has and the OCI's has not.
+type dockerConfig struct {
+	OnBuild     []string
+	Healthcheck *Healthcheck `json:",omitempty"`
+	Shell       []string     `json:",omitempty"`
 }
 
 // RootFS are the digests of an image's uncompressed layers.
@@ -43,16 +61,22 @@ type RootFS struct {
 // NewImage returns the document of an image.
 func NewImage(image *berthv1.Image) Image {
 	config := image.GetConfig()
+	var docker struct {
+		Config dockerConfig `json:"config"`
+	}
+	// One that is not of Docker's form has no such fields.
+	_ = json.Unmarshal(config.GetRaw(), &docker)
 	return Image{
 		ID: image.GetId(), RepoTags: names(image.GetTags()), RepoDigests: names(image.GetDigests()),
 		Comment: image.GetComment(), Created: stamp(image.GetCreatedAt()), Author: image.GetAuthor(),
 		Config: ImageConfig{
 			User: config.GetUser(), ExposedPorts: set(config.GetExposedPorts()), Env: config.GetEnv(), Cmd: config.GetCmd(),
 			Entrypoint: config.GetEntrypoint(), Volumes: set(config.GetVolumes()), WorkingDir: config.GetWorkingDir(),
-			Labels: image.GetLabels(), StopSignal: config.GetStopSignal(),
+			Labels: image.GetLabels(), StopSignal: config.GetStopSignal(), dockerConfig: docker.Config,
 		},
 		Architecture: image.GetPlatform().GetArchitecture(), Variant: image.GetPlatform().GetVariant(), Os: image.GetPlatform().GetOs(),
 		Size: image.GetSize(), RootFS: RootFS{Type: "layers", Layers: image.GetLayers()},
+		GraphDriver: newGraphDriver(image.GetSnapshotter()), Metadata: Metadata{LastTagTime: stamp(image.GetTaggedAt())},
 	}
 }
 

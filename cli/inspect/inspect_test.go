@@ -24,7 +24,7 @@ func TestDocuments(t *testing.T) {
 		"container.json": NewContainer(container()),
 		"bare.json":      NewContainer(&berthv1.Container{Id: "0123", Name: "bare", State: &berthv1.ContainerState{}, Spec: &berthv1.ContainerSpec{}}),
 		"image.json":     NewImage(image()),
-		"network.json":   NewNetwork(network()),
+		"network.json":   NewNetwork(network(), map[string]string{"0123456789abcdef": "web"}),
 		"volume.json": NewVolume(&berthv1.Volume{
 			Name: "data", Driver: "local", Mountpoint: "/var/lib/berth/volumes/data/_data", CreatedAt: at(0), Labels: map[string]string{"a": "b"},
 		}),
@@ -58,9 +58,10 @@ func container() *berthv1.Container {
 	web := &berthv1.PortMapping{HostIp: "127.0.0.1", HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}
 	return &berthv1.Container{
 		Id: "0123456789abcdef", Name: "web", CreatedAt: at(0), Image: "docker.io/library/busybox:latest", ImageId: "sha256:1234",
-		Command: []string{"httpd", "-f"}, LogPath: "/var/lib/berth/containers/0123/0123-json.log", Bundle: "/run/berth/bundles/0123", SizeRw: proto.Int64(5),
+		Command: []string{"httpd", "-f"}, LogPath: "/var/lib/berth/containers/0123/0123-json.log", Bundle: "/run/berth/bundles/0123", Snapshotter: "overlay",
+		NetworkNamespace: "/run/berth/netns/0123456789abcdef", SizeRw: proto.Int64(5),
 		State: &berthv1.ContainerState{
-			Status: berthv1.ContainerStatus_CONTAINER_STATUS_PAUSED, Pid: 42, StartedAt: at(1), RestartCount: 2,
+			Status: berthv1.ContainerStatus_CONTAINER_STATUS_PAUSED, Pid: 42, StartedAt: at(1), RestartCount: 2, ApparmorProfile: "berth-default",
 			Health: &berthv1.Health{
 				Status: berthv1.HealthStatus_HEALTH_STATUS_UNHEALTHY, FailingStreak: 3,
 				Log: []*berthv1.HealthProbe{{StartedAt: at(2), FinishedAt: at(3), ExitCode: 1, Output: "no"}},
@@ -109,8 +110,9 @@ func image() *berthv1.Image {
 		Platform: &berthv1.Platform{Os: "linux", Architecture: "arm64", Variant: "v8"}, CreatedAt: at(0), Size: 1 << 20, Layers: []string{"sha256:9abc"},
 		Config: &berthv1.ImageConfig{
 			User: "33", ExposedPorts: []string{"80/tcp"}, Env: []string{"PATH=/bin"}, Cmd: []string{"sh"}, Volumes: []string{"/data"}, WorkingDir: "/srv", StopSignal: "INT",
+			Raw: []byte(`{"config": {"OnBuild": ["RUN true"], "Shell": ["sh", "-c"], "Healthcheck": {"Test": ["CMD", "true"], "Interval": 1000000000}}}`),
 		},
-		Labels: map[string]string{"a": "b"}, Author: "berth", Comment: "none",
+		Snapshotter: "overlay", TaggedAt: at(9), Labels: map[string]string{"a": "b"}, Author: "berth", Comment: "none",
 	}
 }
 

@@ -1,6 +1,8 @@
 package inspect
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/netip"
 	"strconv"
 
@@ -9,6 +11,9 @@ import (
 
 // NetworkSettings are a container's connections in use. The addresses at the top are those of the first network.
 type NetworkSettings struct {
+	SandboxID   string
+	SandboxKey  string
+	EndpointID  string
 	Ports       map[string][]PortBinding
 	IPAddress   string
 	IPPrefixLen int
@@ -27,6 +32,7 @@ type PortBinding struct {
 type EndpointSettings struct {
 	Aliases             []string
 	NetworkID           string
+	EndpointID          string
 	Interface           string
 	MacAddress          string
 	Gateway             string
@@ -38,7 +44,10 @@ type EndpointSettings struct {
 }
 
 func newNetworkSettings(c *berthv1.Container) NetworkSettings {
-	settings := NetworkSettings{Ports: map[string][]PortBinding{}, Networks: map[string]EndpointSettings{}}
+	settings := NetworkSettings{Ports: map[string][]PortBinding{}, Networks: map[string]EndpointSettings{}, SandboxKey: c.GetNetworkNamespace()}
+	if settings.SandboxKey != "" {
+		settings.SandboxID = c.GetId() // each container has one network namespace, or another's
+	}
 	for _, port := range c.GetExposedPorts() {
 		settings.Ports[port] = nil
 	}
@@ -51,19 +60,26 @@ func newNetworkSettings(c *berthv1.Container) NetworkSettings {
 		settings.Ports[key] = append(settings.Ports[key], PortBinding{HostIP: ip, HostPort: strconv.FormatUint(uint64(port.GetHostPort()), 10)})
 	}
 	for i, endpoint := range c.GetEndpoints() {
-		network := newEndpoint(endpoint)
+		network := newEndpoint(c.GetId(), endpoint)
 		settings.Networks[endpoint.GetConfig().GetNetwork()] = network
 		if i == 0 {
 			settings.IPAddress, settings.IPPrefixLen = network.IPAddress, network.IPPrefixLen
-			settings.Gateway, settings.MacAddress = network.Gateway, network.MacAddress
+			settings.Gateway, settings.MacAddress, settings.EndpointID = network.Gateway, network.MacAddress, network.EndpointID
 		}
 	}
 	return settings
 }
 
-func newEndpoint(state *berthv1.EndpointState) EndpointSettings {
+// endpointID names a container's place in a network in docker's form. It is made of the two objects that it connects.
+func endpointID(container, network string) string {
+	sum := sha256.Sum256([]byte(container + "/" + network))
+	return hex.EncodeToString(sum[:])
+}
+
+func newEndpoint(container string, state *berthv1.EndpointState) EndpointSettings {
 	settings := EndpointSettings{
-		Aliases: state.GetConfig().GetAliases(), NetworkID: state.GetNetworkId(), Interface: state.GetInterface(), MacAddress: state.GetMacAddress(),
+		EndpointID: endpointID(container, state.GetNetworkId()),
+		Aliases:    state.GetConfig().GetAliases(), NetworkID: state.GetNetworkId(), Interface: state.GetInterface(), MacAddress: state.GetMacAddress(),
 	}
 	for _, text := range state.GetAddresses() {
 		prefix, err := netip.ParsePrefix(text)
@@ -92,7 +108,9 @@ type NetworkDocument struct {
 	Name       string
 	ID         string `json:"Id"`
 	Created    string
+	Scope      string
 	Driver     string
+	EnableIPv4 bool
 	EnableIPv6 bool
 	IPAM       IPAM
 	Internal   bool
@@ -104,6 +122,7 @@ type NetworkDocument struct {
 
 // IPAM are a network's addresses.
 type IPAM struct {
+	Driver string
 	Config []Subnet
 }
 
@@ -116,25 +135,28 @@ type Subnet struct {
 
 // Member is a container in a network.
 type Member struct {
+	Name        string
+	EndpointID  string
 	MacAddress  string
 	IPv4Address string
 	IPv6Address string
 }
 
-// NewNetwork returns the document of a network.
-func NewNetwork(n *berthv1.Network) NetworkDocument {
+// NewNetwork returns the document of a network. Names are those of containers, by ID.
+func NewNetwork(n *berthv1.Network, names map[string]string) NetworkDocument {
 	config := n.GetConfig()
 	document := NetworkDocument{
-		Name: config.GetName(), ID: n.GetId(), Created: stamp(n.GetCreatedAt()), Driver: config.GetDriver(), EnableIPv6: config.GetIpv6(),
+		Name: config.GetName(), ID: n.GetId(), Created: stamp(n.GetCreatedAt()), Driver: config.GetDriver(), Scope: "local",
+		EnableIPv4: true, EnableIPv6: config.GetIpv6(),
 		Internal: config.GetInternal(), Attachable: config.GetAttachable(), Options: config.GetOptions(), Labels: config.GetLabels(),
-		IPAM: IPAM{Config: []Subnet{}}, Containers: map[string]Member{},
+		IPAM: IPAM{Driver: "default", Config: []Subnet{}}, Containers: map[string]Member{},
 	}
 	for _, subnet := range config.GetSubnets() {
 		document.IPAM.Config = append(document.IPAM.Config, Subnet{subnet.GetCidr(), subnet.GetRange(), subnet.GetGateway()})
 	}
 	for id, endpoint := range n.GetEndpoints() {
-		settings := newEndpoint(endpoint)
-		member := Member{MacAddress: settings.MacAddress}
+		settings := newEndpoint(id, endpoint)
+		member := Member{Name: names[id], EndpointID: settings.EndpointID, MacAddress: settings.MacAddress}
 		if settings.IPAddress != "" {
 			member.IPv4Address = settings.IPAddress + "/" + strconv.Itoa(settings.IPPrefixLen)
 		}

@@ -20,6 +20,16 @@ func Usage(ctx context.Context, path string) (size, inodes int64, err error) {
 	return m.size, m.inodes, nil
 }
 
+// FileUsage is Usage without directories: an empty tree of them takes no room.
+func FileUsage(ctx context.Context, path string) (size int64, err error) {
+	m := &measurement{ctx: ctx, seen: map[inode]bool{}, filesOnly: true}
+	defer m.closeAll()
+	if err := m.run(path); err != nil {
+		return 0, fmt.Errorf("cannot measure %q: %w", path, err)
+	}
+	return m.size, nil
+}
+
 type inode struct{ dev, ino uint64 }
 
 // measurement is one call of Usage. It keeps the last directories of a branch open and of those above them where to go
@@ -30,6 +40,7 @@ type measurement struct {
 	opened int // the first level of the stack that is open
 	seen   map[inode]bool
 
+	filesOnly    bool
 	size, inodes int64
 }
 
@@ -110,6 +121,9 @@ func (m *measurement) step() error {
 }
 
 func (m *measurement) count(st *unix.Stat_t) {
+	if m.filesOnly && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return
+	}
 	if id := (inode{st.Dev, st.Ino}); st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		if m.seen[id] {
 			return

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berthd/berth/internal/confinement"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/manager/apparmor"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -18,7 +19,7 @@ const unconfined = "unconfined"
 func addSecurity(request Request, spec *specs.Spec) error {
 	security := request.Spec.GetSecurity()
 	if !security.GetPrivileged() {
-		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = maskedPaths(), readonlyPaths()
+		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = confinement.MaskedPaths(), confinement.ReadonlyPaths()
 	}
 	if list := security.GetMaskedPaths(); list != nil {
 		spec.Linux.MaskedPaths = list.GetValues()
@@ -120,15 +121,4 @@ func sysctls(request Request) map[string]string {
 		result[key] = value
 	}
 	return result
-}
-
-func maskedPaths() []string {
-	return []string{
-		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
-	}
-}
-
-func readonlyPaths() []string {
-	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -248,9 +249,39 @@ func (s *Service) InUse(_ context.Context, imageID string) (list []string, runni
 	return list, running
 }
 
-// publish tells subscribers what happened to a container. Details are pairs of a key and a value.
+// Announce tells subscribers of what a client does with a container that changes nothing.
+func (s *Service) Announce(ref, action string) {
+	if c, err := s.find(ref); err == nil {
+		s.publish(c, action)
+	}
+}
+
+// publishVolumes tells subscribers that a container begins or ends to use its volumes.
+func (s *Service) publishVolumes(message *berthv1.Container, action string) {
+	for _, mount := range message.GetMounts() {
+		if mount.GetVolume() == "" {
+			continue
+		}
+		attributes := map[string]string{"container": message.GetId(), "driver": mount.GetDriver()}
+		if action == "mount" {
+			attributes["destination"] = mount.GetMount().GetTarget()
+			attributes["read/write"] = strconv.FormatBool(!mount.GetMount().GetReadOnly())
+			attributes["propagation"] = mount.GetMount().GetPropagation()
+		}
+		s.cfg.Events.Publish(&berthv1.Event{Type: "volume", Action: action, Id: mount.GetVolume(), Attributes: attributes})
+	}
+}
+
+// publish tells subscribers what happened to a container. Details are pairs of a key and a value. The volumes of a
+// container are in use from before its start until after its end.
 func (s *Service) publish(c *container, action string, details ...string) {
 	message := c.snapshot()
+	switch action {
+	case "start":
+		s.publishVolumes(message, "mount")
+	case "die":
+		defer s.publishVolumes(message, "unmount")
+	}
 	attributes := map[string]string{}
 	for key, value := range message.GetSpec().GetLabels() {
 		attributes[key] = value

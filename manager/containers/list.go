@@ -9,6 +9,7 @@ import (
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 
+	"github.com/berthd/berth/internal/tree"
 	"github.com/berthd/berth/manager/blobs"
 	"github.com/berthd/berth/manager/filter"
 	"github.com/berthd/berth/manager/networks"
@@ -89,11 +90,12 @@ func (s *Service) measure(ctx context.Context, message *berthv1.Container) {
 		if err != nil {
 			return
 		}
+		size := usage.GetSize()
 		if key == message.GetSnapshotKey() {
-			own := usage.GetSize()
-			message.SizeRw = &own
+			size = s.written(ctx, key, size)
+			message.SizeRw = &size
 		}
-		total += usage.GetSize()
+		total += size
 		stat, err := s.cfg.Snapshots.Stat(blobs.WithNamespace(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: s.cfg.Snapshotter, Key: key})
 		if err != nil {
 			return
@@ -101,6 +103,24 @@ func (s *Service) measure(ctx context.Context, message *berthv1.Container) {
 		key = stat.GetInfo().GetParent()
 	}
 	message.SizeRootfs = &total
+}
+
+// written is the size of the files in a container's writable layer, as Docker counts it: without the directories, which
+// each container has for the files that are mounted there. Where the layer is no directory of this host it is the usage
+// that the snapshotter answers.
+func (s *Service) written(ctx context.Context, key string, usage int64) int64 {
+	mounts, err := s.snapshotMounts(ctx, key)
+	if err != nil || len(mounts) == 0 {
+		return usage
+	}
+	for _, option := range mounts[len(mounts)-1].GetOptions() {
+		if dir, found := strings.CutPrefix(option, "upperdir="); found {
+			if size, err := tree.FileUsage(ctx, dir); err == nil {
+				return size
+			}
+		}
+	}
+	return usage
 }
 
 // Usage is what containers take: how many there are, how many of them run, and the bytes of their layers.

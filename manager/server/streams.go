@@ -67,6 +67,7 @@ func (s *Containers) AttachContainer(stream berthv1.ContainersService_AttachCont
 	if err != nil {
 		return err
 	}
+	s.containers.Announce(start.GetContainer(), "attach")
 	defer attachment.Close()
 	if err := send.ready(&berthv1.StreamReady{Tty: attachment.TTY}); err != nil {
 		return err

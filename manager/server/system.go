@@ -15,6 +15,7 @@ import (
 	"github.com/berthd/berth/manager/apparmor"
 	"github.com/berthd/berth/manager/containers"
 	"github.com/berthd/berth/manager/images"
+	"github.com/berthd/berth/manager/volumes"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -33,11 +34,12 @@ type System struct {
 	host       Host
 	containers *containers.Service
 	images     *images.Service
+	volumes    *volumes.Service
 }
 
 // NewSystem makes the service.
-func NewSystem(host Host, containers *containers.Service, images *images.Service) *System {
-	return &System{host: host, containers: containers, images: images}
+func NewSystem(host Host, containers *containers.Service, images *images.Service, volumes *volumes.Service) *System {
+	return &System{host: host, containers: containers, images: images, volumes: volumes}
 }
 
 // GetVersion tells versions.
@@ -87,7 +89,7 @@ func (s *System) GetInfo(ctx context.Context, _ *berthv1.GetInfoRequest) (*berth
 		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), DefaultRuntime: containers.DefaultRuntime, Runtimes: containers.Runtimes(),
 		SecurityOptions: securityOptions(), OperatingSystem: operatingSystem(), Kernel: kernel(), Architecture: runtime.GOARCH,
 		Cpus: uint32(runtime.NumCPU()), LogDriver: "json-file", Warnings: warnings(),
-		ContentAddress: s.host.ContentAddress, SnapshotterAddress: s.host.SnapshotterAddress,
+		ContentAddress: s.host.ContentAddress, SnapshotterAddress: s.host.SnapshotterAddress, Version: version.Release,
 	}
 	var err error
 	if info.Name, err = os.Hostname(); err != nil {
@@ -154,15 +156,31 @@ func operatingSystem() string {
 	return runtime.GOOS
 }
 
-// GetDiskUsage tells what images and containers take.
+// GetDiskUsage tells what images, containers and volumes take.
 func (s *System) GetDiskUsage(ctx context.Context, _ *berthv1.GetDiskUsageRequest) (*berthv1.GetDiskUsageResponse, error) {
 	stored, err := s.images.Usage(ctx)
 	if err != nil {
 		return nil, err
 	}
 	made := s.containers.Usage(ctx)
+	kept := &berthv1.DiskUsage{Kind: "Local Volumes"}
+	list, err := s.volumes.List(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, volume := range list {
+		size := sizeOf(ctx, volume.Mountpoint)
+		kept.Total++
+		kept.Size += size
+		if len(volume.Containers) > 0 {
+			kept.Active++
+		} else {
+			kept.Reclaimable += size
+		}
+	}
 	return &berthv1.GetDiskUsageResponse{Usages: []*berthv1.DiskUsage{
 		{Kind: "Images", Total: uint32(stored.Total), Active: uint32(stored.Active), Size: stored.Size, Reclaimable: stored.Reclaimable},
 		{Kind: "Containers", Total: uint32(made.Total), Active: uint32(made.Active), Size: made.Size, Reclaimable: made.Reclaimable},
+		kept,
 	}}, nil
 }

@@ -3,11 +3,10 @@ package server
 import (
 	"cmp"
 	"context"
-	"io/fs"
-	"path/filepath"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/internal/tree"
 	"github.com/berthd/berth/manager/volumes"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -48,7 +47,7 @@ func (s *Volumes) ListVolumes(ctx context.Context, request *berthv1.ListVolumesR
 	for _, volume := range list {
 		message := volumeMessage(volume)
 		if request.GetSize() {
-			size := sizeOf(volume.Mountpoint)
+			size := sizeOf(ctx, volume.Mountpoint)
 			message.Size = &size
 		}
 		response.Volumes = append(response.Volumes, message)
@@ -77,16 +76,11 @@ func volumeMessage(v volumes.Volume) *berthv1.Volume {
 	}
 }
 
-// sizeOf adds up what can be read: containers change files meanwhile.
-func sizeOf(dir string) (size int64) {
-	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return nil //nolint:nilerr // gone meanwhile
-		}
-		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
-			size += info.Size()
-		}
-		return nil
-	})
+// sizeOf is the size of a volume's files; 0 if they can't be read.
+func sizeOf(ctx context.Context, dir string) int64 {
+	size, err := tree.FileUsage(ctx, dir)
+	if err != nil {
+		return 0
+	}
 	return size
 }

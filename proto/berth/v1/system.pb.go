@@ -277,8 +277,10 @@ type GetInfoResponse struct {
 	Experimental       bool              `protobuf:"varint,23,opt,name=experimental,proto3" json:"experimental,omitempty"`
 	ContentAddress     string            `protobuf:"bytes,24,opt,name=content_address,json=contentAddress,proto3" json:"content_address,omitempty"`
 	SnapshotterAddress string            `protobuf:"bytes,25,opt,name=snapshotter_address,json=snapshotterAddress,proto3" json:"snapshotter_address,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Of the daemon.
+	Version       string `protobuf:"bytes,26,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetInfoResponse) Reset() {
@@ -486,6 +488,13 @@ func (x *GetInfoResponse) GetSnapshotterAddress() string {
 	return ""
 }
 
+func (x *GetInfoResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 type GetDiskUsageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -524,7 +533,7 @@ func (*GetDiskUsageRequest) Descriptor() ([]byte, []int) {
 
 type GetDiskUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Images, Containers, Local Volumes, Build Cache.
+	// Images, Containers, Local Volumes.
 	Usages        []*DiskUsage `protobuf:"bytes,1,rep,name=usages,proto3" json:"usages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -899,7 +908,7 @@ const file_berth_v1_system_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\"\x10\n" +
-	"\x0eGetInfoRequest\"\xcc\a\n" +
+	"\x0eGetInfoRequest\"\xe6\a\n" +
 	"\x0fGetInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12-\n" +
@@ -927,7 +936,8 @@ const file_berth_v1_system_proto_rawDesc = "" +
 	"log_driver\x18\x16 \x01(\tR\tlogDriver\x12\"\n" +
 	"\fexperimental\x18\x17 \x01(\bR\fexperimental\x12'\n" +
 	"\x0fcontent_address\x18\x18 \x01(\tR\x0econtentAddress\x12/\n" +
-	"\x13snapshotter_address\x18\x19 \x01(\tR\x12snapshotterAddress\x1a9\n" +
+	"\x13snapshotter_address\x18\x19 \x01(\tR\x12snapshotterAddress\x12\x18\n" +
+	"\aversion\x18\x1a \x01(\tR\aversion\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x15\n" +
