@@ -11,6 +11,7 @@ package inprocess
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -144,11 +145,13 @@ func (e *Exec) ForeignBridge(_ context.Context, name string) (address netip.Pref
 // DeleteBridge removes a bridge that berth made, with its way through other firewalls. A link that somebody else made is left alone,
 // and so is a bridge that has ports.
 func (e *Exec) DeleteBridge(_ context.Context, name string) (err error) {
+	// The passage first: berthd may be killed in between, and then the bridge still says that there is something to remove.
 	entered := e.onHost(func() {
-		var deleted bool
-		if deleted, err = link.DeleteBridge(name); deleted {
-			err = passage.Close(name)
-		}
+		err = link.DeleteBridge(name, func() {
+			if err := passage.Close(name); err != nil { // no reason to keep the bridge
+				fmt.Fprintf(e.others.Stderr, "the rules of bridge %q are left in the host's firewall: %v\n", name, err)
+			}
+		})
 	})
 	return errors.Join(entered, err)
 }

@@ -142,27 +142,28 @@ func ForeignBridge(name string) (netip.Prefix, error) {
 	return netip.ParsePrefix(present[0].IPNet.String())
 }
 
-// DeleteBridge removes a bridge that berth made and that has no ports. Any other link of the name is left alone: it is somebody
-// else's, or containers of another daemon are on it.
-func DeleteBridge(name string) (deleted bool, err error) {
+// DeleteBridge removes a bridge that berth made and that has no ports, and runs before just before that. Any other link of the name is
+// left alone: it is somebody else's, or containers of another daemon are on it.
+func DeleteBridge(name string, before func()) error {
 	found, err := netlink.LinkByName(name)
 	if err != nil && isGone(err) {
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot find bridge %q: %w", name, err)
+		return fmt.Errorf("cannot find bridge %q: %w", name, err)
 	}
 	if found.Type() != "bridge" || !strings.HasPrefix(found.Attrs().Alias, madePrefix) {
-		return false, nil
+		return nil
 	}
 	ports, err := Owned(name, func(string) bool { return true })
 	if err != nil || len(ports) > 0 {
-		return false, err
+		return err
 	}
+	before()
 	if err := netlink.LinkDel(found); err != nil && !isGone(err) {
-		return false, fmt.Errorf("cannot delete bridge %q: %w", name, err)
+		return fmt.Errorf("cannot delete bridge %q: %w", name, err)
 	}
-	return true, nil
+	return nil
 }
 
 // CheckBridge fails if the bridge is missing (fs.ErrNotExist), is something else, or lacks one of the addresses.

@@ -1,6 +1,8 @@
 package cni_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -97,5 +99,26 @@ func TestBridgesSayWhoMadeThem(t *testing.T) {
 		}
 		h.detach(n, c)
 		h.run("ip", "link", "delete", bridge)
+	}
+}
+
+// Where firewalld runs, which its table shows, a new bridge becomes an interface of the zone trusted. What firewalld itself does with that is
+// not tested here: its program is a stand-in that writes down how it is called.
+func TestFirewalldIsAskedForTheBridge(t *testing.T) {
+	dir := testenv.ShortDir(t)
+	calls := filepath.Join(dir, "calls")
+	standIn := "#!/bin/sh\necho \"$@\" >>" + calls + "\ncase \"$*\" in *--query-interface*) exit 1 ;; esac\n"
+	if err := os.WriteFile(filepath.Join(dir, "firewall-cmd"), []byte(standIn), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	h := newHost(t)
+	h.run("nft", "add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority filter + 10; }")
+	n := h.network("net", "10.88.0.0/24")
+	h.attach(n, newContainer(t, "c"))
+	h.attach(n, newContainer(t, "second"))
+	said, err := os.ReadFile(calls)
+	if want := "--zone=trusted --query-interface=berth0\n--zone=trusted --change-interface=berth0\n"; err != nil || string(said) != want {
+		t.Errorf("firewall-cmd was called as\n%s(%v), want\n%s", said, err, want)
 	}
 }
