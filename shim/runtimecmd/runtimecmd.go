@@ -98,11 +98,10 @@ type Call struct {
 	Limit   time.Duration // after which the runtime is killed; 0 is what its command usually needs at most
 }
 
-// The limits of the runtime's commands. Those that run hooks are below the two minutes that kubelet and berthd wait for an
-// answer, so that they learn what it was that did not end.
+// The limits of the runtime's commands, where the client of the shim has no shorter one.
 const (
-	launchLimit     = 100 * time.Second
-	checkpointLimit = time.Hour // all memory of the container goes to a disk, or comes from there
+	launchLimit     = 100 * time.Second // hooks are run
+	checkpointLimit = time.Hour         // all memory of the container goes to a disk, or comes from there
 	killLimit       = 10 * time.Second
 	otherLimit      = 30 * time.Second
 	// endLimit bounds the wait for the end of a killed runtime: the kernel may hold it in a system call.
@@ -172,17 +171,16 @@ func (r *Runtime) run(ctx context.Context, window *reaper.Window, call Call) err
 	if err != nil {
 		return err
 	}
-	limit := time.NewTimer(call.limit())
-	defer limit.Stop()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, call.limit())
+	defer cancel()
 	select {
 	case <-child.Exited:
 	case <-ctx.Done():
+		passed := time.Since(began).Round(time.Second)
 		endCall(child)
-		return fmt.Errorf("cannot wait for %s %s: %w", args[0], call.Args[0], ctx.Err())
-	case <-limit.C:
-		endCall(child)
-		return errdefs.As(context.DeadlineExceeded, fmt.Errorf("cannot %s the container: %q did not end within %v and was killed",
-			call.Args[0], r.Binary, call.limit()))
+		return errdefs.As(ctx.Err(), fmt.Errorf("cannot %s the container: %q did not end within %v and was killed",
+			call.Args[0], r.Binary, passed))
 	}
 	if child.Exit().Status == 0 {
 		return nil

@@ -73,9 +73,7 @@ func (s *Service) methods() map[string]ttrpc.Method {
 	}
 }
 
-// method adapts one of the service's methods to ttrpc, with its error as a status. A client that dies, or stops waiting,
-// must not have the runtime killed half-way: calls go on without it, with limits of their own (runtimecmd). Only Wait,
-// which changes nothing, ends with its client.
+// method adapts one of the service's methods to ttrpc, with its error as a status.
 func method[Request, Response any](s *Service, call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
 		s.config.Memory.Busy()
@@ -84,7 +82,9 @@ func method[Request, Response any](s *Service, call func(context.Context, *Reque
 			return nil, err
 		}
 		if _, waits := any(request).(*task.WaitRequest); !waits {
-			ctx = context.WithoutCancel(ctx)
+			var cancel context.CancelFunc
+			ctx, cancel = detach(ctx)
+			defer cancel()
 		}
 		response, err := call(ctx, request)
 		if err != nil {
@@ -92,6 +92,24 @@ func method[Request, Response any](s *Service, call func(context.Context, *Reque
 		}
 		return response, nil
 	}
+}
+
+const (
+	// answerTime is what is left of a client's time when the runtime is given up, for the error to arrive in.
+	answerTime = 2 * time.Second
+	// workTime is what a call has at least, however short its client's time is.
+	workTime = 5 * time.Second
+)
+
+// detach returns a context that a client's death does not end: it must not have the runtime killed half-way. What keeps to the
+// client's time is that it learns of a runtime that does not end. Only Wait, which changes nothing, ends with its client.
+func detach(ctx context.Context) (context.Context, context.CancelFunc) {
+	detached := context.WithoutCancel(ctx)
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(detached)
+	}
+	return context.WithTimeout(detached, max(time.Until(deadline)-answerTime, workTime))
 }
 
 // orphanTime is how long a shim without a container waits for a client. Managers connect at once; one that was killed

@@ -2,6 +2,7 @@ package shim_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -252,6 +253,45 @@ func (c *container) live() {
 		if step() != nil {
 			return
 		}
+	}
+}
+
+// A bundle on a full file system keeps nobody from ending and deleting the container, with its shim or behind it.
+func TestEndOnAFullDisk(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprint("shim killed: ", killed), func(t *testing.T) {
+			c := newContainer(t, "sleep", "1000")
+			if err := syscall.Mount("tmpfs", c.Bundle, "tmpfs", 0, "nr_inodes=200"); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := syscall.Unmount(c.Bundle, syscall.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
+			t.Cleanup(c.remove)
+			c.create(streams{})
+			c.run("")
+			var err error
+			for i := 0; err == nil && i < 1000; i++ {
+				err = os.WriteFile(filepath.Join(c.Bundle, fmt.Sprint("filler-", i)), nil, 0o600)
+			}
+			if !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("the file system is not full: %v", err)
+			}
+			c.exec("x", streams{}, "true")
+			if _, err := c.api.Start(c.ctx(), &task.StartRequest{ID: c.ID, ExecID: "x"}); err == nil || !strings.Contains(err.Error(), "no space left") {
+				t.Errorf("start of an exec: %v", err)
+			}
+			if killed {
+				c.killShim()
+				c.deleteVerb()
+			} else {
+				c.kill("", syscall.SIGKILL)
+				c.expectExit("", 137)
+				c.delete("")
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package shim_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -56,6 +57,19 @@ func TestKillWithARuntimeThatSleeps(t *testing.T) {
 	if left := testenv.Processes(t, c.runtime); len(left) > 0 {
 		t.Errorf("the runtime is there still: %v", left)
 	}
+}
+
+// A client learns within its time which runtime it was that did not end.
+func TestClientLearnsOfARuntimeThatSleeps(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.wrapRuntime(`[ "$verb" != pause ] || sleep 1000`)
+	c.create(streams{})
+	c.run("")
+	ctx, cancel := context.WithTimeout(t.Context(), usual/2)
+	defer cancel()
+	_, err := c.api.Pause(ctx, &task.PauseRequest{ID: c.ID})
+	expectError(t, err, codes.DeadlineExceeded, c.runtime, "was killed")
+	c.expectState("", taskstate.Status_RUNNING)
 }
 
 func TestKillAllWithARuntimeThatIsGone(t *testing.T) {
