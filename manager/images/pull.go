@@ -3,12 +3,14 @@ package images
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/berthd/berth/internal/panics"
 	"github.com/berthd/berth/manager/blobs"
 	"github.com/berthd/berth/manager/registry"
 	"github.com/berthd/berth/manager/unpack"
@@ -108,7 +110,8 @@ func (p *pull) layers(ctx context.Context, source *source) error {
 	for i, layer := range source.manifest.Layers {
 		fetched[i] = make(chan struct{})
 		p.progress.phase(layer, berthv1.Phase_PHASE_WAITING, "")
-		group.Go(func() error {
+		group.Go(func() (err error) {
+			defer panics.Recover(slog.Default(), "the download of a layer", &err)
 			select {
 			case slots <- struct{}{}:
 			case <-ctx.Done():
@@ -122,7 +125,8 @@ func (p *pull) layers(ctx context.Context, source *source) error {
 			return nil
 		})
 	}
-	group.Go(func() error {
+	group.Go(func() (err error) {
+		defer panics.Recover(slog.Default(), "the unpacking of layers", &err)
 		parent := ""
 		for i, layer := range source.manifest.Layers {
 			select {

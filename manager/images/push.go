@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/panics"
 	"github.com/berthd/berth/manager/registry"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
@@ -101,7 +103,10 @@ func (p *pull) pushBlobs(ctx context.Context, manifest ocispec.Manifest) error {
 			continue
 		}
 		sent[desc.Digest.String()] = true
-		group.Go(func() error { return p.pushBlob(ctx, desc) })
+		group.Go(func() (err error) {
+			defer panics.Recover(slog.Default(), "the push of a blob", &err)
+			return p.pushBlob(ctx, desc)
+		})
 	}
 	return group.Wait()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"syscall"
 	"time"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/internal/grpcstatus"
+	"github.com/berthd/berth/internal/panics"
 )
 
 type timestamp = timestamppb.Timestamp
@@ -57,8 +59,10 @@ func call[Request, Response any](
 	answered := make(chan answer, 1)
 	go func() {
 		defer cancel()
-		response, err := method(limited, request)
-		answered <- answer{response, err}
+		var got answer
+		defer func() { answered <- got }()
+		defer panics.Recover(slog.Default(), "a call to a shim", &got.err)
+		got.response, got.err = method(limited, request)
 	}()
 	var got answer
 	select {

@@ -188,3 +188,25 @@ func TestClientThatLeavesGetsNoContainer(t *testing.T) {
 		return nil
 	})
 }
+
+// A restart that fails before it stops the container leaves --rm in force.
+func TestRestartThatFailsKeepsAutoRemove(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sleeper()
+	spec.AutoRemove = true
+	id := w.run("passing", spec)
+	w.untilLogged(id, "ready")
+	_, err := w.containers.RestartContainer(w.ctx(), &berthv1.RestartContainerRequest{Container: id, Signal: "SIGNOPE"})
+	wantCode(t, err, codes.InvalidArgument, "SIGNOPE")
+	if _, err := w.containers.StopContainer(w.ctx(), &berthv1.StopContainerRequest{Container: id}); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Until(t, 10*time.Second, "the container is removed", func() error {
+		_, err := w.containers.InspectContainer(w.ctx(), &berthv1.InspectContainerRequest{Container: id})
+		if err == nil {
+			return errors.New("it is there")
+		}
+		wantCode(t, err, codes.NotFound)
+		return nil
+	})
+}
