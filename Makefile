@@ -81,6 +81,7 @@ deps: ## install what building and testing need: Go, Debian packages
 test-deps:
 	@hack/install-deps.sh $(TEST_PACKAGES)
 	@hack/fetch-criu.sh
+	@hack/build-peers.sh
 
 clean: ## remove what was built
 	rm -rf bin .cache

@@ -168,24 +168,22 @@ func (s *scope) Close() error {
 	return s.Cgroup.Close()
 }
 
-// Update also tells systemd.
+// Update tells systemd first, which writes the files with what it knows of the limits, rounded, and then writes them itself.
 func (s *scope) Update(resources *specs.LinuxResources) error {
-	if err := s.Cgroup.Update(resources); err != nil {
-		return err
-	}
 	properties, err := limitProperties(s.Cgroup, resources, false)
-	if err != nil || len(properties) == 0 {
-		return err
-	}
-	manager, err := systemd.Connect()
 	if err != nil {
 		return err
 	}
-	err = errors.Join(manager.SetProperties(s.unit, properties), manager.Close())
-	if c, ok := s.Cgroup.(*v1); ok && len(resources.Devices) > 0 {
-		err = errors.Join(err, c.limitDevices(resources.Devices, false)) // over which systemd has just written what it knows of them
+	if len(properties) > 0 {
+		manager, err := systemd.Connect()
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(manager.SetProperties(s.unit, properties), manager.Close()); err != nil {
+			return err
+		}
 	}
-	return err
+	return s.Cgroup.Update(resources)
 }
 
 // Delete stops the unit, and removes what systemd does not know of. It has to be in this order: systemd would wait for

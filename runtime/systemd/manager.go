@@ -103,38 +103,44 @@ func Connect() (*Manager, error) {
 }
 
 // Close closes the connection.
-func (m *Manager) Close() error { return unix.Close(int(m.conn)) }
+func (m *Manager) Close() error { return unix.Close(m.conn.fd) }
 
-// connection is a socket that gives up after a while. Package net would do, if importing it came for nothing.
-type connection int
+// connection is a socket that gives up at the deadline, however much comes before it: the manager tells of other units' jobs
+// too. Package net would do, if importing it came for nothing.
+type connection struct {
+	fd       int
+	deadline time.Time
+}
 
 func connect(path string) (connection, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return -1, err
+		return connection{}, err
 	}
 	limit := unix.NsecToTimeval(int64(patience))
 	for _, set := range []func() error{
-		func() error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit) },
 		func() error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit) },
 		func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: path}) },
 	} {
 		if err := set(); err != nil {
 			_ = unix.Close(fd)
-			return -1, err
+			return connection{}, err
 		}
 	}
-	return connection(fd), nil
+	return connection{fd, time.Now().Add(patience)}, nil
 }
 
 // Read implements io.Reader.
 func (c connection) Read(b []byte) (int, error) {
 	for {
-		n, err := unix.Read(int(c), b)
+		ready := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}
+		left := max(time.Until(c.deadline), 0)
+		if n, err := unix.Poll(ready, int(left.Milliseconds())); n == 0 && err == nil {
+			return 0, fmt.Errorf("it has not answered within %v", patience)
+		}
+		n, err := unix.Read(c.fd, b)
 		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
-			return 0, fmt.Errorf("it does not answer within %v", patience)
+		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
 		case err == nil && n == 0 && len(b) > 0:
 			return 0, io.EOF
 		default:
@@ -146,7 +152,7 @@ func (c connection) Read(b []byte) (int, error) {
 // Write implements io.Writer.
 func (c connection) Write(b []byte) (int, error) {
 	for written := 0; ; {
-		n, err := unix.Write(int(c), b[written:])
+		n, err := unix.Write(c.fd, b[written:])
 		written += max(n, 0)
 		if err != nil && !errors.Is(err, unix.EINTR) || written == len(b) {
 			return written, err

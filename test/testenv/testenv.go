@@ -72,6 +72,16 @@ func Peer(t testing.TB, name string) string {
 	return path
 }
 
+// NewestPeer returns the path of a program that hack/peers pins, and skips the test without it.
+func NewestPeer(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(Repo(t), ".cache", "peers", name)
+	if !exists(path) {
+		t.Skipf("needs the newest %s, which make test-deps builds where it can", name)
+	}
+	return path
+}
+
 // ShortDir returns an empty directory with a short path, as socket addresses end at 107 bytes. It is removed after
 // the test.
 func ShortDir(t testing.TB) string {

@@ -161,8 +161,12 @@ func execute(e *engine) {
 			e.t.Errorf("%s: %+v, want %d", command, o, status)
 		}
 	}
-	if o := e.try("exec", "exec", "no-such-program"); o.status != 127 && o.status != 126 {
-		e.t.Errorf("no such program: %+v", o)
+	wantMissing := 126 // Debian's docker takes every failure of exec for that
+	if e.isPodman() {
+		wantMissing = 127
+	}
+	if o := e.try("exec", "exec", "no-such-program"); o.status != wantMissing {
+		e.t.Errorf("no such program: %+v, want %d", o, wantMissing)
 	}
 	processes := e.must("top", "exec")
 	if !strings.Contains(processes, "sleep 1000") {
@@ -224,12 +228,9 @@ func limitOf(e *engine, container, controller string) string {
 
 func statuses(e *engine) {
 	for status, command := range map[int][]string{
-		0: {"true"}, 1: {"false"}, 42: {"sh", "-c", "exit 42"}, 143: {"sh", "-c", "kill -TERM $$; sleep 5"},
+		0: {"true"}, 1: {"false"}, 42: {"sh", "-c", "exit 42"}, 143: {"sh", "-c", "sh -c 'kill -TERM $$'; exit $?"}, // not the first process, which has no such signal
 		127: {"no-such-program"}, 126: {"/etc/passwd"},
 	} {
-		if status == 143 {
-			command = []string{"sh", "-c", "sh -c 'kill -TERM $$'; exit $?"}
-		}
 		if o := e.try(append([]string{"run", "--rm", image}, command...)...); o.status != status {
 			e.t.Errorf("%v: %+v, want %d", command, o, status)
 		}

@@ -159,8 +159,14 @@ func reasons() map[string]string {
 // TestAnswersAreRuncs gives runc and this runtime the same command lines, in order, and compares what programs look at:
 // the status, the output, and whether there is an error on stderr and in the log. Its words are each one's own. A line
 // may say why the output or the status differs on purpose.
-func TestAnswersAreRuncs(t *testing.T) {
-	ours, theirs := newPeer(t, testenv.Binary(t, "berth-runtime")), newPeer(t, testenv.Peer(t, "runc"))
+func TestAnswersAreRuncs(t *testing.T) { compareAnswers(t, testenv.Peer(t, "runc")) }
+
+// TestAnswersAreTheNewestRuncs compares with a runc of today: Debian's is of 2023.
+func TestAnswersAreTheNewestRuncs(t *testing.T) { compareAnswers(t, testenv.NewestPeer(t, "runc")) }
+
+func compareAnswers(t *testing.T, runc string) {
+	t.Helper()
+	ours, theirs := newPeer(t, testenv.Binary(t, "berth-runtime")), newPeer(t, runc)
 	for test := range strings.Lines(answers) {
 		if strings.HasPrefix(test, "#") {
 			continue

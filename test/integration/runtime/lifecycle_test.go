@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -170,15 +171,21 @@ func TestSignalsAreForwarded(t *testing.T) {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	buffer := make([]byte, 64)
-	if n, err := stdout.Read(buffer); err != nil || string(buffer[:n]) != "ready\n" {
-		t.Fatalf("read %q, %v", buffer[:n], err)
+	if err := stdout.(*os.File).SetReadDeadline(time.Now().Add(testenv.Patience(10 * time.Second))); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(stdout)
+	line, err := lines.ReadString('\n')
+	if err != nil || line != "ready\n" {
+		t.Fatalf("read %q, %v", line, err)
 	}
 	if err := command.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	n, _ := stdout.Read(buffer)
-	wantEqual(t, string(buffer[:n]), "got\n")
+	line, err = lines.ReadString('\n')
+	if err != nil || line != "got\n" {
+		t.Errorf("read %q, %v", line, err)
+	}
 	_ = command.Wait()
 	wantEqual(t, command.ProcessState.ExitCode(), 3)
 }

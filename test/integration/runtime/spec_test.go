@@ -38,8 +38,12 @@ func specOf(t *testing.T, binary string, flags ...string) []string {
 	return lines
 }
 
-func TestSpecEqualsRuncs(t *testing.T) {
-	runc := testenv.Peer(t, "runc")
+func TestSpecEqualsRuncs(t *testing.T) { compareSpecs(t, testenv.Peer(t, "runc")) }
+
+func TestSpecEqualsTheNewestRuncs(t *testing.T) { compareSpecs(t, testenv.NewestPeer(t, "runc")) }
+
+func compareSpecs(t *testing.T, runc string) {
+	t.Helper()
 	for _, flags := range [][]string{nil, {"--rootless"}} {
 		ours, theirs := specOf(t, testenv.Binary(t, "berth-runtime"), flags...), specOf(t, runc, flags...)
 		if diff := cmp.Diff(theirs, ours); diff != "" {
