@@ -76,6 +76,9 @@ func Open(dir string, options Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open content store %q: %w", dir, err)
 	}
+	if err := syncDir(dir); err != nil { // metadata.db may be new
+		return nil, errors.Join(fmt.Errorf("cannot open content store %q: %w", dir, err), db.Close())
+	}
 	s := &Store{dir: dir, db: db, log: options.Logger, writers: map[ingestKey]*writer{}}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -109,7 +112,7 @@ func makeDirectories(dir string) error {
 			return err
 		}
 	}
-	return errors.Join(syncDir(filepath.Dir(dir)), syncDir(dir), syncDir(filepath.Join(dir, "blobs")))
+	return errors.Join(syncDir(filepath.Dir(dir)), syncDir(filepath.Join(dir, "blobs")))
 }
 
 func syncDir(dir string) error {

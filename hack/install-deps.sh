@@ -4,7 +4,7 @@ set -euo pipefail
 packages=(
 	busybox-static docker-registry skopeo umoci # images
 	iproute2 nftables iputils-ping curl jq ca-certificates procps uidmap
-	runc crun containerd containernetworking-plugins # peers that tests combine and compare with
+	runc crun containerd containernetworking-plugins strace # peers that tests combine and compare with
 )
 
 missing() {

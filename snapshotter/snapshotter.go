@@ -46,6 +46,7 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -55,6 +56,7 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 
+	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/snapshotter/graph"
 	"github.com/berthd/berth/snapshotter/native"
@@ -136,6 +138,10 @@ func Open(dir string, options Options) (*Snapshotter, error) {
 		return nil, fmt.Errorf("cannot open snapshot directory %q: %w", dir, err)
 	}
 	s.graph = g
+	// The database and the directories may be new.
+	if err := errors.Join(atomicfile.SyncDir(filepath.Dir(dir)), atomicfile.SyncDir(dir)); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot open snapshot directory %q: %w", dir, err), g.Close())
+	}
 	if err := s.prepare(options.Layout); err != nil {
 		_ = g.Close()
 		return nil, fmt.Errorf("cannot open snapshot directory %q: %w", dir, err)

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/errdefs"
 )
@@ -39,6 +40,9 @@ func Open(dir string) (*bbolt.DB, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open database %q: %w", path, err)
+	}
+	if err := atomicfile.SyncDir(dir); err != nil { // the file may be new
+		return nil, errors.Join(fmt.Errorf("cannot open database %q: %w", path, err), db.Close())
 	}
 	_ = dbroom.Keep(db) // without the room only deletions on a full disk fail
 	return db, nil

@@ -40,10 +40,24 @@ type service struct {
 // start starts a program on directories of its own below dir and waits until it is healthy.
 func start(t testing.TB, program, dir string, args ...string) *service {
 	t.Helper()
-	s := &service{
-		t: t, program: testenv.Binary(t, program), args: args,
-		Root: filepath.Join(dir, program), Address: filepath.Join(dir, program+".sock"),
-	}
+	return startProgram(t, testenv.Binary(t, program), program, dir, args...)
+}
+
+// startOn starts a program on a directory that is there.
+func startOn(t testing.TB, program, root string) *service {
+	t.Helper()
+	return startService(t, &service{t: t, program: testenv.Binary(t, program), Root: root, Address: root + ".sock"})
+}
+
+func startProgram(t testing.TB, path, name, dir string, args ...string) *service {
+	t.Helper()
+	return startService(t, &service{
+		t: t, program: path, args: args, Root: filepath.Join(dir, name), Address: filepath.Join(dir, name+".sock"),
+	})
+}
+
+func startService(t testing.TB, s *service) *service {
+	t.Helper()
 	conn, err := grpc.NewClient("unix://"+s.Address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
