@@ -44,10 +44,17 @@ func (l *Lease) Ingest(ctx context.Context, t Transfer) error {
 			return err
 		}
 		// A blob that was there may have been collected before it was in the lease. Now it can't be.
-		_, err = l.store.Info(ctx, t.Descriptor.Digest)
-		if !errors.Is(err, errdefs.ErrNotFound) {
+		info, err := l.store.Info(ctx, t.Descriptor.Digest)
+		switch {
+		case errors.Is(err, errdefs.ErrNotFound):
+			continue
+		case err != nil:
 			return err
+		case info.GetSize() != t.Descriptor.Size:
+			return errdefs.As(errdefs.ErrDataLoss, fmt.Errorf(
+				"content %s has %d bytes, its descriptor says %d", t.Descriptor.Digest, info.GetSize(), t.Descriptor.Size))
 		}
+		return nil
 	}
 }
 

@@ -321,6 +321,22 @@ func TestPullRefusesTooManyLayers(t *testing.T) {
 	h.wantNothingLeft()
 }
 
+// A size decides what a layer may unpack to: a manifest must not lie about it, also of a blob that is here already.
+func TestPullRefusesTwoSizesOfABlob(t *testing.T) {
+	h, r := newHost(t), newRegistry(t)
+	content := gzipped(t, archive(t, file("a", "1")))
+	made := r.push("app", "latest", nil, content, content)
+	h.mustPull(r.host + "/app")
+	desc := ocispec.Descriptor{MediaType: content.mediaType, Digest: digest.FromBytes(content.blob), Size: int64(len(content.blob))}
+	lie := desc
+	lie.Size = 1 << 40
+	r.pushManifest("app", "lie", ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: made.config, Layers: []ocispec.Descriptor{desc, lie},
+	})
+	_, err := h.pull(&berthv1.PullImageRequest{Reference: r.host + "/app:lie"})
+	wantCode(t, err, codes.DataLoss, "descriptor says 1099511627776")
+}
+
 // Images of types that other tools write, or wrote.
 func TestPullTakesEachLegalType(t *testing.T) {
 	h, r := newHost(t), newRegistry(t)
