@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -256,32 +255,9 @@ func (s *Service) Announce(ref, action string) {
 	}
 }
 
-// publishVolumes tells subscribers that a container begins or ends to use its volumes.
-func (s *Service) publishVolumes(message *berthv1.Container, action string) {
-	for _, mount := range message.GetMounts() {
-		if mount.GetVolume() == "" {
-			continue
-		}
-		attributes := map[string]string{"container": message.GetId(), "driver": mount.GetDriver()}
-		if action == "mount" {
-			attributes["destination"] = mount.GetMount().GetTarget()
-			attributes["read/write"] = strconv.FormatBool(!mount.GetMount().GetReadOnly())
-			attributes["propagation"] = mount.GetMount().GetPropagation()
-		}
-		s.cfg.Events.Publish(&berthv1.Event{Type: "volume", Action: action, Id: mount.GetVolume(), Attributes: attributes})
-	}
-}
-
-// publish tells subscribers what happened to a container. Details are pairs of a key and a value. The volumes of a
-// container are in use from before its start until after its end.
+// publish tells subscribers what happened to a container. Details are pairs of a key and a value.
 func (s *Service) publish(c *container, action string, details ...string) {
 	message := c.snapshot()
-	switch action {
-	case "start":
-		s.publishVolumes(message, "mount")
-	case "die":
-		defer s.publishVolumes(message, "unmount")
-	}
 	attributes := map[string]string{}
 	for key, value := range message.GetSpec().GetLabels() {
 		attributes[key] = value
