@@ -73,7 +73,7 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	set.StringVar(&o.shim, "shim", "containerd-shim-berth-v2", "shim: a `path`, or a name beside berthd or in PATH")
 	set.StringVar(&o.init, "init", "berth-init", "init of containers that ask for one: a `path`, or a name beside berthd or in PATH")
 	set.Var(&o.pluginDirs, "cni-plugin-dir", "`directory` of CNI plugins that are not berth's; can be given several times")
-	o.imageOptions.register(set)
+	o.register(set)
 	set.StringVar(&o.cgroupParent, "cgroup-parent", "berth", "`cgroup` that holds those of the containers")
 	set.BoolVar(&showVersion, "version", false, "print the version and exit")
 	if err := grpcserve.ParseFlags(set, args, stdout); err != nil {

@@ -319,7 +319,7 @@ func waitingForReady(ctx context.Context, conn *grpc.ClientConn, call func(conte
 }
 
 // panicking is a service whose methods panic.
-type panicking struct{ service }
+type panicking struct{}
 
 func (s *panicking) register(r grpc.ServiceRegistrar) {
 	Registrar(r).RegisterService(&grpc.ServiceDesc{

@@ -19,7 +19,7 @@ import (
 // there; so a tree that Remove was interrupted in does not look as it did before.
 func Remove(ctx context.Context, path string) error {
 	parent, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
@@ -69,7 +69,7 @@ func (r *removal) run() error {
 		}
 		// Not empty although nothing failed: entries that the directory did not list while others were being removed, or
 		// that came meanwhile.
-		if again := err == unix.ENOTEMPTY && r.failed == 0 && r.removed > before && pass < maxPasses; again {
+		if again := errors.Is(err, unix.ENOTEMPTY) && r.failed == 0 && r.removed > before && pass < maxPasses; again {
 			continue
 		}
 		if r.failed == 0 {
@@ -86,7 +86,7 @@ func (r *removal) run() error {
 func (r *removal) pass() error {
 	defer r.closeAll()
 	top, err := r.open(r.parent, r.base)
-	if err == unix.ENOTDIR || err == unix.ELOOP {
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return r.unlink(r.parent, nil, r.base, 0)
 	}
 	if err != nil {
@@ -134,7 +134,7 @@ func (r *removal) empty() error {
 		above := r.stack[len(r.stack)-1]
 		// Not empty: something in it failed, or came meanwhile, and then the top is not empty either.
 		err = r.unlink(above.fd, above, name, unix.AT_REMOVEDIR)
-		if err != nil && err != unix.ENOTEMPTY && err != unix.ENOENT {
+		if err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {
 			r.fail(err, name)
 		}
 	}
@@ -145,10 +145,10 @@ func (r *removal) entry(e entry) error {
 	d := r.stack[len(r.stack)-1]
 	if e.kind != unix.DT_DIR {
 		err := r.unlink(d.fd, d, e.name, 0)
-		if err == nil || err == unix.ENOENT {
+		if err == nil || errors.Is(err, unix.ENOENT) {
 			return nil
 		}
-		if err != unix.EISDIR {
+		if !errors.Is(err, unix.EISDIR) {
 			r.fail(err, e.name)
 			return nil
 		}
@@ -157,12 +157,12 @@ func (r *removal) entry(e entry) error {
 		return nil
 	}
 	child, err := r.open(d.fd, e.name)
-	if (err == unix.EMFILE || err == unix.ENFILE) && len(r.stack) > 1 && r.move(d, e.name) == nil {
+	if (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)) && len(r.stack) > 1 && r.move(d, e.name) == nil {
 		return nil
 	}
 	switch {
-	case err == unix.ENOENT:
-	case err == unix.ENOTDIR || err == unix.ELOOP: // replaced meanwhile
+	case errors.Is(err, unix.ENOENT):
+	case errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP): // replaced meanwhile
 		if err := r.unlink(d.fd, d, e.name, 0); err != nil {
 			r.fail(err, e.name)
 		}
@@ -185,10 +185,10 @@ func (r *removal) move(from *dir, name string) error {
 	top := r.stack[0]
 	to := r.moved(r.last)
 	err := unix.Renameat2(from.fd, name, top.fd, to, unix.RENAME_NOREPLACE)
-	if err == unix.EPERM && r.unlock(from, from.fd, name) {
+	if errors.Is(err, unix.EPERM) && r.unlock(from, from.fd, name) {
 		err = unix.Renameat2(from.fd, name, top.fd, to, unix.RENAME_NOREPLACE)
 	}
-	if err == nil || err == unix.EEXIST {
+	if err == nil || errors.Is(err, unix.EEXIST) {
 		r.last++
 	}
 	return err
@@ -197,7 +197,7 @@ func (r *removal) move(from *dir, name string) error {
 // open opens a directory to empty it. What is mounted on it is detached first.
 func (r *removal) open(parent int, name string) (*dir, error) {
 	d, err := openAt(parent, name)
-	if err == unix.EXDEV {
+	if errors.Is(err, unix.EXDEV) {
 		if err := detach(parent, name); err != nil {
 			return nil, err
 		}
@@ -232,7 +232,7 @@ func detach(parent int, name string) error {
 	for err == nil { // mounts can lie on each other
 		err = unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
-	if err == unix.EINVAL { // no mount is left
+	if errors.Is(err, unix.EINVAL) { // no mount is left
 		return nil
 	}
 	return fmt.Errorf("cannot detach what is mounted on it: %w", err)

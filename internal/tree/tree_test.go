@@ -159,8 +159,10 @@ func TestRemoveDetachesMounts(t *testing.T) {
 		}
 	}
 	for _, mount := range [][2]string{
-		{source, filepath.Join(top, "in", "it")}, {source, filepath.Join(top, "in", "it")},
-		{precious, filepath.Join(top, "file")}, {top, top},
+		{source, filepath.Join(top, "in", "it")},
+		{source, filepath.Join(top, "in", "it")},
+		{precious, filepath.Join(top, "file")},
+		{top, top},
 	} {
 		err := unix.Mount(mount[0], mount[1], "", unix.MS_BIND|unix.MS_REC, "")
 		if errors.Is(err, unix.EPERM) {

@@ -104,11 +104,10 @@ func (m *measurement) step() error {
 		return nil
 	}
 	child, err := openAt(at.dir.fd, e.name)
-	switch err {
-	case nil:
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV: // replaced meanwhile, or another mount
+	if replaced(err) {
 		return nil
-	default:
+	}
+	if err != nil {
 		return &os.PathError{Op: "open", Path: e.name, Err: err}
 	}
 	if err := unix.Fstat(child.fd, &st); err != nil {
@@ -118,6 +117,11 @@ func (m *measurement) step() error {
 	m.count(&st)
 	m.push(child, inode{st.Dev, st.Ino})
 	return nil
+}
+
+// replaced tells whether what was a directory a moment ago is none any more, or is another mount.
+func replaced(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV)
 }
 
 func (m *measurement) count(st *unix.Stat_t) {

@@ -80,7 +80,7 @@ func TestKillEndsAFrozenProcessOfAGroupBelow(t *testing.T) {
 	if err := g.Kill(ctx); err != nil {
 		t.Fatal(err)
 	}
-	<-ended
+	_ = <-ended // killed
 	if g.Frozen() {
 		t.Error("it is still frozen")
 	}

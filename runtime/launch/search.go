@@ -73,10 +73,10 @@ func (s *Search) feed(n int) bool {
 //go:nosplit
 //go:norace
 func (s *Search) take(c byte) bool {
-	switch {
-	case c == '\n':
+	switch c {
+	case '\n':
 		return s.endLine()
-	case c == ':':
+	case ':':
 		s.endField()
 	default:
 		if s.field == s.key && (s.at >= s.wantedLength || s.at >= len(s.wanted) || s.wanted[s.at] != c) {

@@ -80,7 +80,7 @@ func (w *Watcher) Run(ctx context.Context, changed func(Change)) error {
 		cancel()
 		_ = errors.Join(w.rules.Close(), w.link.Close())
 		for ; running > 0; running-- {
-			<-ended
+			_ = <-ended // both end because of what was closed here
 		}
 	}()
 	for {

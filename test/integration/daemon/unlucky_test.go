@@ -127,7 +127,7 @@ func TestInterruptedRemovalTakesItsVolumes(t *testing.T) {
 	w.Start()
 	testenv.Until(t, 10*time.Second, "both are removed", func() error {
 		if entries, err := os.ReadDir(w.Root + "/containers"); err != nil || len(entries) > 0 {
-			return fmt.Errorf("there are %v, %v", entries, err)
+			return errors.Join(err, fmt.Errorf("there are %v", entries))
 		}
 		return nil
 	})

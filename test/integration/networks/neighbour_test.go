@@ -44,7 +44,7 @@ func newHostApart(t *testing.T) (h *host, neighbour func(script string) (string,
 	}
 	testenv.Until(t, limit, "the neighbour has a namespace", func() error {
 		if its, err := os.Readlink("/proc/" + pid + "/ns/net"); err != nil || its == own {
-			return fmt.Errorf("it is in %q, %v", its, err)
+			return errors.Join(err, fmt.Errorf("it is in %q", its))
 		}
 		return nil
 	})
@@ -138,7 +138,7 @@ func TestBesideDocker(t *testing.T) {
 		case <-ended:
 		case <-time.After(testenv.Patience(limit)):
 			_ = docker.Process.Kill()
-			<-ended
+			_ = <-ended // killed
 			t.Error("dockerd did not end")
 		}
 		_ = unix.Unmount(dir+"/exec/netns/default", unix.MNT_DETACH)

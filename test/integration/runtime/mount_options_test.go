@@ -105,12 +105,23 @@ func TestAccessTimesOfABind(t *testing.T) {
 	c.Spec.Root.Readonly = false
 	want := map[string]string{}
 	for _, test := range []struct{ source, options, want string }{
-		{"noatime", "norelatime", "rw,noatime"}, {"noatime", "atime", "rw,noatime"}, {"noatime", "nostrictatime", "rw,noatime"},
-		{"noatime", "diratime", "rw,noatime"}, {"noatime", "nodiratime", "rw,nodiratime,relatime"}, {"noatime", "relatime", "rw,relatime"},
-		{"noatime", "strictatime", "rw"}, {"noatime", "ro", "ro,noatime"}, {"nodiratime", "strictatime", "rw"},
-		{"nodiratime", "noatime", "rw,noatime"}, {"nodiratime", "diratime", "rw,nodiratime,relatime"}, {"nodiratime", "noatime,nodiratime", "rw,noatime,nodiratime"},
-		{"relatime", "noatime,atime", "rw,relatime"}, {"relatime", "noatime,relatime", "rw,noatime"}, {"relatime", "nodiratime,strictatime", "rw,nodiratime"},
-		{"both", "atime,diratime", "rw,noatime,nodiratime"}, {"both", "relatime", "rw,relatime"},
+		{"noatime", "norelatime", "rw,noatime"},
+		{"noatime", "atime", "rw,noatime"},
+		{"noatime", "nostrictatime", "rw,noatime"},
+		{"noatime", "diratime", "rw,noatime"},
+		{"noatime", "nodiratime", "rw,nodiratime,relatime"},
+		{"noatime", "relatime", "rw,relatime"},
+		{"noatime", "strictatime", "rw"},
+		{"noatime", "ro", "ro,noatime"},
+		{"nodiratime", "strictatime", "rw"},
+		{"nodiratime", "noatime", "rw,noatime"},
+		{"nodiratime", "diratime", "rw,nodiratime,relatime"},
+		{"nodiratime", "noatime,nodiratime", "rw,noatime,nodiratime"},
+		{"relatime", "noatime,atime", "rw,relatime"},
+		{"relatime", "noatime,relatime", "rw,noatime"},
+		{"relatime", "nodiratime,strictatime", "rw,nodiratime"},
+		{"both", "atime,diratime", "rw,noatime,nodiratime"},
+		{"both", "relatime", "rw,relatime"},
 	} {
 		point := "/" + test.source + "/" + test.options
 		c.Spec.Mounts = append(c.Spec.Mounts, mount(point, "bind", sources[test.source], append(strings.Split(test.options, ","), "bind")...))

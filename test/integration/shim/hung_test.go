@@ -357,7 +357,7 @@ func TestClientOfFifosThatDoesNotRead(t *testing.T) {
 			pid := c.run("x")
 			testenv.Until(t, usual, "the process can write no more", func() error {
 				if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid)); err != nil || !strings.Contains(string(data), "write") && !strings.Contains(string(data), "wait") {
-					return fmt.Errorf("it is in %q, %v", data, err)
+					return errors.Join(err, fmt.Errorf("it is in %q", data))
 				}
 				return nil
 			})
