@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -65,33 +66,43 @@ func (t Table) Claimable() error {
 	return nil
 }
 
+// deletePatience is how long a table is looked at again because others change the host's rules meanwhile.
+const deletePatience = 5 * time.Second
+
 // DeleteIfUnused removes the table if berth made it and nobody uses it: it holds no elements, which are attachments of any CNI caller, and
 // nothing of an administrator's. What others add meanwhile makes the kernel refuse the removal.
 func (t Table) DeleteIfUnused() error {
-	err := t.sockets.do(func(s socket) error {
-		generation, err := s.generation()
-		if err != nil {
-			return err
+	var err error
+	for deadline := time.Now().Add(deletePatience); time.Now().Before(deadline); {
+		if err = t.sockets.do(t.deleteIfUnused); !isChanging(err) {
+			break
 		}
-		present, err := t.mine(s)
-		if err != nil || !present {
-			return ignoreForeign(err)
-		}
-		used, err := t.used(s)
-		if err != nil || used {
-			return err
-		}
-		body := attribute(nil, unix.NFTA_TABLE_NAME, text(t.Name))
-		err = s.batchAt(generation, []message{{kind: deleteTable, body: body}})
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ERESTART) {
-			return nil // gone, or changed by others a moment ago: then it is left for later
-		}
-		return err
-	})
-	if err != nil {
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("cannot delete nftables table %q: %w", t.Name, err)
 	}
 	return nil
+}
+
+// isChanging tells whether an error says that the rules have changed while they were read, or since then.
+func isChanging(err error) bool {
+	return errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EINTR) || errors.Is(err, errInterrupted)
+}
+
+func (t Table) deleteIfUnused(s socket) error {
+	generation, err := s.generation()
+	if err != nil {
+		return err
+	}
+	present, err := t.mine(s)
+	if err != nil || !present {
+		return ignoreForeign(err)
+	}
+	used, err := t.used(s)
+	if err != nil || used {
+		return err
+	}
+	return s.batchAt(generation, []message{{kind: deleteTable, body: attribute(nil, unix.NFTA_TABLE_NAME, text(t.Name))}})
 }
 
 func ignoreForeign(err error) error {
