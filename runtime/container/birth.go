@@ -14,6 +14,7 @@ import (
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/runtime/cgroup"
 	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/terminal"
 )
 
 // shared tells whether the process can be born in this one's memory: nothing has to be done for it before it executes
@@ -152,7 +153,7 @@ func sendPidfd(pidfd int, path string) error {
 		return fmt.Errorf("cannot send the pidfd: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	if err := terminal.ConnectSoon(fd, path); err != nil {
 		return fmt.Errorf("cannot connect to pidfd socket %q: %w", path, err)
 	}
 	if err := unix.Sendmsg(fd, []byte("pidfd"), unix.UnixRights(pidfd), nil, 0); err != nil {

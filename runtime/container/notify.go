@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/runtime/launch"
+	"github.com/berthd/berth/runtime/terminal"
 )
 
 // Where the seccomp profile asks an agent about some calls, the process loads its filter and then waits once more:
@@ -113,7 +114,7 @@ func sendListener(path string, listener int, state specs.ContainerProcessState) 
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	if err := terminal.ConnectSoon(fd, path); err != nil {
 		return err
 	}
 	sent, err := unix.SendmsgN(fd, content, unix.UnixRights(listener), nil, unix.MSG_NOSIGNAL)

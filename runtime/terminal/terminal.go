@@ -3,7 +3,9 @@
 package terminal
 
 import (
+	"errors"
 	"fmt"
+	"time"
 	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -66,11 +68,25 @@ func Connect(path string) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("cannot connect to console socket %q: %w", path, err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	if err := ConnectSoon(fd, path); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("cannot connect to console socket %q: %w", path, err)
 	}
 	return fd, nil
+}
+
+// ConnectSoon connects a socket to the path of another one, and gives up on a program that listens there and does not accept.
+func ConnectSoon(fd int, path string) error {
+	const patience = 10 * time.Second
+	limit := unix.NsecToTimeval(int64(patience))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit); err != nil {
+		return err
+	}
+	err := unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	if errors.Is(err, unix.EAGAIN) {
+		return fmt.Errorf("it has not been accepted within %v", patience)
+	}
+	return err
 }
 
 // OpenPtmx adds the opening of the container's /dev/pts/ptmx by a process that has the container's root as its own.

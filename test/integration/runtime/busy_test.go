@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -214,5 +215,38 @@ func TestDeleteAfterAKilledCreate(t *testing.T) {
 	}
 	if found == 0 {
 		t.Error("no create was killed after it had begun")
+	}
+}
+
+// TestReceiversThatDoNotAccept: a program that listens and has no time for anybody does not keep the runtime.
+func TestReceiversThatDoNotAccept(t *testing.T) {
+	for _, flag := range []string{"--console-socket", "--pidfd-socket"} {
+		t.Run(flag, func(t *testing.T) {
+			t.Parallel()
+			c := newContainer(t, "true")
+			c.Spec.Process.Terminal = flag == "--console-socket"
+			c.writeConfig()
+			path := filepath.Join(c.Bundle, "socket")
+			connect := func(listens bool) {
+				t.Helper()
+				fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+				if err == nil && listens {
+					err = errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0))
+				} else if err == nil {
+					err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = unix.Close(fd) })
+			}
+			connect(true)
+			connect(false) // which is all that the kernel keeps waiting
+			r := c.soon(25*time.Second, "create", "--bundle", c.Bundle, flag, path, c.ID)
+			if r.Status != 1 || !strings.Contains(r.Stderr, "has not been accepted within 10s") {
+				t.Errorf("%+v", r)
+			}
+			c.gone()
+		})
 	}
 }
