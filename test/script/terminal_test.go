@@ -78,6 +78,7 @@ func testDetach(t *testing.T, d *daemon, image string) {
 	p.typed(ctrlC)
 	p.expect("# ")
 	p.typed(ctrlP + ctrlQ)
+	p.expect("comes back\r\n") // by a terminal that is no longer raw: the next line begins at its left edge
 	p.exits(0)
 	if p.settings() != before {
 		t.Error("the terminal is not as it was")
