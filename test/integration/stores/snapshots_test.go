@@ -280,7 +280,7 @@ func TestSnapshotLabelsAndFilters(t *testing.T) {
 		t.Fatal(err)
 	}
 	for filter, want := range map[string][]string{
-		`labels."io.x/owner"==me`: {"two"}, "kind==committed": {"one"}, "parent==one": {"two"}, "!parent": {"one"},
+		`labels."io.x/owner"==me`: {"two"}, "kind==committed": {"one"}, "parent==one": {"two"}, `parent==""`: {"one"}, "parent": {"one", "two"},
 	} {
 		if got := s.names(t.Context(), filter); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", filter, got, want)
