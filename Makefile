@@ -8,7 +8,7 @@ export PATH := $(TOOLS):$(PATH):/usr/local/go/bin:/usr/lib/go-1.23/bin
 VCS := $(shell git status --porcelain >/dev/null 2>&1 && echo true || echo false)
 GO_BUILD := go build -trimpath -buildvcs=$(VCS) -tags grpcnotrace -ldflags='-s -w'
 BINARIES := bin/berth bin/berthd bin/containerd-shim-berth-v2 bin/berth-runtime bin/berth-cni bin/berth-contentstore bin/berth-snapshotter bin/berth-init
-GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' 2>/dev/null) go.mod go.sum
+GO_FILES := $(shell find . -name "*.go" -not -path "./.cache/*" 2>/dev/null) $(shell find runtime manager -name "*.json" -not -path "*/testdata/*" 2>/dev/null) go.mod go.sum
 # What some tests drive or compare with. They skip with a reason where it is missing.
 TEST_PACKAGES := docker.io podman conmon iptables criu
 PREFIX ?= /usr/local
@@ -39,7 +39,8 @@ test-arm64-vm: deps ## the runtime's tests and more on a kernel of arm64, in an 
 	hack/test-arm64-vm.sh '$(TEST)'
 
 unit: ## tests beside the code, and test/arch
-	go test $$(go list ./... | grep -v /test/) ./test/arch/... ./test/filters/...
+	go test $$(go list ./... | grep -v /test/) ./test/arch/...
+	cd test/filters && go test ./...
 
 integration: build ## black-box tests over bin/, as root
 	go test -count=1 -p 2 -timeout 20m ./test/integration/... ./test/script/...

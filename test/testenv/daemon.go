@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -35,6 +36,7 @@ type Daemon struct {
 
 	t       testing.TB
 	dir     string
+	subnet  string
 	args    []string
 	process *exec.Cmd
 	exited  chan error
@@ -51,6 +53,7 @@ func StartDaemon(t testing.TB, args ...string) *Daemon {
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Host: "unix://" + filepath.Join(dir, "s"),
 		Bridge: "bd" + unique, Table: "berth-test-" + unique, Cgroup: "berth-test-" + unique, t: t, dir: dir, args: args,
 	}
+	d.subnet = d.freeSubnet()
 	t.Cleanup(d.end)
 	d.Start()
 	return d
@@ -68,13 +71,30 @@ func DaemonFails(t testing.TB, args ...string) string {
 	return string(output)
 }
 
-// subnet is one of 32768 of 30 addresses in 10.208.0.0/12, so that tests can run side by side.
-func (d *Daemon) subnet() string {
+// freeSubnet is one of 32768 of 30 addresses in 10.208.0.0/12, so that tests can run side by side, and none that an interface of
+// the host has already: berthd refuses those.
+func (d *Daemon) freeSubnet() string {
+	d.t.Helper()
+	taken, err := net.InterfaceAddrs()
+	if err != nil {
+		d.t.Fatal(err)
+	}
 	hash := fnv.New32()
 	_, _ = hash.Write([]byte(d.dir))
-	n := hash.Sum32() % (1 << 15)
-	address := netip.AddrFrom4([4]byte{10, 208 + byte(n>>11), byte(n >> 3), byte(n<<5) & 0xe0})
-	return netip.PrefixFrom(address, 27).String()
+	const subnets = 1 << 15
+	for i := range uint32(subnets) {
+		// An odd step reaches each subnet once, and a neighbour that is taken too seldom twice.
+		n := (hash.Sum32() + i*10007) % subnets
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 208 + byte(n>>11), byte(n >> 3), byte(n<<5) & 0xe0}), 27)
+		if !slices.ContainsFunc(taken, func(a net.Addr) bool {
+			other, err := netip.ParsePrefix(a.String())
+			return err == nil && other.Overlaps(subnet)
+		}) {
+			return subnet.String()
+		}
+	}
+	d.t.Fatal("all of 10.208.0.0/12 is in use")
+	return ""
 }
 
 // LogFile is where berthd logs to.
@@ -89,7 +109,7 @@ func (d *Daemon) Start() {
 	}
 	defer func() { _ = log.Close() }()
 	args := append([]string{
-		"--root", d.Root, "--state", d.State, "--address", d.Host, "--bridge-name", d.Bridge, "--bridge-subnet", d.subnet(),
+		"--root", d.Root, "--state", d.State, "--address", d.Host, "--bridge-name", d.Bridge, "--bridge-subnet", d.subnet,
 		"--nft-table", d.Table, "--cgroup-parent", d.Cgroup,
 	}, d.args...)
 	d.process = exec.Command(Binary(d.t, "berthd"), args...)
