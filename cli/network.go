@@ -114,8 +114,10 @@ func newNetworkCreate(a *app) *cobra.Command {
 
 func newNetworkRm(a *app) *cobra.Command {
 	var force bool
-	cmd := &cobra.Command{Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove networks", Args: atLeast(1),
-		ValidArgsFunction: a.completeNames(0, networkList)}
+	cmd := &cobra.Command{
+		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove networks", Args: atLeast(1),
+		ValidArgsFunction: a.completeNames(0, networkList),
+	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "No error for a network that does not exist")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {

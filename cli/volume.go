@@ -107,8 +107,10 @@ func newVolumeCreate(a *app) *cobra.Command {
 
 func newVolumeRm(a *app) *cobra.Command {
 	var force bool
-	cmd := &cobra.Command{Use: "rm [OPTIONS] VOLUME [VOLUME...]", Aliases: []string{"remove"}, Short: "Remove volumes", Args: atLeast(1),
-		ValidArgsFunction: a.completeNames(0, volumeList)}
+	cmd := &cobra.Command{
+		Use: "rm [OPTIONS] VOLUME [VOLUME...]", Aliases: []string{"remove"}, Short: "Remove volumes", Args: atLeast(1),
+		ValidArgsFunction: a.completeNames(0, volumeList),
+	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "No error for a volume that does not exist")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {

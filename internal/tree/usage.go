@@ -54,7 +54,7 @@ type level struct {
 func (m *measurement) run(path string) error {
 	var st unix.Stat_t
 	err := unix.Lstat(path, &st)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
@@ -93,7 +93,7 @@ func (m *measurement) step() error {
 	at.position = e.next
 	var st unix.Stat_t
 	err = unix.Fstatat(at.dir.fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {

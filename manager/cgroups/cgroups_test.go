@@ -80,7 +80,9 @@ func TestKillEndsAFrozenProcessOfAGroupBelow(t *testing.T) {
 	if err := g.Kill(ctx); err != nil {
 		t.Fatal(err)
 	}
-	_ = <-ended // killed
+	if err := <-ended; err == nil {
+		t.Error("the killed process ended well")
+	}
 	if g.Frozen() {
 		t.Error("it is still frozen")
 	}

@@ -77,7 +77,7 @@ func TestWaitOutlivesItsConnection(t *testing.T) {
 	if err := server.Close(); err != nil {
 		t.Error(err)
 	}
-	<-served
+	t.Logf("the server ended: %v", <-served)
 	if _, err := s.waitProcess(c, current, ""); err == nil {
 		t.Error("a shim that is gone is waited for")
 	}

@@ -102,7 +102,7 @@ func openInRoot(root, path string) (*os.File, error) {
 			Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 		})
 		switch {
-		case err == unix.EINTR || err == unix.EAGAIN:
+		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
 			continue
 		case err != nil:
 			return nil, &os.PathError{Op: "open", Path: path, Err: err}

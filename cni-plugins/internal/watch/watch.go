@@ -78,10 +78,11 @@ func (w *Watcher) Run(ctx context.Context, changed func(Change)) error {
 	running := 2
 	defer func() {
 		cancel()
-		_ = errors.Join(w.rules.Close(), w.link.Close())
+		err := errors.Join(w.rules.Close(), w.link.Close())
 		for ; running > 0; running-- {
-			_ = <-ended // both end because of what was closed here
+			err = errors.Join(err, <-ended)
 		}
+		_ = err // of connections that are given up
 	}()
 	for {
 		select {

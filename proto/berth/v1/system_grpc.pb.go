@@ -36,7 +36,7 @@ type SystemServiceClient interface {
 	GetVersion(ctx context.Context, in *GetVersionRequest, opts ...grpc.CallOption) (*GetVersionResponse, error)
 	// GetInfo tells what the host offers and how the daemon is set up.
 	GetInfo(ctx context.Context, in *GetInfoRequest, opts ...grpc.CallOption) (*GetInfoResponse, error)
-	// GetDiskUsage tells what images and the writable layers of containers take. Volumes are not counted.
+	// GetDiskUsage tells what images, the writable layers of containers, and volumes take.
 	GetDiskUsage(ctx context.Context, in *GetDiskUsageRequest, opts ...grpc.CallOption) (*GetDiskUsageResponse, error)
 	// PruneSystem removes what is not used: containers, networks, images, and with volumes, anonymous volumes.
 	PruneSystem(ctx context.Context, in *PruneSystemRequest, opts ...grpc.CallOption) (*PruneSystemResponse, error)
@@ -112,7 +112,7 @@ type SystemServiceServer interface {
 	GetVersion(context.Context, *GetVersionRequest) (*GetVersionResponse, error)
 	// GetInfo tells what the host offers and how the daemon is set up.
 	GetInfo(context.Context, *GetInfoRequest) (*GetInfoResponse, error)
-	// GetDiskUsage tells what images and the writable layers of containers take. Volumes are not counted.
+	// GetDiskUsage tells what images, the writable layers of containers, and volumes take.
 	GetDiskUsage(context.Context, *GetDiskUsageRequest) (*GetDiskUsageResponse, error)
 	// PruneSystem removes what is not used: containers, networks, images, and with volumes, anonymous volumes.
 	PruneSystem(context.Context, *PruneSystemRequest) (*PruneSystemResponse, error)

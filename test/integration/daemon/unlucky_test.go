@@ -172,7 +172,7 @@ func TestClientThatLeavesGetsNoContainer(t *testing.T) {
 	records := filepath.Join(w.Root, "containers")
 	testenv.Until(t, 20*time.Second, "the container is being made", func() error {
 		if entries, err := os.ReadDir(records); err != nil || len(entries) == 0 {
-			return fmt.Errorf("%v, %v", entries, err)
+			return errors.Join(err, fmt.Errorf("there are %v", entries))
 		}
 		return nil
 	})
@@ -183,7 +183,7 @@ func TestClientThatLeavesGetsNoContainer(t *testing.T) {
 	}
 	testenv.Until(t, 20*time.Second, "the container is given up", func() error {
 		if entries, err := os.ReadDir(records); err != nil || len(entries) > 0 {
-			return fmt.Errorf("%v, %v", entries, err)
+			return errors.Join(err, fmt.Errorf("there are %v", entries))
 		}
 		return nil
 	})

@@ -144,7 +144,7 @@ func TestStoppedShimKeepsTheDaemonNeitherFromStartingNorFromEnding(t *testing.T)
 		return err
 	})
 	d.Stop() // fails the test if it takes too long
-	<-removed
+	t.Logf("the removal ended with berthd: %v", <-removed)
 	d.start()
 	if err := within(t, 40*time.Second, "rm -f", func(ctx context.Context) error { return d.rm(ctx, "frozen") }); err != nil && status.Code(err) != codes.NotFound {
 		t.Error(err)

@@ -102,13 +102,6 @@ func (d *disk) truncate(name string, size int) {
 	}
 }
 
-func (d *disk) size(name string) int {
-	if file := d.data[d.seen[name]]; file != nil {
-		return len(file.seen)
-	}
-	return 0
-}
-
 // sync makes a file's data or a directory's names durable.
 func (d *disk) sync(name string) {
 	if file := d.data[d.seen[name]]; file != nil {
