@@ -22,6 +22,7 @@ func (s *Service) begin(c *container, current *run, action string, change func(*
 	c.connectAttachments(current)
 	s.record(c, stepNone, change)
 	if action != "" {
+		s.cfg.Volumes.TellMounted(c.id, c.snapshot().GetMounts())
 		s.publish(c, action) // before what the watch has to tell
 	}
 	s.background("the watch of a container", func() { s.watch(c, current) })
@@ -122,6 +123,7 @@ func (s *Service) finish(c *container, current *run) {
 	state := c.snapshot().GetState()
 	s.publish(c, "die", "exitCode", strconv.Itoa(int(state.GetExitCode())),
 		"execDuration", strconv.Itoa(int(state.GetFinishedAt().AsTime().Sub(state.GetStartedAt().AsTime()).Seconds())))
+	s.cfg.Volumes.TellUnmounted(c.id, c.snapshot().GetMounts())
 	current.code = state.GetExitCode()
 	close(current.done)
 	switch {

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
+
+	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
 // Use records that a container uses a volume, made now if it is not there, and returns its directory.
@@ -57,6 +60,26 @@ func (s *Service) Reconcile(ctx context.Context, containers []string) error {
 		errs = append(errs, s.release(ctx, name, gone, false))
 	}
 	return errors.Join(errs...)
+}
+
+// TellMounted tells subscribers of events that a container with volumes among its mounts has started.
+func (s *Service) TellMounted(containerID string, mounts []*berthv1.MountState) {
+	for _, mount := range mounts {
+		if mount.GetVolume() != "" {
+			s.publish("mount", mount.GetVolume(), map[string]string{
+				"container": containerID, "destination": mount.GetMount().GetTarget(), "read/write": strconv.FormatBool(!mount.GetMount().GetReadOnly()),
+			})
+		}
+	}
+}
+
+// TellUnmounted tells subscribers of events that such a container has ended.
+func (s *Service) TellUnmounted(containerID string, mounts []*berthv1.MountState) {
+	for _, mount := range mounts {
+		if mount.GetVolume() != "" {
+			s.publish("unmount", mount.GetVolume(), map[string]string{"container": containerID})
+		}
+	}
 }
 
 // usedBy lists the volumes with a user that fits.

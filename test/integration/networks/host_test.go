@@ -300,7 +300,7 @@ func TestDriverOptionsTakeEffect(t *testing.T) {
 // Events tell what happens to networks and volumes.
 func TestNetworkAndVolumeEvents(t *testing.T) {
 	h := newHost(t)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience(limit))
 	defer cancel()
 	stream, err := berthv1.NewEventsServiceClient(h.Dial()).SubscribeEvents(ctx, &berthv1.SubscribeEventsRequest{
 		Filters: []*berthv1.Filter{{Key: "type", Values: []string{"network", "volume"}}},
@@ -335,7 +335,7 @@ func TestNetworkAndVolumeEvents(t *testing.T) {
 	for _, one := range want {
 		message, err := stream.Recv()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("instead of %q came %v", one, err)
 		}
 		e := message.GetEvent()
 		got := strings.Join([]string{e.GetType(), e.GetAction(), e.GetId(), e.GetAttributes()["name"], e.GetAttributes()["container"]}, " ")
