@@ -42,7 +42,6 @@ const (
 
 // startHeld starts a container whose life the caller holds.
 func (s *Service) startHeld(ctx context.Context, c *container, by starter, size *berthv1.TerminalSize) (uint32, error) {
-	c.keepAfterExit(false)
 	if current := c.active(); current != nil && c.isEnding() {
 		s.exitsWithin(ctx, current, endPatience)
 	}
@@ -56,6 +55,7 @@ func (s *Service) startHeld(ctx context.Context, c *container, by starter, size 
 		defer c.mu.Unlock()
 		return 0, c.refuse("start")
 	}
+	c.keepAfterExit(false)
 	if size == nil {
 		size = before.GetProcess().GetTtySize()
 	}

@@ -34,7 +34,8 @@ func (s *Service) Stop(ctx context.Context, ref string, how Stopping) (int32, er
 	return c.snapshot().GetState().GetExitCode(), nil
 }
 
-// stopHeld stops a container whose life the caller holds. Its restart policy does not start it again.
+// stopHeld stops a container whose life the caller holds, and lets go of it while the process has time to end by itself. Its
+// restart policy does not start it again.
 func (s *Service) stopHeld(ctx context.Context, c *container, how Stopping) error {
 	signal, timeout, err := c.howToStop(how)
 	if err != nil {
@@ -77,7 +78,19 @@ func (s *Service) ask(ctx context.Context, c *container, current *run, signal sy
 	if err := s.thawAll(ctx, c, current); err != nil { // a frozen process handles no signal
 		s.cfg.Logger.Warn("cannot let a container go on that is to handle a signal", "container", c.id, "error", err)
 	}
-	return s.exitsWithin(ctx, current, timeout), nil
+	return s.endsByItself(ctx, c, current, timeout), nil
+}
+
+// endsByItself waits for the end of a process that was asked to end. A client chooses how long that takes, and may choose for
+// ever: meanwhile the container's life is not held, so that others can kill or remove the container, or stop it sooner.
+func (s *Service) endsByItself(ctx context.Context, c *container, current *run, timeout time.Duration) bool {
+	<-c.life
+	ended := s.exitsWithin(ctx, current, timeout)
+	c.life <- struct{}{}
+	if !ended && c.active() != current {
+		ended = s.exitsWithin(ctx, current, endPatience) // it ended as the time was up
+	}
+	return ended
 }
 
 // thawAll lets a container go on, whether it was paused or frozen behind berthd's back.
@@ -246,6 +259,9 @@ func (s *Service) Restart(ctx context.Context, ref string, how Stopping) error {
 	if err := s.stopHeld(ctx, c, how); err != nil {
 		c.keepAfterExit(false)
 		return err
+	}
+	if c.isRemoved() {
+		return errdefs.As(errdefs.ErrNotFound, fmt.Errorf("no such container: %q: it was removed while it stopped", ref))
 	}
 	if _, err := s.startHeld(ctx, c, byClient, nil); err != nil {
 		return err

@@ -103,8 +103,6 @@ func checkLife(spec *berthv1.ContainerSpec) error {
 		return invalid("auto_remove and a restart policy exclude each other: a container that removes itself can't be started again")
 	case spec.GetRestart().GetMaxRetries() > 0 && condition != berthv1.RestartCondition_RESTART_CONDITION_ON_FAILURE:
 		return invalid("restart.max_retries is for the condition on-failure only")
-	case spec.GetStopTimeout() != nil && spec.GetStopTimeout().AsDuration() < 0:
-		return invalid("stop_timeout is negative")
 	}
 	if spec.GetStopSignal() != "" {
 		if _, err := parseSignal(spec.GetStopSignal()); err != nil {

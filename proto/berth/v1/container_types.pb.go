@@ -345,7 +345,7 @@ type ContainerSpec struct {
 	Init bool `protobuf:"varint,16,opt,name=init,proto3" json:"init,omitempty"`
 	// Signal that Stop sends first: a name or a number. Empty: the image's, then SIGTERM.
 	StopSignal string `protobuf:"bytes,17,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
-	// How long Stop waits before SIGKILL. Absent: 10 seconds.
+	// How long Stop waits before SIGKILL. Absent: 10 seconds. Negative: for ever.
 	StopTimeout *durationpb.Duration `protobuf:"bytes,18,opt,name=stop_timeout,json=stopTimeout,proto3" json:"stop_timeout,omitempty"`
 	// Sandbox whose namespaces the container joins.
 	SandboxId string `protobuf:"bytes,19,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`

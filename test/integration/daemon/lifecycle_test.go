@@ -1,7 +1,9 @@
 package daemon_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -105,7 +107,6 @@ func TestRefusals(t *testing.T) {
 	w := newWorld(t)
 	for text, change := range map[string]func(*berthv1.ContainerSpec){
 		"nosuch:latest":  func(s *berthv1.ContainerSpec) { s.Image = "localhost/nosuch:latest" },
-		"stop_timeout":   func(s *berthv1.ContainerSpec) { s.StopTimeout = durationpb.New(-time.Second) },
 		`"SIGNOPE"`:      func(s *berthv1.ContainerSpec) { s.StopSignal = "SIGNOPE" },
 		`"syslog"`:       func(s *berthv1.ContainerSpec) { s.Log = &berthv1.LogSpec{Driver: "syslog"} },
 		"memory 1000":    func(s *berthv1.ContainerSpec) { s.Resources = &berthv1.Resources{Memory: new(int64(1000))} },
@@ -201,6 +202,58 @@ func TestStopKillsWhoDoesNotListen(t *testing.T) {
 	if err != nil || answer.GetExitCode() != 137 {
 		t.Errorf("stop answered %v, %v; want exit code 137", answer, err)
 	}
+}
+
+// A stop that waits for ever, of a container that does not listen, keeps no other client away from it.
+func TestLongStopHoldsNobodyUp(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("sh", "-c", `trap "echo asked" TERM; echo ready; while :; do sleep 0.1; done`)
+	spec.StopTimeout = durationpb.New(-time.Second)
+	id := w.run("", spec)
+	w.untilLogged(id, "ready")
+	stopped, restarted := make(chan int32, 1), make(chan error, 1)
+	go func() {
+		answer, err := w.containers.StopContainer(w.ctx(), &berthv1.StopContainerRequest{Container: id})
+		if err != nil {
+			t.Errorf("the stop that waits failed: %v", err)
+		}
+		stopped <- answer.GetExitCode()
+	}()
+	w.untilLogged(id, "asked")
+	ctx, cancel := context.WithTimeout(w.ctx(), 30*time.Second)
+	defer cancel()
+	try := func(what string, err error) {
+		if err != nil {
+			t.Fatalf("%s beside a stop that waits: %v", what, err)
+		}
+	}
+	_, err := w.containers.RenameContainer(ctx, &berthv1.RenameContainerRequest{Container: id, Name: "other"})
+	try("rename", err)
+	_, err = w.containers.PauseContainer(ctx, &berthv1.PauseContainerRequest{Container: id})
+	try("pause", err)
+	_, err = w.containers.StartContainer(ctx, &berthv1.StartContainerRequest{Container: id})
+	wantCode(t, err, codes.FailedPrecondition)
+	_, err = w.containers.StopContainer(ctx, &berthv1.StopContainerRequest{Container: id, Timeout: durationpb.New(0)})
+	try("a stop at once", err)
+	if code := <-stopped; code != 137 {
+		t.Errorf("the stop that waits answered exit code %d, want 137", code)
+	}
+
+	before := strings.Count(w.logs(id), "asked")
+	w.start(id)
+	go func() {
+		_, err := w.containers.RestartContainer(w.ctx(), &berthv1.RestartContainerRequest{Container: id})
+		restarted <- err
+	}()
+	testenv.Until(t, 10*time.Second, "the restart's signal", func() error {
+		if got := strings.Count(w.logs(id), "asked"); got <= before {
+			return fmt.Errorf("%d signals, as before", got)
+		}
+		return nil
+	})
+	_, err = w.containers.RemoveContainer(ctx, &berthv1.RemoveContainerRequest{Container: id, Force: true})
+	try("removal", err)
+	wantCode(t, <-restarted, codes.NotFound)
 }
 
 func TestAutoRemove(t *testing.T) {
