@@ -84,6 +84,19 @@ func (a *app) eachAtOnce(ctx context.Context, names []string, do func(conn *clie
 	return a.collect(ctx, names, parallelCalls, func(conn *client.Client, name string) (string, error) { return name, do(conn, name) })
 }
 
+// absentError is the error of a name that does not exist, where that is told and is no failure.
+type absentError struct{ err error }
+
+func (e *absentError) Error() string { return e.err.Error() }
+
+// toleratesAbsence is the error of a removal with or without --force: with it, a name that does not exist is no failure.
+func toleratesAbsence(force bool, err error) error {
+	if force && client.IsNotFound(err) {
+		return &absentError{err}
+	}
+	return err
+}
+
 // collect calls do for every name, at most limit at a time, and prints what it answers. Answers and errors come in the
 // order of the names, each as soon as it and those before it are there.
 func (a *app) collect(ctx context.Context, names []string, limit int, do func(*client.Client, string) (string, error)) error {
@@ -113,6 +126,11 @@ func (a *app) collect(ctx context.Context, names []string, limit int, do func(*c
 	var failed []error
 	for _, pending := range answers {
 		result := <-pending
+		var missing *absentError
+		if errors.As(result.err, &missing) {
+			fmt.Fprintf(a.err, "berth: %v\n", a.explain(missing.err))
+			continue
+		}
 		if result.err != nil {
 			failed = append(failed, result.err)
 			continue

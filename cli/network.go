@@ -122,10 +122,7 @@ func newNetworkRm(a *app) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		return a.each(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Networks.RemoveNetwork(cmd.Context(), &berthv1.RemoveNetworkRequest{Network: name})
-			if force && client.IsNotFound(err) {
-				return nil
-			}
-			return err
+			return toleratesAbsence(force, err)
 		})
 	}
 	return cmd

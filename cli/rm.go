@@ -21,10 +21,7 @@ func newRemove(a *app) *cobra.Command {
 		return a.eachAtOnce(cmd.Context(), names, func(conn *client.Client, name string) error {
 			_, err := conn.Containers.RemoveContainer(cmd.Context(),
 				&berthv1.RemoveContainerRequest{Container: name, Force: force, Volumes: volumes})
-			if force && client.IsNotFound(err) {
-				return nil
-			}
-			return err
+			return toleratesAbsence(force, err)
 		})
 	}
 	return cmd

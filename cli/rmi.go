@@ -29,7 +29,9 @@ func newRmi(a *app) *cobra.Command {
 		var failed []error
 		for _, name := range names {
 			answer, err := conn.Images.RemoveImage(cmd.Context(), &berthv1.RemoveImageRequest{Image: name, Force: force, NoPrune: noPrune})
-			if err != nil && (!force || !client.IsNotFound(err)) {
+			if force && client.IsNotFound(err) {
+				fmt.Fprintf(a.err, "berth: %v\n", a.explain(err))
+			} else if err != nil {
 				failed = append(failed, err)
 			}
 			a.printRemoved(answer.GetUntagged(), answer.GetDeleted())

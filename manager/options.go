@@ -122,8 +122,11 @@ func (o *options) complete() error {
 		}
 		o.addresses[i] = path
 	}
-	if o.bridgeSubnet.IsValid() && !o.bridgeSubnet.Addr().Is4() {
-		return fmt.Errorf("invalid --bridge-subnet %q: want IPv4 addresses", o.bridgeSubnet)
+	if o.nftTable == "" {
+		return errors.New("invalid --nft-table \"\": want the name of a table")
+	}
+	if address := o.bridgeSubnet.Addr(); o.bridgeSubnet.IsValid() && (!address.Is4() || address.IsMulticast()) {
+		return fmt.Errorf("invalid --bridge-subnet %q: want unicast IPv4 addresses", o.bridgeSubnet)
 	}
 	return nil
 }

@@ -133,10 +133,10 @@ func (f *cpuFlags) apply(resources *berthv1.Resources, set *pflag.FlagSet) error
 			return errors.New("conflicting options: --cpus sets the period and the quota, give it or --cpu-period and --cpu-quota")
 		}
 		cpus, err := strconv.ParseFloat(f.cpus, 64)
-		if err != nil || !(cpus > 0 && cpus < 1e6) {
+		if err != nil || !(cpus >= 0 && cpus < 1e6) {
 			return invalid("cpus", f.cpus, "want a number of processors, as 1.5")
 		}
-		nano := int64(math.Round(cpus * 1e9))
+		nano := int64(math.Round(cpus * 1e9)) // 0: no limit
 		resources.NanoCpus = &nano
 	}
 	if set.Changed("cpu-shares") {

@@ -18,7 +18,7 @@ func unbuilt() map[string]string {
 		"health-start-period": "health checks", "health-start-interval": "health checks",
 		"ip6": "addresses of IPv6", "link-local-ip": "link-local addresses", "network-alias": "names of containers in networks",
 		"net-alias": "names of containers in networks", "link": "names of containers in networks",
-		"volumes-from": "volumes of another container", "volume-driver": "drivers of volumes", "storage-opt": "options of the snapshotter",
+		"volumes-from": "volumes of another container", "storage-opt": "options of the snapshotter",
 		"gpus": "GPUs", "blkio-weight-device": "weights of single devices", "use-api-socket": "way to the API from containers",
 	}
 }
@@ -29,6 +29,7 @@ func ignored() map[string]string {
 	return map[string]string{
 		"disable-content-trust": "",
 		"isolation":             "",
+		"volume-driver":         "",
 		"kernel-memory":         "--kernel-memory is ignored: kernels have no limit of their own memory any more",
 	}
 }
@@ -38,6 +39,7 @@ type dockerFlags struct {
 	values    map[string]*[]string
 	trust     bool
 	isolation string
+	volumes   string
 	kernel    string
 	warnings  []string
 }
@@ -51,6 +53,7 @@ func (f *dockerFlags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.trust, "disable-content-trust", true, "")
 	set.StringVar(&f.isolation, "isolation", "", "")
 	set.StringVar(&f.kernel, "kernel-memory", "", "")
+	set.StringVar(&f.volumes, "volume-driver", "", "")
 	for _, names := range []map[string]string{unbuilt(), ignored()} {
 		for name := range names {
 			_ = set.MarkHidden(name)
@@ -67,6 +70,9 @@ func (f *dockerFlags) apply(_ *berthv1.ContainerSpec, set *pflag.FlagSet) error 
 	}
 	if f.isolation != "" && f.isolation != "default" {
 		return invalid("isolation", f.isolation, "want default; others are of Windows")
+	}
+	if err := volumeDriver(f.volumes); err != nil {
+		return invalid("volume-driver", f.volumes, err.Error())
 	}
 	if f.kernel != "" {
 		if _, err := bytes("kernel-memory", f.kernel); err != nil {

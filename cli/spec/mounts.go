@@ -76,12 +76,15 @@ func parseVolume(text string) (*berthv1.Mount, error) {
 }
 
 func volumeOptions(mount *berthv1.Mount, text, options string) error {
+	writable := false // the default, too
 	for option := range strings.SplitSeq(options, ",") {
 		switch {
 		case option == "ro" || option == "readonly":
 			mount.ReadOnly = true
-		case option == "rw" || option == "consistent" || option == "cached" || option == "delegated":
-			// The default here; the last three speak of file sharing with a virtual machine.
+		case option == "rw":
+			writable = true
+		case option == "consistent" || option == "cached" || option == "delegated":
+			// These speak of file sharing with a virtual machine.
 		case option == "z" || option == "Z":
 			mount.Relabel = option
 		case option == "nocopy":
@@ -91,6 +94,9 @@ func volumeOptions(mount *berthv1.Mount, text, options string) error {
 		default:
 			return invalid("volume", text, fmt.Sprintf("unknown option %q", option))
 		}
+	}
+	if writable && mount.ReadOnly {
+		return invalid("volume", text, "ro and rw exclude each other")
 	}
 	return nil
 }
@@ -178,12 +184,22 @@ func setMountField(mount *berthv1.Mount, key, value string, assigned bool) (err 
 		}
 		mount.Options = append(mount.Options, "mode="+value)
 	case "consistency": // file sharing with a virtual machine: nothing to do here
-	case "volume-opt", "volume-driver", "volume-label", "volume-subpath", "image-subpath", "bind-recursive", "bind-nonrecursive":
+	case "volume-driver":
+		err = volumeDriver(value)
+	case "volume-opt", "volume-label", "volume-subpath", "image-subpath", "bind-recursive", "bind-nonrecursive":
 		err = fmt.Errorf("%s is not implemented", key)
 	default:
 		err = fmt.Errorf("unknown key %q", key)
 	}
 	return err
+}
+
+// volumeDriver accepts the one driver of volumes that there is.
+func volumeDriver(name string) error {
+	if name != "" && name != "local" {
+		return fmt.Errorf("the volume driver %q is not implemented", name)
+	}
+	return nil
 }
 
 func mountType(name string) (berthv1.MountType, error) {

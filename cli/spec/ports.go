@@ -42,11 +42,15 @@ func parseProtocol(text string) (ports, protocol string, err error) {
 	return "", "", fmt.Errorf("unknown protocol %q: want tcp, udp or sctp", protocol)
 }
 
-// parsePublish reads the value of -p: [[ip:][hostPort]:]containerPort[/protocol], where ports may be ranges of one
+// parsePublish reads the value of -p: [[ip:][hostPort]:]containerPort[/protocol], or its long syntax, where ports may be ranges of one
 // size and an IPv6 address is in brackets.
 func parsePublish(text string) ([]*berthv1.PortMapping, error) {
 	fail := func(err error) ([]*berthv1.PortMapping, error) { return nil, invalid("publish", text, err.Error()) }
-	rest, protocol, err := parseProtocol(text)
+	rest, err := shortPublish(text)
+	if err != nil {
+		return fail(err)
+	}
+	rest, protocol, err := parseProtocol(rest)
 	if err != nil {
 		return fail(err)
 	}
@@ -63,6 +67,9 @@ func parsePublish(text string) ([]*berthv1.PortMapping, error) {
 		if host, err = parseRange(hostPort); err != nil {
 			return fail(err)
 		}
+		if container.size() == 1 && host.size() > 1 {
+			return fail(fmt.Errorf("choosing a free port of the range %s is not implemented", hostPort))
+		}
 		if host.size() != container.size() {
 			return fail(fmt.Errorf("the ranges %s and %s differ in size", hostPort, containerPort))
 		}
@@ -76,6 +83,23 @@ func parsePublish(text string) ([]*berthv1.PortMapping, error) {
 		mappings = append(mappings, mapping)
 	}
 	return mappings, nil
+}
+
+// shortPublish turns docker's long syntax, published=8080,target=80,protocol=tcp, into the short one.
+func shortPublish(text string) (string, error) {
+	if !strings.Contains(text, "=") {
+		return text, nil
+	}
+	values := map[string]string{"protocol": "tcp"}
+	for part := range strings.SplitSeq(text, ",") {
+		switch key, value, _ := strings.Cut(part, "="); key {
+		case "published", "target", "protocol":
+			values[key] = value
+		default:
+			return "", fmt.Errorf("unknown key %q: want published, target or protocol", key)
+		}
+	}
+	return values["published"] + ":" + values["target"] + "/" + values["protocol"], nil
 }
 
 func splitPublish(text string) (hostIP, hostPort, containerPort string, err error) {

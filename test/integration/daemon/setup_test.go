@@ -101,6 +101,8 @@ func TestFlagsThatCanNotWork(t *testing.T) {
 		`invalid --snapshotter "foo": want overlay or native`:                              {"--snapshotter", "foo"},
 		`invalid --cgroup-parent "../x": it may not contain the element ".."`:              {"--cgroup-parent", "../x"},
 		`invalid --cgroup-parent "/": want the path of a cgroup`:                           {"--cgroup-parent", "/"},
+		`invalid --nft-table "": want the name of a table`:                                 {"--nft-table", ""},
+		`invalid --bridge-subnet "224.0.0.0/8": want unicast IPv4 addresses`:               {"--bridge-subnet", "224.0.0.0/8"},
 		`invalid --insecure-registry "http://host": want a host or host:port`:              {"--insecure-registry", "http://host"},
 		`invalid --cni-plugin-dir "/nowhere": stat /nowhere: no such file or directory`:    {"--cni-plugin-dir", "/nowhere"},
 		`invalid --shim "no-such-shim": there is no such program beside berthd or in PATH`: {"--shim", "no-such-shim"},
