@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +27,7 @@ func openChain(chain *nftables.Chain, bridge string) error {
 		return nil
 	}
 	for _, direction := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
-		if findRule(rules, bridge, direction) != nil {
+		if len(findRules(rules, bridge, direction)) > 0 {
 			continue
 		}
 		rule := &nftables.Rule{Table: chain.Table, Chain: chain, Exprs: accept(bridge, direction), UserData: ruleComment(bridge)}
@@ -53,7 +54,7 @@ func closeChain(chain *nftables.Chain, bridge string) error {
 		return fmt.Errorf("cannot list the rules of chain FORWARD: %w", err)
 	}
 	for _, direction := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
-		if rule := findRule(rules, bridge, direction); rule != nil {
+		for _, rule := range findRules(rules, bridge, direction) {
 			if err := conn.DelRule(rule); err != nil {
 				return fmt.Errorf("cannot remove the rules of bridge %q from chain FORWARD of iptables: %w", bridge, err)
 			}
@@ -78,9 +79,10 @@ func ruleComment(bridge string) []byte {
 	return userdata.AppendString(nil, userdata.TypeComment, comment(bridge))
 }
 
-// findRule returns the bridge's rule for a direction. iptables-restore, which saves and loads all rules, may have written it anew: with
-// the comment in a match of its own, and with less of the name's padding.
-func findRule(rules []*nftables.Rule, bridge string, direction expr.MetaKey) *nftables.Rule {
+// findRules returns the bridge's rules for a direction: there are two of a kind where two processes opened the way at once.
+// iptables-restore, which saves and loads all rules, may have written them anew: with the comment in a match of its own, and with less of
+// the name's padding.
+func findRules(rules []*nftables.Rule, bridge string, direction expr.MetaKey) (found []*nftables.Rule) {
 	for _, rule := range rules {
 		if len(rule.Exprs) < 3 {
 			continue
@@ -92,10 +94,10 @@ func findRule(rules []*nftables.Rule, bridge string, direction expr.MetaKey) *nf
 			continue
 		}
 		if strings.TrimRight(string(cmp.Data), "\x00") == bridge && hasComment(rule, bridge) {
-			return rule
+			found = append(found, rule)
 		}
 	}
-	return nil
+	return found
 }
 
 func hasComment(rule *nftables.Rule, bridge string) bool {
@@ -106,7 +108,11 @@ func hasComment(rule *nftables.Rule, bridge string) bool {
 		return false
 	}
 	match, isMatch := rule.Exprs[2].(*expr.Match)
-	return isMatch && match.Name == "comment"
+	if !isMatch {
+		return false
+	}
+	text, isComment := match.Info.(*xt.Comment)
+	return isComment && string(*text) == comment(bridge)
 }
 
 // trailingRefusal returns the chain's last rule if it refuses everything.

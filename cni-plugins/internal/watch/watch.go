@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -72,7 +74,7 @@ func (w *Watcher) Run(ctx context.Context, changed func(Change)) error {
 		case <-ctx.Done():
 		}
 	}
-	batch := &batch{table: w.table}
+	batch := &batch{table: w.table, rules: map[string]int{}}
 	go func() { ended <- receive(w.rules, emit, batch.handle, Change{Kind: Rules}, Change{Kind: Firewall}) }()
 	go func() { ended <- receive(w.link, emit, handleLink, Change{Kind: Link}) }()
 	running := 2
@@ -118,8 +120,11 @@ func receive(conn *netlink.Conn, emit func(Change), handle func(netlink.Message,
 
 // batch is one transaction of nftables: the kernel tells all its changes, and at its end who made it.
 type batch struct {
-	table           string
-	rules, firewall bool
+	table          string
+	lost, firewall bool
+	// rules is how many rules the transaction has taken from each chain of the table. One that replaces them takes none: another
+	// berthd that puts its table right must not make this one do the same, and so on for ever.
+	rules map[string]int
 }
 
 func (b *batch) handle(m netlink.Message, emit func(Change)) {
@@ -133,20 +138,25 @@ func (b *batch) handle(m netlink.Message, emit func(Change)) {
 	kind := uint16(m.Header.Type) & 0xff
 	if kind == unix.NFT_MSG_NEWGEN {
 		if !own(attributes) {
-			if b.rules {
+			if b.lost || slices.ContainsFunc(slices.Collect(maps.Values(b.rules)), func(taken int) bool { return taken > 0 }) {
 				emit(Change{Kind: Rules})
 			}
 			if b.firewall {
 				emit(Change{Kind: Firewall})
 			}
 		}
-		b.rules, b.firewall = false, false
+		b.lost, b.firewall = false, false
+		clear(b.rules)
 		return
 	}
-	switch table := tableOf(attributes); {
+	switch table := textOf(attributes, unix.NFTA_TABLE_NAME); {
 	case kind == unix.NFT_MSG_NEWSETELEM:
+	case table == b.table && kind == unix.NFT_MSG_NEWRULE:
+		b.rules[textOf(attributes, unix.NFTA_RULE_CHAIN)]--
+	case table == b.table && kind == unix.NFT_MSG_DELRULE:
+		b.rules[textOf(attributes, unix.NFTA_RULE_CHAIN)]++
 	case table == b.table:
-		b.rules = b.rules || removes(kind)
+		b.lost = b.lost || removes(kind)
 	case table == "filter" || table == "firewalld":
 		b.firewall = b.firewall || kind != unix.NFT_MSG_DELSETELEM
 	}
@@ -154,16 +164,17 @@ func (b *batch) handle(m netlink.Message, emit func(Change)) {
 
 func removes(kind uint16) bool {
 	switch kind {
-	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
+	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
 		return true
 	}
 	return false
 }
 
-// tableOf is the name of the table that a message is about: the first attribute of each kind of message.
-func tableOf(attributes []netlink.Attribute) string {
+// textOf is the text in an attribute of a message. The table's name is the first attribute of each kind of message, a rule's chain the
+// second.
+func textOf(attributes []netlink.Attribute, kind uint16) string {
 	for _, a := range attributes {
-		if a.Type == unix.NFTA_TABLE_NAME {
+		if a.Type == kind {
 			return strings.TrimRight(string(a.Data), "\x00")
 		}
 	}

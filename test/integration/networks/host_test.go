@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -181,6 +182,33 @@ func TestSecondDaemonDoesNoHarm(t *testing.T) {
 	if got := get(t, published(port)); got != "web" {
 		t.Errorf("after the second daemon's end the port answers %q", got)
 	}
+}
+
+// Two daemons that keep their rules in one table both put back what others delete, and leave alone what the other has put back.
+func TestDaemonsWithOneTableComeToRest(t *testing.T) {
+	h := newHost(t)
+	port := h.run("web", serve, publish("127.0.0.1", 0)).GetPorts()[0]
+	second := newHost(t, "--nft-table", h.Table)
+	other := second.run("other", serve, publish("127.0.0.1", 0)).GetPorts()[0]
+	must(t, "nft", "flush", "chain", "inet", h.Table, "ports")
+	for at, name := range map[string]string{published(port): "web", published(other): "other"} {
+		if got := get(t, at); got != name {
+			t.Errorf("with two daemons the port answers %q, want %q", got, name)
+		}
+	}
+	// Each rule that is written anew gets another handle.
+	const calm = 2 * time.Second
+	var before string
+	var changed time.Time
+	testenv.Until(t, limit, "nobody writes the rules again", func() error {
+		if now := must(t, "nft", "--handle", "list", "table", "inet", h.Table); now != before {
+			before, changed = now, time.Now()
+		}
+		if quiet := time.Since(changed); quiet < calm {
+			return fmt.Errorf("they have been the same for %v only", quiet)
+		}
+		return nil
+	})
 }
 
 // An attachment that could not be undone belongs to a namespace that is gone. The next start must not take it for its own.
