@@ -26,6 +26,7 @@ type layout struct {
 }
 
 func (l layout) addSets() error {
+	var number uint32 // within the transaction: the library's own count is not safe for two at once
 	for _, family := range []family{ipv4(), ipv6()} {
 		byPair := nftables.MustConcatSetType(family.address, family.address)
 		byLink := nftables.MustConcatSetType(family.address, nftables.TypeIFName)
@@ -43,7 +44,8 @@ func (l layout) addSets() error {
 			{Name: SetPort, KeyType: byAddressPort, IsMap: true, DataType: target},
 			{Name: SetAnyPort, KeyType: byPort, IsMap: true, DataType: target},
 		} {
-			set.Table, set.Name, set.KeyByteOrder = l.table, set.Name+family.suffix, binaryutil.BigEndian
+			number++
+			set.ID, set.Table, set.Name, set.KeyByteOrder = number, l.table, set.Name+family.suffix, binaryutil.BigEndian
 			if err := l.conn.AddSet(set, nil); err != nil {
 				return err
 			}
