@@ -61,7 +61,7 @@ func limitProperties(group Cgroup, resources *specs.LinuxResources, create bool)
 				}
 			}
 		}
-		list := settingProperties(append(settings, c.quota(resources.CPU)...))
+		list := settingProperties(append(c.quota(resources.CPU), settings...))
 		if !create && len(resources.Devices) == 0 {
 			return list, nil
 		}
@@ -80,7 +80,7 @@ func limitProperties(group Cgroup, resources *specs.LinuxResources, create bool)
 	return settingProperties(settings), nil
 }
 
-// quota is what is in effect of two limits that are one to systemd, if either has changed.
+// quota is the quota and the period that have been in effect, if either is to change: to systemd they are one limit.
 func (c *v1) quota(cpu *specs.LinuxCPU) []setting {
 	dir, ok := c.paths["cpu"]
 	if !ok || cpu == nil || cpu.Quota == nil && cpu.Period == nil {

@@ -137,8 +137,8 @@ func (m *Manager) job(c call) error {
 	}
 }
 
-// SetProperties changes properties of a running unit, until the next boot. That there is none is no error: a cgroup may
-// be where one would be and nonetheless not be systemd's.
+// SetProperties changes properties of a running unit, until the next boot, and returns when systemd has written them to the
+// files of its cgroup. That there is no unit is no error: a cgroup may be where one would be and nonetheless not be systemd's.
 func (m *Manager) SetProperties(name string, properties []Property) error {
 	properties, err := m.known(properties)
 	if err != nil {
@@ -151,6 +151,10 @@ func (m *Manager) SetProperties(name string, properties []Property) error {
 	var refusal Error
 	if errors.As(err, &refusal) && refusal.Name == noSuchUnit {
 		return nil
+	}
+	if err == nil {
+		// systemd replies before it writes the files, and writes them before it takes another call.
+		_, err = m.do(call{path: managerPath, iface: "org.freedesktop.DBus.Peer", member: "Ping"}, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot change systemd unit %q: %w", name, err)

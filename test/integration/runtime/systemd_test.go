@@ -224,6 +224,40 @@ func TestSystemdScope(t *testing.T) {
 	s.isGone()
 }
 
+// TestSystemdWritesFirst: the files have what was asked for, not what systemd, which counts in hundredths of a processor, makes of it.
+func TestSystemdWritesFirst(t *testing.T) {
+	s := newScope(t, startManager(t))
+	s.start()
+	for quota := 33301; quota <= 33310; quota++ {
+		s.must("update", "--cpu-quota", itoa(quota), "--cpu-period", "70000", s.ID)
+		s.has(map[string]string{"CPUQuotaPerSecUSec": "480ms", "CPUQuotaPeriodUSec": "70ms"})
+		s.files(map[string]string{"cpu.max": itoa(quota) + " 70000"})
+		if !onV2(t) {
+			wantEqual(t, readFile(t, filepath.Join(strings.Replace(s.dir, "/memory/", "/cpu/", 1), "cpu.cfs_quota_us")), itoa(quota))
+		}
+	}
+}
+
+// TestSystemdUnitOfAnother: a cgroup that systemd has not made does not stand for the unit that has its name.
+func TestSystemdUnitOfAnother(t *testing.T) {
+	m := startManager(t)
+	s := newScope(t, m)
+	s.Spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: pointer(int64(50))}
+	s.start()
+	other := newScope(t, m)
+	other.Flags = nil
+	other.Spec.Linux.CgroupsPath = testenv.CgroupParent + "/system.slice/" + s.unit
+	other.start()
+	other.must("update", "--pids-limit", "77", other.ID)
+	other.must("pause", other.ID)
+	other.must("resume", other.ID)
+	wantEqual(t, other.must("exec", other.ID, "echo", "executed"), "executed\n")
+	other.must("delete", "--force", other.ID)
+	s.has(map[string]string{"ActiveState": "active", "TasksMax": "50"})
+	s.files(map[string]string{"pids.max": "50"})
+	s.wantStatus("running")
+}
+
 // TestSystemdKeepsDevices: the device rules stay those of the configuration, whatever systemd does with its own.
 func TestSystemdKeepsDevices(t *testing.T) {
 	m := startManager(t)
