@@ -153,7 +153,7 @@ func (c *Container) end() error {
 	const patience = 10 * time.Second
 	for limit := time.Now().Add(patience); ; {
 		ready := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-		n, err := unix.Poll(ready, int(time.Until(limit).Milliseconds()))
+		n, err := unix.Poll(ready, int(max(time.Until(limit), 0).Milliseconds()))
 		if n > 0 {
 			return nil
 		}

@@ -6,8 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -158,7 +160,7 @@ func TestBusy(t *testing.T) {
 // TestDeleteIsRepeated: what can't be removed at first is known to the next delete.
 func TestDeleteIsRepeated(t *testing.T) {
 	if onV2(t) {
-		t.Skip("with cgroup v2 the runtime kills all that is in the cgroup")
+		t.Skip("with cgroup v2 the runtime kills all that is in the cgroup: see TestDeleteBesideAProcessThatCannotEnd")
 	}
 	for _, how := range []string{"delete", "run"} {
 		t.Run(how, func(t *testing.T) {
@@ -189,6 +191,67 @@ func TestDeleteIsRepeated(t *testing.T) {
 			c.must("delete", c.ID)
 			c.gone()
 			wantEqual(t, readFile(t, c.Bundle+"/poststop"), "called") // once, when it is really gone
+		})
+	}
+}
+
+// frozenFilesystem returns the directory of a file system that may be frozen, in which case processes that write to it can't
+// be killed, and a function that thaws it.
+func frozenFilesystem(t *testing.T) (dir string, thaw func()) {
+	t.Helper()
+	dir, image := t.TempDir(), filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"truncate -s 16M " + image, "mkfs.ext4 -q " + image, "mount -o loop " + image + " " + dir} {
+		args := strings.Fields(line)
+		if output, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("needs loop devices with ext4: %s: %v: %s", line, err, output)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("cannot unmount %s: %v", dir, err)
+		}
+	})
+	if output, err := exec.Command("fsfreeze", "--freeze", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	thaw = sync.OnceFunc(func() {
+		if output, err := exec.Command("fsfreeze", "--unfreeze", dir).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, output)
+		}
+	})
+	t.Cleanup(thaw)
+	return dir, thaw
+}
+
+// TestDeleteBesideAProcessThatCannotEnd: the container is known until its last process has left the cgroup.
+func TestDeleteBesideAProcessThatCannotEnd(t *testing.T) {
+	for _, how := range []string{"delete", "run"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			dir, thaw := frozenFilesystem(t)
+			c := newContainer(t)
+			c.shell("echo > /mnt/file & until grep -q State:.D /proc/$!/status; do sleep 0.02; done")
+			c.Spec.Linux.Namespaces = slices.DeleteFunc(c.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+			c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Type: "bind", Source: dir, Destination: "/mnt", Options: []string{"rbind", "rprivate"}})
+			var r testenv.Outcome
+			if how == "run" {
+				c.writeConfig()
+				r = c.soon(40*time.Second, "run", "--bundle", c.Bundle, c.ID)
+			} else {
+				c.start()
+				testenv.WaitFor(t, "the first process to end", func() bool { return c.state().Status == "stopped" })
+				r = c.soon(40*time.Second, "delete", c.ID)
+			}
+			if r.Status == 0 || !strings.Contains(r.Stderr, "cannot remove the cgroup") {
+				t.Errorf("%s: %+v", how, r)
+			}
+			c.wantStatus("stopped")
+			thaw()
+			c.must("delete", c.ID)
+			c.gone()
 		})
 	}
 }
