@@ -63,7 +63,7 @@ func TestUpdateLiftsLimits(t *testing.T) {
 	id := w.run("box", spec)
 	w.untilLogged(id, "ready")
 	const limits = "cd /sys/fs/cgroup; cat pids/pids.max memory/memory.limit_in_bytes memory/memory.soft_limit_in_bytes cpu/cpu.cfs_quota_us cpu/cpu.shares" +
-		" pids.max memory.max memory.low cpu.max 2>/dev/null"
+		" pids.max memory.max memory.low cpu.max cpu.weight 2>/dev/null"
 	if output, _ := w.exec(id, "sh", "-c", limits); !strings.Contains(output, "50000") || !strings.Contains(output, "67108864") {
 		t.Fatalf("the limits are %q", output)
 	}
@@ -76,7 +76,7 @@ func TestUpdateLiftsLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const v1, v2 = "max\n9223372036854771712\n9223372036854771712\n-1\n1024\n", "max\nmax\n0\nmax 100000\n"
+	const v1, v2 = "max\n9223372036854771712\n9223372036854771712\n-1\n1024\n", "max\nmax\n0\nmax 100000\n100\n"
 	if output, _ := w.exec(id, "sh", "-c", limits); output != v1 && output != v2 {
 		t.Errorf("the limits are %q, want %q or on cgroup v2 %q", output, v1, v2)
 	}
