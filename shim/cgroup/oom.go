@@ -30,9 +30,10 @@ func (c Cgroup) WatchOOM(killed func()) (*OOMWatch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch for a shortage of memory: %w", err)
 	}
+	seen := c.OOMKills()
 	go func() {
 		defer func() { _ = events.Close() }()
-		for seen := c.OOMKills(); await(events, c.unified != "") == nil; {
+		for c.await(events, seen) == nil {
 			deadline := time.Now().Add(settleTime)
 			kills := c.OOMKills()
 			for kills == seen && c.unified == "" && time.Now().Before(deadline) {
@@ -87,10 +88,11 @@ func openEvents(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// await returns at the next event. The file of version 2 can always be read, so that only a wake-up tells of one.
-func await(events *os.File, unified bool) error {
+// await returns at the next event. The file of version 2 can always be read, so that only a wake-up tells of one: the kills
+// since those that have been seen are looked for when an event can't be missed any more.
+func (c Cgroup) await(events *os.File, seen uint64) error {
 	var counter [8]byte
-	if !unified {
+	if c.unified == "" {
 		_, err := events.Read(counter[:])
 		return err
 	}
@@ -106,7 +108,7 @@ func await(events *os.File, unified bool) error {
 		waited = true
 		var content [256]byte
 		_, _ = unix.Pread(int(fd), content[:], 0) // what comes after this is news
-		return false
+		return c.OOMKills() > seen
 	})
 	if err == nil && !waited {
 		return io.ErrUnexpectedEOF
