@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/internal/labels"
 )
@@ -60,7 +61,7 @@ func (s *Store) update(sc scope, info *contentapi.Info, mask []string) (updated 
 	if err != nil {
 		return nil, err
 	}
-	err = s.db.Update(func(tx *bbolt.Tx) error {
+	err = dbroom.Update(s.db, func(tx *bbolt.Tx) error {
 		var namespace string
 		if updated, namespace, err = sc.find(tx, d); err != nil {
 			return err

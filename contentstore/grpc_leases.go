@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/filters"
 )
 
@@ -99,7 +100,7 @@ func (l *leasesService) changeResource(ctx context.Context, lease string, r *lea
 	if err := checkResource(r); err != nil {
 		return nil, err
 	}
-	return &emptypb.Empty{}, l.store.db.Update(func(tx *bbolt.Tx) error {
+	return &emptypb.Empty{}, dbroom.Update(l.store.db, func(tx *bbolt.Tx) error {
 		return change(tx, sc.namespace, lease, r.Type, r.ID)
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/internal/atomicfile"
+	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/errdefs"
 )
 
@@ -250,7 +251,7 @@ func (s *Store) adopt(sc scope, expected string) error {
 		return err
 	}
 	if sc.lease != "" {
-		err = s.db.Update(func(tx *bbolt.Tx) error {
+		err = dbroom.Update(s.db, func(tx *bbolt.Tx) error {
 			// It may have been collected since.
 			if info, err = getBlob(tx, sc.namespace, d); err != nil || info == nil {
 				return err

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/internal/labels"
 )
@@ -37,7 +38,7 @@ func (s *Store) createLease(sc scope, id string, wanted map[string]string) (*lea
 		return nil, err
 	}
 	lease := &leasesapi.Lease{ID: id, CreatedAt: timestamppb.Now(), Labels: wanted}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := dbroom.Update(s.db, func(tx *bbolt.Tx) error {
 		leases, err := ensure(tx, []byte(sc.namespace), bucketLeases)
 		if err != nil {
 			return err

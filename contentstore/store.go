@@ -86,15 +86,10 @@ func Open(dir string, options Options) (*Store, error) {
 	if err := s.repair(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot repair content store %q: %w", dir, err), db.Close())
 	}
-	s.keepRoom()
-	return s, nil
-}
-
-// keepRoom makes deletions possible when the disk is full. Without the room all else works.
-func (s *Store) keepRoom() {
 	if err := dbroom.Keep(s.db); err != nil {
 		s.log.Warn("the content store has no room for deletions on a full disk", "error", err)
 	}
+	return s, nil
 }
 
 // Close waits for transactions under way and closes the store. Open ingests can be resumed after the next Open.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/internal/labels"
 )
@@ -340,7 +341,7 @@ func (w *writer) place(path string) error {
 
 // record makes the namespace hold the blob, and says whether it did so already.
 func (w *writer) record(d digest.Digest, wanted map[string]string) (existed bool, err error) {
-	err = w.store.db.Update(func(tx *bbolt.Tx) error {
+	err = dbroom.Update(w.store.db, func(tx *bbolt.Tx) error {
 		held, err := getBlob(tx, w.key.namespace, d)
 		if err != nil {
 			return err
@@ -356,8 +357,5 @@ func (w *writer) record(d digest.Digest, wanted map[string]string) (existed bool
 			Digest: d.String(), Size: w.status.Offset, CreatedAt: now, UpdatedAt: now, Labels: wanted,
 		})
 	})
-	if err == nil {
-		w.store.keepRoom()
-	}
 	return existed, err
 }

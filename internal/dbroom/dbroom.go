@@ -10,10 +10,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Room is how much can be written after all else on the disk is full: some hundred transactions on small records.
-const Room = 1 << 20
+// minRoom and maxRoom bound how much can be written after all else on the disk is full. The first is some hundred
+// transactions on small records. The second is for records of 4 MiB, the most that a message of gRPC takes: a deletion
+// writes the pages beside the record again, and there are up to eight such records on them.
+const (
+	minRoom = 1 << 20
+	maxRoom = 64 << 20
+)
 
-// Keep reserves blocks for what the database has, holes included, and for Room bytes more. Call it after the database was
+// room is what a database of that size keeps: twice as much as one deletion can write, which is never more than the
+// database has. Half of the room may be used up before it is renewed.
+func room(used int64) int64 { return min(max(minRoom, 2*used), maxRoom) }
+
+// Update is the database's Update, and Keep after it: for transactions that may make the database larger.
+func Update(db *bbolt.DB, change func(*bbolt.Tx) error) error {
+	err := db.Update(change)
+	if err == nil {
+		_ = Keep(db) // without the room only deletions on a full disk fail
+	}
+	return err
+}
+
+// Keep reserves blocks for what the database has, holes included, and for its room. Call it after the database was
 // opened and after transactions that made it larger; mostly it is one stat. A disk that has no such room, or a file system that
 // reserves none, gives an error, and the database works without.
 func Keep(db *bbolt.DB) error {
@@ -28,8 +46,8 @@ func Keep(db *bbolt.DB) error {
 	if err := unix.Stat(db.Path(), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: db.Path(), Err: err}
 	}
-	// Half of it may be used up before it is renewed.
-	if st.Blocks*512 >= used+Room/2 {
+	wanted := room(used)
+	if st.Blocks*512 >= used+wanted/2 {
 		return nil
 	}
 	// A descriptor of our own: bbolt does not give out its, and closing this one leaves its flock alone.
@@ -38,7 +56,12 @@ func Keep(db *bbolt.DB) error {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	if err := unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, used+Room); err != nil {
+	err = unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, used+wanted)
+	for err == unix.ENOSPC && wanted > minRoom { // less than wanted is better than nothing
+		wanted = max(minRoom, wanted/2)
+		err = unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, used+wanted)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot reserve room for %q: %w", db.Path(), err)
 	}
 	return nil

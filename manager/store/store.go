@@ -63,7 +63,7 @@ type envelope struct {
 // NewTable opens the table of that name, and makes it if there is none. The version is that of T's layout: records of
 // an older one are read as they are (a field that is missing is empty), a newer one is an error.
 func NewTable[T any](db *bbolt.DB, name string, version int) (*Table[T], error) {
-	err := db.Update(func(tx *bbolt.Tx) error {
+	err := dbroom.Update(db, func(tx *bbolt.Tx) error {
 		_, err := tx.CreateBucketIfNotExists([]byte(name))
 		return err
 	})
@@ -79,11 +79,10 @@ func (t *Table[T]) Put(key string, record *T) error {
 	if err != nil {
 		return fmt.Errorf("cannot encode record %q of %s: %w", key, t.bucket, err)
 	}
-	err = t.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(t.bucket).Put([]byte(key), value) })
+	err = dbroom.Update(t.db, func(tx *bbolt.Tx) error { return tx.Bucket(t.bucket).Put([]byte(key), value) })
 	if err != nil {
 		return fmt.Errorf("cannot write record %q of %s: %w", key, t.bucket, err)
 	}
-	_ = dbroom.Keep(t.db) // as in Open
 	return nil
 }
 
@@ -150,7 +149,7 @@ func (t *Table[T]) All(log *slog.Logger, check func(*T) error) (map[string]*T, e
 
 // quarantine moves a record to the table with the damaged ones.
 func (t *Table[T]) quarantine(key string) error {
-	return t.db.Update(func(tx *bbolt.Tx) error {
+	return dbroom.Update(t.db, func(tx *bbolt.Tx) error {
 		aside, err := tx.CreateBucketIfNotExists([]byte(string(t.bucket) + ".damaged"))
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berthd/berth/internal/dbroom"
 	"github.com/berthd/berth/internal/errdefs"
 	"github.com/berthd/berth/internal/labels"
 )
@@ -32,7 +33,7 @@ func (g *Graph) Commit(c Commit) error {
 	if err := labels.Check(c.Labels); err != nil {
 		return err
 	}
-	return g.db.Update(func(tx *bbolt.Tx) error {
+	return dbroom.Update(g.db, func(tx *bbolt.Tx) error {
 		s, err := get(tx, c.Key)
 		if err != nil {
 			return err

@@ -108,7 +108,7 @@ func (g *Graph) Plan(id uint64, info *snapshotsapi.Info) (s Snapshot, err error)
 
 // Insert records a snapshot that Plan has returned, unless the graph has changed so that it may not exist any more.
 func (g *Graph) Insert(s Snapshot) error {
-	err := g.db.Update(func(tx *bbolt.Tx) error {
+	return dbroom.Update(g.db, func(tx *bbolt.Tx) error {
 		now, err := plan(tx, s.ID, s.Info)
 		if err != nil {
 			return err
@@ -123,10 +123,6 @@ func (g *Graph) Insert(s Snapshot) error {
 		}
 		return put(tx, s)
 	})
-	if err == nil {
-		_ = dbroom.Keep(g.db) // as in Open
-	}
-	return err
 }
 
 func plan(tx *bbolt.Tx, id uint64, info *snapshotsapi.Info) (Snapshot, error) {
@@ -184,7 +180,7 @@ func (g *Graph) Remove(name string) (id uint64, err error) {
 
 // Update changes a snapshot's labels as an update with the given field mask asks.
 func (g *Graph) Update(info *snapshotsapi.Info, mask []string) (updated *snapshotsapi.Info, err error) {
-	err = g.db.Update(func(tx *bbolt.Tx) error {
+	err = dbroom.Update(g.db, func(tx *bbolt.Tx) error {
 		s, err := get(tx, info.Name)
 		if err != nil {
 			return err
