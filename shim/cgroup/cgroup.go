@@ -99,7 +99,8 @@ func (c Cgroup) Pids() ([]int, error) {
 			return err
 		}
 		content, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		// The processes of a threaded cgroup are listed in the one above it, and can't be read here (EOPNOTSUPP).
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return err
 		}
 		for field := range strings.FieldsSeq(string(content)) {
