@@ -55,7 +55,8 @@ func serve(ctx context.Context, inv invocation) error {
 	defer publisher.Close()
 	service := server.New(server.Config{
 		ID: inv.id, Namespace: inv.namespace, Bundle: inv.bundle, Scratch: inv.prefix(),
-		Reaper: reap, Events: publisher, Memory: saver, Ended: inv.withdraw,
+		Reaper: reap, Events: publisher, Memory: saver, Sockets: inv.sockets(),
+		Ended: inv.withdraw, Report: report,
 	})
 	return service.Serve(ctx, listener)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/internal/atomicfile"
+	"github.com/berthd/berth/internal/errdefs"
 )
 
 // ExitRecord is exit.json of a bundle: how the container ended, kept for a manager that was away, even if the shim
@@ -31,7 +32,8 @@ func writeExit(bundle string, record ExitRecord) error {
 	return atomicfile.WriteVolatile(filepath.Join(bundle, exitFile), append(data, '\n'), 0o600)
 }
 
-// ReadExit returns how the container of a bundle ended. The error is os.ErrNotExist if that is not known.
+// ReadExit returns how the container of a bundle ended. The error is os.ErrNotExist if that is not known. A file that a
+// power failure has cut off counts as none: it must not keep the container from being removed.
 func ReadExit(bundle string) (ExitRecord, error) {
 	var record ExitRecord
 	data, err := os.ReadFile(filepath.Join(bundle, exitFile))
@@ -39,7 +41,7 @@ func ReadExit(bundle string) (ExitRecord, error) {
 		return record, fmt.Errorf("cannot read the exit state: %w", err)
 	}
 	if err := json.Unmarshal(data, &record); err != nil {
-		return record, fmt.Errorf("cannot read the exit state of bundle %q: %w", bundle, err)
+		return record, errdefs.As(os.ErrNotExist, fmt.Errorf("cannot read the exit state of bundle %q: %w", bundle, err))
 	}
 	return record, nil
 }

@@ -265,11 +265,11 @@ const deletion = 30 * time.Second
 
 func (c *Container) deleteInit(ctx context.Context) error {
 	p := c.Init
-	state, _, _ := p.State()
+	state, pid, _ := p.State()
 	if state != Created && state != Stopped {
 		return p.require("delete", Created, Stopped)
 	}
-	if p.child == nil && state == Created {
+	if pid == 0 && state == Created {
 		if err := c.killUnborn(p); err != nil {
 			return err
 		}

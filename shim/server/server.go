@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -29,7 +30,9 @@ type Config struct {
 	Reaper    *reaper.Reaper
 	Events    *events.Publisher
 	Memory    *memory.Saver
-	Ended     func() // called once Shutdown is accepted, before it is answered
+	Sockets   []string    // where the shim may listen
+	Ended     func()      // called once Shutdown is accepted, before it is answered
+	Report    func(error) // is told what no client is
 }
 
 // Service is the Task service of one container. Grouping the containers of a pod in one shim needs a map from the
@@ -86,12 +89,24 @@ func method[Request, Response any](s *Service, call func(context.Context, *Reque
 			ctx, cancel = detach(ctx)
 			defer cancel()
 		}
-		response, err := call(ctx, request)
+		response, err := safely(s.config.Report, func() (*Response, error) { return call(ctx, request) })
 		if err != nil {
 			return nil, status.Error(grpcstatus.Code(err), err.Error())
 		}
 		return response, nil
 	}
+}
+
+// safely turns a panic of a method into its error, and reports the stack: the container's streams and its status must not be
+// lost with the shim.
+func safely[Response any](report func(error), call func() (*Response, error)) (response *Response, err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			report(fmt.Errorf("panic: %v\n%s", value, debug.Stack()))
+			err = fmt.Errorf("the call failed because of a fault in the shim (%v): its log has the details", value)
+		}
+	}()
+	return call()
 }
 
 const (

@@ -1,14 +1,18 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/events"
 	task "github.com/containerd/containerd/api/runtime/task/v2"
+	runc "github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -30,6 +34,10 @@ func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 		return nil, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf("cannot create container %q: this shim is for %q", r.ID, s.config.ID))
 	}
 	opts, err := options.Decode(r.Options)
+	if err != nil {
+		return nil, err
+	}
+	images, err := s.images(r, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +63,7 @@ func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 			Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
 			UID: int(opts.IoUid), GID: int(opts.IoGid),
 		},
-		Images: process.Images{Path: r.Checkpoint, Parent: r.ParentCheckpoint, Work: opts.CriuWorkPath},
+		Images: images,
 		Hooks:  s.hooks(r),
 	})
 	s.mu.Lock()
@@ -66,6 +74,24 @@ func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 	}
 	_, pid, _ := c.Init.State()
 	return &task.CreateTaskResponse{Pid: uint32(pid)}, nil
+}
+
+// images returns the checkpoint that the container is made from, which containerd names in the request, in the options or in
+// both. Options that are meant for another shim are refused.
+func (s *Service) images(r *task.CreateTaskRequest, opts *runc.Options) (process.Images, error) {
+	images := process.Images{Path: cmp.Or(r.Checkpoint, opts.CriuImagePath), Parent: r.ParentCheckpoint, Work: opts.CriuWorkPath}
+	if opts.CriuImagePath != "" && opts.CriuImagePath != images.Path {
+		return images, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf(
+			"cannot use the option CriuImagePath %q: the request is for the checkpoint %q", opts.CriuImagePath, images.Path))
+	}
+	if version := opts.GetTaskApiVersion(); version != 0 && version != 2 && version != 3 {
+		return images, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("cannot use the option TaskApiVersion %d: this shim has 2 and 3", version))
+	}
+	address := opts.GetTaskApiAddress()
+	if _, path, _ := strings.Cut(address, "://"); address != "" && !slices.Contains(s.config.Sockets, path) {
+		return images, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("cannot use the option TaskApiAddress %q: it is not this shim's", address))
+	}
+	return images, nil
 }
 
 // reserve makes sure that one container is created at most.

@@ -165,7 +165,13 @@ func (l *jsonLog) rotate() error {
 	if l.maxFile < 2 {
 		return l.open(os.O_TRUNC)
 	}
-	for i := l.maxFile - 1; i > 1; i-- {
+	last := int64(1) // up to the first number that is free: as many files as there are, however many are allowed
+	for ; last < l.maxFile-1; last++ {
+		if _, err := os.Lstat(l.numbered(last)); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	for i := last; i > 1; i-- {
 		err := os.Rename(l.numbered(i-1), l.numbered(i))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err

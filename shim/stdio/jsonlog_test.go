@@ -2,6 +2,7 @@ package stdio
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -194,5 +195,18 @@ func TestLogAfterHalfAnEntry(t *testing.T) {
 	lines := strings.Split(string(data), "\n")
 	if err != nil || len(lines) != 4 || !strings.HasPrefix(lines[1], `{"log":"whole\n"`) || !strings.HasPrefix(lines[2], `{"log":"more\n"`) {
 		t.Errorf("the file holds %q, %v", data, err)
+	}
+}
+
+// TestLogsAreRotatedThoughManyAreAllowed: the work of a rotation is that of the files that exist.
+func TestLogsAreRotatedThoughManyAreAllowed(t *testing.T) {
+	l := newLog(t, "max-size=100&max-file=9000000000000000000")
+	for i := range 5 {
+		l.write(1, fmt.Appendf(nil, "line %d\n", i))
+	}
+	for i, want := range map[int]string{1: "stdout line 3\n", 4: "stdout line 0\n"} {
+		if got := logged(t, l.numbered(int64(i))); len(got) != 1 || got[0] != want {
+			t.Errorf("file %d has %q", i, got)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package stdio
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -115,4 +116,31 @@ func TestSweepIsBounded(t *testing.T) {
 	}
 	r.abandon(false)
 	_ = pipe.Close()
+}
+
+// TestDroppedOutputCostsLittle: a process that writes for ever after its output is dropped is slowed down.
+func TestDroppedOutputCostsLittle(t *testing.T) {
+	src, path := newFifo(t)
+	pipe, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{src: src, dst: io.Discard, buffers: &Buffers{}, drained: make(chan struct{})}
+	go r.run()
+	r.beginDrain()
+	<-r.drained
+	const limit = 32 << 20
+	written := 0
+	for began := time.Now(); written < limit && time.Since(began) < 500*time.Millisecond; {
+		n, err := pipe.Write(make([]byte, 1<<10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		written += n
+	}
+	if written >= limit {
+		t.Errorf("%d bytes were read in less than half a second", written)
+	}
+	_ = pipe.Close()
+	r.abandon(true)
 }

@@ -36,13 +36,21 @@ func openTarget(uri string) (*target, error) {
 		path = u.Path
 	}
 	if scheme == "file" {
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-		if err != nil {
-			return nil, fmt.Errorf("cannot open output file: %w", err)
-		}
-		return &target{writer: f}, nil
+		return openFile(path)
 	}
 	return openFifo(path)
+}
+
+// openFile opens an output file. A fifo without a reader is refused, where the kernel would wait for the reader.
+func openFile(path string) (*target, error) {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o640)
+	if err == nil {
+		err = unix.SetNonblock(fd, false)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot open output file: %w", &os.PathError{Op: "open", Path: path, Err: err})
+	}
+	return &target{writer: os.NewFile(uintptr(fd), path)}, nil
 }
 
 // openFifo opens an output fifo without waiting for its reader.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -172,4 +173,19 @@ func TestInfo(t *testing.T) {
 			t.Errorf("features %s", info.Features.Value)
 		}
 	}
+}
+
+// changed returns the options of a request with another value of a field.
+func changed(t *testing.T, r *task.CreateTaskRequest, field string, value any) *anypb.Any {
+	t.Helper()
+	opts := &options.Options{}
+	if err := proto.Unmarshal(r.Options.Value, opts); err != nil {
+		t.Fatal(err)
+	}
+	reflect.ValueOf(opts).Elem().FieldByName(field).Set(reflect.ValueOf(value))
+	encoded, err := proto.Marshal(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &anypb.Any{TypeUrl: r.Options.TypeUrl, Value: encoded}
 }
