@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/grpcserve"
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/internal/version"
 )
 
@@ -96,17 +97,8 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	return o, o.complete()
 }
 
-// longestState leaves room for the names of sockets below the state directory: an address has at most 107 bytes.
-const longestState = 60
-
-// longestSocket is what fits into sun_path of struct sockaddr_un beside the zero byte at its end.
-const longestSocket = 107
-
 // complete makes paths of the addresses, and checks their lengths.
 func (o *options) complete() error {
-	if len(o.state) > longestState {
-		return fmt.Errorf("--state %q is too long: it has %d characters, and sockets below it need it to have at most %d", o.state, len(o.state), longestState)
-	}
 	if len(o.addresses) == 0 {
 		o.addresses = list{"unix:///run/berth/berthd.sock"}
 	}
@@ -115,8 +107,8 @@ func (o *options) complete() error {
 		switch {
 		case !filepath.IsAbs(path):
 			return fmt.Errorf("invalid --address %q: want unix:///path/of/socket; other kinds are not implemented", address)
-		case len(path) > longestSocket:
-			return fmt.Errorf("invalid --address %q: a socket's path has at most %d bytes", address, longestSocket)
+		case len(path) > sys.MaxSocketPath: // clients of other makers can't connect to a longer one
+			return fmt.Errorf("invalid --address %q: a socket's path has at most %d bytes", address, sys.MaxSocketPath)
 		case slices.Contains(o.addresses[:i], path):
 			return fmt.Errorf("invalid --address %q: it is given twice", address)
 		}

@@ -87,7 +87,6 @@ func TestFlagsThatCanNotWork(t *testing.T) {
 	dir := testenv.ShortDir(t)
 	for text, args := range map[string][]string{
 		"tcp://0.0.0.0:1": {"--address", "tcp://0.0.0.0:1"},
-		"too long":        {"--state", filepath.Join(dir, strings.Repeat("x", 80))},
 		"no-such-runtime": {"--runtime", "no-such-runtime"},
 		"unexpected":      {"unexpected"},
 		"--bridge-subnet": {"--bridge-subnet", "fd00::/64"},

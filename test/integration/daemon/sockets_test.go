@@ -13,9 +13,9 @@ import (
 // Sockets of shims and of streams are below the state directory, also where their paths are longer than an address of a
 // socket can be, and go with their container, however its shim has ended.
 func TestSocketsAreBelowTheState(t *testing.T) {
-	const longest = 60 // of a state directory
+	const length = 200 // of the state directory: an address of a socket has 107 bytes at most
 	state := testenv.ShortDir(t)
-	state = filepath.Join(state, strings.Repeat("s", longest-len(state)-1))
+	state = filepath.Join(state, strings.Repeat("s", length-len(state)-1))
 	w := newWorld(t, "--state", state)
 	spec := w.sleeper()
 	spec.Process.Stdin, spec.Process.Tty = true, true
