@@ -175,6 +175,29 @@ func TestInfo(t *testing.T) {
 	}
 }
 
+// TestOptionsThatCanNotBeUsed: none of them is ignored.
+func TestOptionsThatCanNotBeUsed(t *testing.T) {
+	c := newContainer(t, "true")
+	c.start()
+	for _, test := range []struct {
+		field      string
+		value      any
+		checkpoint string
+		code       codes.Code
+		says       string
+	}{
+		{field: "TaskApiAddress", value: "ttrpc+unix:///other.sock", code: codes.Unimplemented, says: "TaskApiAddress"},
+		{field: "TaskApiVersion", value: uint32(4), code: codes.Unimplemented, says: "TaskApiVersion 4"},
+		{field: "CriuImagePath", value: "/no-such", code: codes.NotFound, says: "/no-such"},
+		{field: "CriuImagePath", value: "/no-such", checkpoint: "/", code: codes.InvalidArgument, says: "CriuImagePath"},
+	} {
+		request := c.request(streams{})
+		request.Options, request.Checkpoint = changed(t, request, test.field, test.value), test.checkpoint
+		_, err := c.api.Create(c.ctx(), request)
+		expectError(t, err, test.code, test.says)
+	}
+}
+
 // changed returns the options of a request with another value of a field.
 func changed(t *testing.T, r *task.CreateTaskRequest, field string, value any) *anypb.Any {
 	t.Helper()

@@ -301,3 +301,15 @@ func TestExecWithATerminalOverFifos(t *testing.T) {
 		t.Errorf("left %q, %v", left, err)
 	}
 }
+
+// TestFileOutputToAFifoIsRefused: a fifo without a reader would keep the shim from answering anything.
+func TestFileOutputToAFifoIsRefused(t *testing.T) {
+	c := newContainer(t, "true")
+	fifo, uri := c.file("fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.start()
+	_, err := c.api.Create(c.ctx(), c.request(streams{stdout: uri}))
+	expectError(t, err, codes.Unknown, fifo)
+}
