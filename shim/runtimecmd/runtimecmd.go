@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -254,7 +255,7 @@ func spawn(binary string, args []string, call Call) (int, error) {
 	} else if script {
 		return syscall.ForkExec(binary, args, attr)
 	}
-	fd, err := readOnly(binary)
+	fd, err := readOnly(binary, firstUnused(attr.Files))
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) { // not root, or an old kernel
 		return syscall.ForkExec(binary, args, attr)
 	}
@@ -281,17 +282,28 @@ func isScript(path string) (bool, error) {
 	return string(magic[:]) == "#!", nil
 }
 
-// readOnly returns a descriptor of the file on a read-only mount that is in nobody's mount tree and goes away with
-// its last user.
-func readOnly(path string) (int, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+// firstUnused is the least number from which on descriptors are left alone by syscall.ForkExec. In the child it copies its
+// pipe and files to the numbers above the highest of the files, without a look at what is open there.
+func firstUnused(files []uintptr) int {
+	highest := slices.Max(append([]uintptr{uintptr(len(files))}, files...))
+	return int(highest) + len(files) + 2 // the pipe, and one more where its copy is stepped over
+}
+
+// readOnly returns a descriptor, not below a number, of the file on a read-only mount that is in nobody's mount tree and goes
+// away with its last user.
+func readOnly(path string, least int) (int, error) {
+	low, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return -1, &os.PathError{Op: "open_tree", Path: path, Err: err}
 	}
+	defer func() { _ = unix.Close(low) }()
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		_ = unix.Close(fd)
+	if err := unix.MountSetattr(low, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return -1, &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+	}
+	fd, err := unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, least)
+	if err != nil {
+		return -1, fmt.Errorf("cannot copy a descriptor: %w", err)
 	}
 	return fd, nil
 }

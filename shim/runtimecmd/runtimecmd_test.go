@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -154,6 +156,43 @@ func TestFind(t *testing.T) {
 	for _, name := range []string{"none-such", "/none/such"} {
 		if _, err := Find(name); !errors.Is(err, errdefs.ErrNotFound) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The runtime is started also while other calls open and close descriptors all the time.
+func TestSpawnAmongOtherCalls(t *testing.T) {
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for range 4 {
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				var open []*os.File
+				for range 3 {
+					if f, err := os.Open(os.DevNull); err == nil {
+						open = append(open, f)
+					}
+				}
+				for _, f := range open {
+					_ = f.Close()
+				}
+			}
+		})
+	}
+	defer others.Wait()
+	defer close(stop)
+	for i := range 200 {
+		pid, err := spawn("/bin/true", []string{"true"}, Call{})
+		if err != nil {
+			t.Fatalf("start %d failed: %v", i, err)
+		}
+		if _, err := syscall.Wait4(pid, nil, 0, nil); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
