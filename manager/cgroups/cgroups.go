@@ -87,7 +87,7 @@ func (g Group) Thaw() error {
 	for _, dir := range g.dirs() {
 		for name, thawed := range map[string]string{"freezer.state": "THAWED", "cgroup.freeze": "0"} {
 			err := write(filepath.Join(dir, name), thawed)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) { // removed since, or removed after the opening
 				errs = append(errs, fmt.Errorf("cannot thaw cgroup %q: %w", g.path, err))
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -170,5 +171,15 @@ func TestCallsOfAShimThatDoesNotAnswerEnd(t *testing.T) {
 	cancel()
 	if err := task.Pause(ctx); errors.Is(err, ErrNoAnswer) || !errors.Is(err, context.Canceled) {
 		t.Errorf("a call that was taken back: %v", err)
+	}
+}
+
+// A call whose connection breaks is no call that the shim has left without an answer.
+func TestBrokenConnectionIsNoSilence(t *testing.T) {
+	method := func(context.Context, int) (int, error) { return 0, ttrpc.ErrClosed }
+	for range 1000 {
+		if _, err := call(t.Context(), time.Minute, method, 0); errors.Is(err, ErrNoAnswer) || !errors.Is(err, errdefs.ErrUnavailable) {
+			t.Fatalf("a connection that was closed at once: %v", err)
+		}
 	}
 }

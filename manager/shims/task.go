@@ -74,7 +74,9 @@ func call[Request, Response any](
 			got.err = limited.Err()
 		}
 	}
-	if got.err != nil && limited.Err() != nil && ctx.Err() == nil && !isStatus(got.err) {
+	// After an answer the context is cancelled. Only its deadline says that none came.
+	late := errors.Is(limited.Err(), context.DeadlineExceeded)
+	if got.err != nil && late && ctx.Err() == nil && !isStatus(got.err) {
 		return got.response, errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("%w: nothing came for %v", ErrNoAnswer, limit))
 	}
 	return got.response, fromShim(got.err)
