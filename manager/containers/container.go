@@ -186,6 +186,23 @@ func (c *container) transition(to step, change func(*berthv1.Container)) error {
 func (s *Service) record(c *container, to step, change func(*berthv1.Container)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s.recordLocked(c, to, change)
+}
+
+// recordActive is record for what a client did to a run. It does nothing, and says so, if the run has ended meanwhile: a container
+// without a process must not become one that is paused.
+func (s *Service) recordActive(c *container, current *run, change func(*berthv1.Container)) (recorded bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current != current || c.step == stepCleanUp {
+		return false
+	}
+	s.recordLocked(c, stepNone, change)
+	return true
+}
+
+// recordLocked is record for a caller that holds c.mu.
+func (s *Service) recordLocked(c *container, to step, change func(*berthv1.Container)) {
 	c.step = to
 	change(c.message)
 	if err := c.saveState(); err != nil {

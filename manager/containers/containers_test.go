@@ -21,7 +21,7 @@ func TestParseSignal(t *testing.T) {
 			t.Errorf("%q: got %d, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "0", "65", "-1", "SIGNOPE", "RTMIN+31", "RTMAX-31"} {
+	for _, text := range []string{"", "0", "65", "-1", "SIGNOPE", "RTMIN+31", "RTMAX-31", "RTMIN+x", "RTMIN+-1", "RTMAX--1"} {
 		if got, err := parseSignal(text); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%q: got %d, %v; want an error", text, got, err)
 		}

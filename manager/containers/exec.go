@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -26,6 +27,31 @@ type execution struct {
 	pid     uint32
 	done    chan struct{}
 	code    int32
+	ended   time.Time // guarded by the container's mu
+}
+
+// keptExecs is how many executions of a run can be asked about after their end. A container may run for years, with an exec every second.
+const keptExecs = 256
+
+// endExec notes the end of an execution, and forgets the one that ended first if there are too many.
+func (c *container) endExec(e *execution) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.message.ExecIds = slices.DeleteFunc(slices.Clone(c.message.GetExecIds()), func(id string) bool { return id == e.id })
+	e.ended = time.Now()
+	var first *execution
+	count := 0
+	for _, other := range c.execs {
+		if other.ended.IsZero() {
+			continue
+		}
+		if count++; first == nil || other.ended.Before(first.ended) {
+			first = other
+		}
+	}
+	if count > keptExecs {
+		delete(c.execs, first.id)
+	}
 }
 
 // Exec runs another process in a container and answers when it runs. The caller closes the session, which leaves the
@@ -147,9 +173,7 @@ func (s *Service) watchExec(c *container, current *run, e *execution) {
 		exited.Code = lostCode
 	}
 	e.code = exited.Code
-	c.mu.Lock()
-	c.message.ExecIds = slices.DeleteFunc(slices.Clone(c.message.GetExecIds()), func(id string) bool { return id == e.id })
-	c.mu.Unlock()
+	c.endExec(e)
 	close(e.done)
 	s.publish(c, "exec_die", "execID", e.id, "exitCode", strconv.Itoa(int(e.code)))
 	if _, err := current.task().Delete(s.work, e.id); ignoreNotFound(err) != nil && !errors.Is(err, errdefs.ErrUnavailable) && s.work.Err() == nil {

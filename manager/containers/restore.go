@@ -131,10 +131,14 @@ func (s *Service) bringBack(ctx context.Context, c *container, back *sync.WaitGr
 	return s.afterwards(c)
 }
 
-// finishRemoval removes a container whose removal was interrupted, with its anonymous volumes if that removal was to.
+// finishRemoval removes a container whose removal was interrupted, with its anonymous volumes if that removal was to. A client may
+// have removed it first.
 func (s *Service) finishRemoval(ctx context.Context, c *container) {
-	c.life <- struct{}{}
-	defer func() { <-c.life }()
+	_, release, err := s.holdAny(ctx, c.id)
+	if err != nil {
+		return
+	}
+	defer release()
 	volumes := c.history.withVolumes || c.message.GetSpec().GetAutoRemove()
 	if err := s.removeHeld(ctx, c, Removal{Volumes: volumes}); err != nil {
 		s.cfg.Logger.Error("cannot finish a removal that was interrupted", "container", c.id, "error", err)

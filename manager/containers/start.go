@@ -42,8 +42,9 @@ const (
 
 // startHeld starts a container whose life the caller holds.
 func (s *Service) startHeld(ctx context.Context, c *container, by starter, size *berthv1.TerminalSize) (uint32, error) {
-	if current := c.active(); current != nil && c.isEnding() {
-		s.exitsWithin(ctx, current, endPatience)
+	if current := c.active(); current != nil && c.isEnding() && !s.exitsWithin(ctx, current, endPatience) {
+		return 0, errdefs.As(errdefs.ErrUnavailable,
+			fmt.Errorf("cannot start container %q: its last run has ended, and is still being cleaned up behind", c.snapshot().GetName()))
 	}
 	before := c.snapshot()
 	switch before.GetState().GetStatus() {

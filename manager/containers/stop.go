@@ -296,7 +296,9 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 	if err := current.task().Pause(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("cannot pause container %q: %w", c.snapshot().GetName(), err)
 	}
-	s.record(c, stepNone, func(m *berthv1.Container) { m.State.Status = statusPaused })
+	if !s.recordActive(c, current, func(m *berthv1.Container) { m.State.Status = statusPaused }) {
+		return errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot pause container %q: it has ended", c.snapshot().GetName()))
+	}
 	s.publish(c, "pause")
 	return nil
 }
@@ -322,11 +324,12 @@ func (s *Service) thaw(ctx context.Context, c *container, current *run) error {
 	if err := current.task().Resume(ctx); err != nil && !s.exitsWithin(ctx, current, 0) {
 		return fmt.Errorf("cannot resume container %q: %w", c.snapshot().GetName(), err)
 	}
-	c.mu.Lock()
-	paused := c.message.GetState().GetStatus() == statusPaused
-	c.mu.Unlock()
-	if paused {
-		s.record(c, stepNone, func(m *berthv1.Container) { m.State.Status = statusRunning })
+	thawed := false
+	s.recordActive(c, current, func(m *berthv1.Container) {
+		thawed = m.GetState().GetStatus() == statusPaused
+		m.State.Status = statusRunning
+	})
+	if thawed {
 		s.publish(c, "unpause")
 	}
 	return nil

@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -42,6 +43,9 @@ func (s *Service) validate(name string, spec *berthv1.ContainerSpec) error {
 	if err := s.checkAbsent(spec); err != nil {
 		return err
 	}
+	if err := errors.Join(checkHostName("host", spec.GetHostname()), checkHostName("domain", spec.GetDomainname())); err != nil {
+		return err
+	}
 	if err := checkLife(spec); err != nil {
 		return err
 	}
@@ -75,6 +79,22 @@ func (s *Service) validate(name string, spec *berthv1.ContainerSpec) error {
 		return err
 	}
 	return s.cfg.Networks.Validate(spec.GetNetwork())
+}
+
+// hostNameLength is what the kernel has room for.
+const hostNameLength = 64
+
+// checkHostName refuses what the kernel does not take, and what would be read as several names in /etc/hosts.
+func checkHostName(kind, name string) error {
+	if len(name) > hostNameLength {
+		return invalid("the %s name %q is longer than %d bytes", kind, name, hostNameLength)
+	}
+	for _, c := range name {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+			return invalid("the %s name %q has a %q in it: letters, digits, -, _ and . are allowed", kind, name, c)
+		}
+	}
+	return nil
 }
 
 // checkAbsent refuses what this daemon can't do yet.
@@ -248,11 +268,13 @@ func realTimeSignal(name string) syscall.Signal {
 	case name == "RTMAX":
 		number = last
 	case strings.HasPrefix(name, "RTMIN+"):
-		offset, _ := strconv.Atoi(strings.TrimPrefix(name, "RTMIN+"))
-		number = first + offset
+		if offset, err := strconv.ParseUint(strings.TrimPrefix(name, "RTMIN+"), 10, 8); err == nil {
+			number = first + int(offset)
+		}
 	case strings.HasPrefix(name, "RTMAX-"):
-		offset, _ := strconv.Atoi(strings.TrimPrefix(name, "RTMAX-"))
-		number = last - offset
+		if offset, err := strconv.ParseUint(strings.TrimPrefix(name, "RTMAX-"), 10, 8); err == nil {
+			number = last - int(offset)
+		}
 	}
 	if number < first || number > last {
 		return 0

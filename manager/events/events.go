@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/internal/errdefs"
@@ -18,13 +19,16 @@ import (
 
 const (
 	remembered = 1024 // events that a later subscriber can still get
-	backlog    = 1024 // events that a slow subscriber may be behind
+	// rememberedBytes is how much memory they may take: each has all labels of its container, or a whole command line.
+	rememberedBytes = 16 << 20
+	backlog         = 1024 // events that a slow subscriber may be behind
 )
 
 // Broker passes events on. It is safe for concurrent use.
 type Broker struct {
 	mu          sync.Mutex
 	past        []*berthv1.Event // oldest first
+	size        int              // of those, in bytes
 	subscribers map[*subscriber]struct{}
 }
 
@@ -44,10 +48,13 @@ func (b *Broker) Publish(event *berthv1.Event) {
 	if event.GetTime() == nil {
 		event.Time = b.now()
 	}
-	if len(b.past) == remembered {
+	b.past = append(b.past, event)
+	b.size += proto.Size(event)
+	for len(b.past) > remembered || b.size > rememberedBytes && len(b.past) > 1 { // the last one tells the time
+		b.size -= proto.Size(b.past[0])
+		b.past[0] = nil
 		b.past = b.past[1:]
 	}
-	b.past = append(b.past, event)
 	for s := range b.subscribers {
 		select {
 		case s.queue <- event:

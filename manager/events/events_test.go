@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,6 +53,20 @@ func TestReplayAndFilters(t *testing.T) {
 	err := b.Subscribe(t.Context(), Query{Filters: []*berthv1.Filter{{Key: "colour"}}}, nil)
 	if !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("an unknown filter: %v", err)
+	}
+}
+
+// A few events with a megabyte of labels each must not fill the memory.
+func TestLargeEventsAreForgottenEarlier(t *testing.T) {
+	b := NewBroker()
+	for range 40 {
+		large := event("create", "1")
+		large.Attributes["label"] = strings.Repeat("x", 1<<20)
+		b.Publish(large)
+	}
+	b.Publish(event("start", "1"))
+	if got := replay(t, b); len(got) != 16 || got[15] != "start" {
+		t.Errorf("%d events are remembered: %v", len(got), got)
 	}
 }
 

@@ -4,11 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/panics"
 )
 
 // Watcher tells followers of logs about changes in directories. All followers share one inotify instance: the kernel
@@ -157,20 +160,26 @@ func (w *Watcher) read(i *instance) {
 		if err != nil {
 			return
 		}
-		w.mu.Lock()
-		for events := buffer[:n]; len(events) >= unix.SizeofInotifyEvent; {
-			watch := int32(binary.NativeEndian.Uint32(events))
-			mask := binary.NativeEndian.Uint32(events[4:])
-			name := binary.NativeEndian.Uint32(events[12:]) // the length of the name that follows
-			events = events[min(len(events), unix.SizeofInotifyEvent+int(name)):]
-			if mask&unix.IN_Q_OVERFLOW != 0 {
-				i.notifyAll()
-			}
-			for listener := range i.listeners[watch] {
-				notify(listener)
-			}
+		w.pass(i, buffer[:n])
+	}
+}
+
+// pass tells the listeners of events. A panic loses these events only.
+func (w *Watcher) pass(i *instance, events []byte) {
+	defer panics.Recover(slog.Default(), "the watch of logs", nil)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(events) >= unix.SizeofInotifyEvent {
+		watch := int32(binary.NativeEndian.Uint32(events))
+		mask := binary.NativeEndian.Uint32(events[4:])
+		name := binary.NativeEndian.Uint32(events[12:]) // the length of the name that follows
+		events = events[min(len(events), unix.SizeofInotifyEvent+int(name)):]
+		if mask&unix.IN_Q_OVERFLOW != 0 {
+			i.notifyAll()
 		}
-		w.mu.Unlock()
+		for listener := range i.listeners[watch] {
+			notify(listener)
+		}
 	}
 }
 

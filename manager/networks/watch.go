@@ -8,11 +8,14 @@ import (
 	"time"
 
 	"github.com/berthd/berth/cni-plugins/inprocess"
+	"github.com/berthd/berth/internal/panics"
 )
 
 const (
 	// settleTime is how long changes are collected: a firewall that reloads makes many.
 	settleTime = 200 * time.Millisecond
+	// settleLimit is how long at most: a program that changes rules all the time must not keep containers from theirs.
+	settleLimit = 2 * time.Second
 	// pollTime is how often firewalls are looked at that tell nobody of their changes.
 	pollTime = time.Minute
 )
@@ -35,8 +38,23 @@ func (w *watch) begin(s *Service) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel, w.warned = cancel, map[string]string{}
 	changes := make(chan inprocess.Change, 64)
-	w.running.Go(func() { s.listen(ctx, changes) })
-	w.running.Go(func() { s.keepRight(ctx, changes) })
+	w.running.Go(func() { s.persist(ctx, func() { s.listen(ctx, changes) }) })
+	w.running.Go(func() { s.persist(ctx, func() { s.keepRight(ctx, changes) }) })
+}
+
+// persist runs one of the goroutines until ctx ends. After a panic in it, it is run again.
+func (s *Service) persist(ctx context.Context, run func()) {
+	guarded := func() {
+		defer panics.Recover(s.cfg.Logger, "the watch of the host's network", nil)
+		run()
+	}
+	for guarded(); ctx.Err() == nil; guarded() {
+		select {
+		case <-time.After(pollTime):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (w *watch) end() {
@@ -93,15 +111,20 @@ func (s *Service) keepRight(ctx context.Context, changes <-chan inprocess.Change
 	}
 }
 
-// settle takes further changes until there are none for a while.
+// settle takes further changes until there are none for a while, or settleLimit is over.
 func (s *Service) settle(ctx context.Context, changes <-chan inprocess.Change, attachments, passages *bool) {
-	for ctx.Err() == nil {
+	limit := time.NewTimer(settleLimit)
+	defer limit.Stop()
+	for {
 		select {
 		case c := <-changes:
 			s.concern(c, attachments, passages)
 		case <-time.After(settleTime):
 			return
+		case <-limit.C:
+			return
 		case <-ctx.Done():
+			return
 		}
 	}
 }

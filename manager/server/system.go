@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/containerd/cgroups/v3"
 	"golang.org/x/sys/unix"
@@ -59,10 +60,17 @@ func (s *System) CheckAuth(ctx context.Context, request *berthv1.CheckAuthReques
 	return &berthv1.CheckAuthResponse{IdentityToken: token}, nil
 }
 
-// component asks a program for its version: "NAME version VERSION".
+// versionLimit is how long a program may take to tell its version.
+const versionLimit = 5 * time.Second
+
+// component asks a program for its version: "NAME version VERSION". It is empty if the program does not tell it.
 func component(ctx context.Context, path string) *berthv1.Component {
 	result := &berthv1.Component{Path: path, Name: path[strings.LastIndexByte(path, '/')+1:]}
-	output, err := exec.CommandContext(ctx, path, "--version").Output()
+	ctx, cancel := context.WithTimeout(ctx, versionLimit)
+	defer cancel()
+	command := exec.CommandContext(ctx, path, "--version")
+	command.WaitDelay = time.Second
+	output, err := command.Output()
 	if err != nil {
 		return result
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/panics"
 	"github.com/berthd/berth/internal/tree"
 )
 
@@ -118,6 +119,7 @@ func (s *Service) recover() error {
 	}
 	// Nothing waits for it, as it may take long: the end of berthd cuts it off, and the next one goes on.
 	go func() {
+		defer panics.Recover(s.cfg.Logger, "the deletion of removed volumes", nil)
 		for _, grave := range graves {
 			s.discard(filepath.Join(s.cfg.Dir, grave))
 		}

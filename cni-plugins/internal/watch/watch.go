@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/panics"
 )
 
 // Kind is what has changed.
@@ -100,7 +103,8 @@ func (w *Watcher) Run(ctx context.Context, changed func(Change)) error {
 }
 
 // receive reads messages for ever. If some were lost, anything may have changed.
-func receive(conn *netlink.Conn, emit func(Change), handle func(netlink.Message, func(Change)), anything ...Change) error {
+func receive(conn *netlink.Conn, emit func(Change), handle func(netlink.Message, func(Change)), anything ...Change) (err error) {
+	defer panics.Recover(slog.Default(), "the watch of the host's network", &err)
 	for {
 		messages, err := conn.Receive()
 		if errors.Is(err, unix.ENOBUFS) {
