@@ -128,15 +128,13 @@ func Health(health *berthv1.Health) string {
 	return strings.ToLower(strings.TrimPrefix(health.GetStatus().String(), "HEALTH_STATUS_"))
 }
 
-// Port returns one published port, as "127.0.0.1:8080->80/tcp".
-func Port(port *berthv1.PortMapping) string { return portRange{port: port, count: 1}.String() }
-
 // portRange is a published port and those that follow it, on the host and in the container alike.
 type portRange struct {
 	port  *berthv1.PortMapping
 	count uint32
 }
 
+// String returns the range as docker does: "127.0.0.1:8080->80/tcp", or "0.0.0.0:8080-8082->80-82/tcp" for several ports.
 func (r portRange) String() string {
 	host, container := HostAddress(r.port), fmt.Sprint(r.port.GetContainerPort())
 	if r.count > 1 {

@@ -106,9 +106,6 @@ func (c *Call) waitReady() (*Call, error) {
 	return c, nil
 }
 
-// Ready returns what the daemon said of the process when it was connected.
-func (c *Call) Ready() *berthv1.StreamReady { return c.ready }
-
 // Close leaves the process to itself. The call can't be used any more.
 func (c *Call) Close() { c.cancel() }
 

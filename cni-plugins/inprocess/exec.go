@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"runtime"
@@ -52,9 +51,6 @@ func New(options ...Option) *Exec {
 	}
 	return e
 }
-
-// WithStderr sets where executed plugins write their logs. Without it that is os.Stderr.
-func WithStderr(w io.Writer) Option { return func(e *Exec) { e.others.Stderr = w } }
 
 // WithNetns sets the network namespace that plugins take for the host's. Without it that is the one of the process.
 func WithNetns(path string) Option { return func(e *Exec) { e.netns = path } }

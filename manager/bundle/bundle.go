@@ -44,8 +44,6 @@ type Request struct {
 	Joins map[specs.LinuxNamespaceType]string
 	// CgroupParent holds the container's cgroup, unless the spec names another parent.
 	CgroupParent string
-	// SystemdCgroup asks for a cgroup path in systemd's form.
-	SystemdCgroup bool
 	// AppArmorProfile confines a container that is not privileged and names no profile. Empty: none.
 	AppArmorProfile string
 	// Init is the host's path of the init program.
@@ -128,9 +126,6 @@ func cgroupsPath(request Request) string {
 	parent := request.Spec.GetResources().GetCgroupParent()
 	if parent == "" {
 		parent = request.CgroupParent
-	}
-	if request.SystemdCgroup {
-		return parent + ":berth:" + request.ID
 	}
 	return filepath.Join("/", parent, request.ID)
 }

@@ -40,8 +40,6 @@ type Config struct {
 	RuntimeRoot string
 	// Namespace and Address tell the shim whom it works for.
 	Namespace, Address string
-	// SystemdCgroup makes the OCI runtime ask systemd for cgroups.
-	SystemdCgroup bool
 }
 
 // Launcher starts shims and finds running ones.
@@ -161,7 +159,7 @@ func (l *Launcher) options(runtime string) (*anypb.Any, error) {
 	if runtime == "" {
 		runtime = l.config.Runtime
 	}
-	return anypb.New(&options.Options{BinaryName: runtime, Root: l.config.RuntimeRoot, SystemdCgroup: l.config.SystemdCgroup})
+	return anypb.New(&options.Options{BinaryName: runtime, Root: l.config.RuntimeRoot})
 }
 
 // The limits of the shim's commands, which take milliseconds unless the kernel, the runtime or a process in the bundle hangs.
