@@ -120,7 +120,7 @@ func TestJoinedUserNamespace(t *testing.T) {
 			c.must("delete", "--force", c.ID)
 			c.shell("echo controlled > /dev/tty") // which takes a session of its own
 			c.Spec.Process.Terminal = true
-			wantEqual(t, c.output(), "controlled\r\n")
+			wantEqual(t, c.output(), "controlled\n")
 		})
 	}
 	other := newContainer(t, "true")

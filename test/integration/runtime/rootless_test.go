@@ -108,7 +108,7 @@ func TestRootlessExec(t *testing.T) {
 	}
 	wantEqual(t, readFile(t, "/proc/"+readFile(t, file)+"/comm"), "sleep")
 	wantEqual(t, c.as("exec", c.ID, "/no/such").Status, 255)
-	wantEqual(t, c.as("exec", "--tty", c.ID, "sh", "-c", "echo controlled > /dev/tty").Stdout, "controlled\r\n")
+	wantEqual(t, c.as("exec", "--tty", c.ID, "sh", "-c", "echo controlled > /dev/tty").Stdout, "controlled\n")
 	wantEqual(t, c.as("kill", "--all", c.ID, "KILL").Status, 0) // for want of a cgroup, of the process that takes the others along
 	testenv.WaitFor(t, "the container to stop", func() bool { return strings.Contains(c.as("state", c.ID).Stdout, `"stopped"`) })
 }
