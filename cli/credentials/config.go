@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/berthd/berth/internal/atomicfile"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
@@ -270,8 +271,25 @@ func (c *Config) save() error {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
+	before, statErr := os.Stat(path)
 	if err := atomicfile.Write(path, append(content, '\n'), 0o600); err != nil {
 		return fmt.Errorf("cannot keep the credentials: %w", err)
+	}
+	if statErr == nil {
+		return keepOwner(path, before)
+	}
+	return nil
+}
+
+// keepOwner gives a file that was replaced to the owner of the one before: sudo may leave $HOME to its caller, who could not
+// read a file of root's any more.
+func keepOwner(path string, before os.FileInfo) error {
+	owner, ok := before.Sys().(*syscall.Stat_t)
+	if !ok || int(owner.Uid) == os.Geteuid() {
+		return nil
+	}
+	if err := os.Chown(path, int(owner.Uid), int(owner.Gid)); err != nil {
+		return fmt.Errorf("cannot give the credentials back to their owner: %w", err)
 	}
 	return nil
 }

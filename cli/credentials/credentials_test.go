@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -106,6 +107,30 @@ func TestPutFollowsALinkAndKeepsTheRest(t *testing.T) {
 	}
 	if st, err := os.Lstat(filepath.Join(link, "config.json")); err != nil || st.Mode()&os.ModeSymlink == 0 {
 		t.Errorf("the link has become %v, %v", st.Mode(), err)
+	}
+}
+
+func TestPutKeepsTheOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes a file of another user's")
+	}
+	path := write(t, `{}`)
+	if err := os.Chown(path, 1234, 2345); err != nil {
+		t.Fatal(err)
+	}
+	config, err := Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Put(t.Context(), "example", &berthv1.RegistryAuth{Username: "user", Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 1234 || st.Gid != 2345 || info.Mode() != 0o600 {
+		t.Errorf("owner %d:%d, mode %v", st.Uid, st.Gid, info.Mode())
 	}
 }
 

@@ -73,7 +73,8 @@ func (h helper) run(ctx context.Context, verb, input string) (string, error) {
 	if strings.ContainsAny(string(h), "/\\") {
 		return "", fmt.Errorf("cannot use the credential helper %q: want a name without a path", string(h))
 	}
-	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
+	caller := ctx
+	ctx, cancel := context.WithTimeout(caller, helperTimeout)
 	defer cancel()
 	program := "docker-credential-" + string(h)
 	cmd := exec.CommandContext(ctx, program, verb)
@@ -88,6 +89,8 @@ func (h helper) run(ctx context.Context, verb, input string) (string, error) {
 		return output, nil
 	case strings.Contains(output, errNotStored):
 		return "", nil
+	case caller.Err() != nil:
+		return "", fmt.Errorf("cannot use %s: it was interrupted: %w", program, caller.Err())
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("cannot use %s: no answer to %q within %v", program, verb, helperTimeout)
 	case errors.Is(err, exec.ErrNotFound):
