@@ -169,15 +169,15 @@ const (
 	pipeLimit = time.Second
 )
 
-func (l *Launcher) run(ctx context.Context, id, bundle, verb string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+func (l *Launcher) run(caller context.Context, id, bundle, verb string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(caller, commandLimit)
 	defer cancel()
 	// The socket goes with the bundle. Its path may be longer than other managers can use.
 	socket := filepath.Join(bundle, "shim.sock")
 	arguments := []string{"-namespace", l.config.Namespace, "-id", id, "-address", l.config.Address, "-bundle", bundle, "-socket", socket, verb}
 	command := exec.CommandContext(ctx, l.config.Shim, arguments...)
 	command.Dir = bundle
-	// The default runtime comes through the environment for `delete`, which gets no options.
+	// The shim that serves sets its own number of processors; for its short commands two are enough.
 	command.Env = append(os.Environ(), "MAX_SHIM_VERSION=3", "GOMAXPROCS=2")
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) } // with the runtime that it waits for
@@ -185,7 +185,10 @@ func (l *Launcher) run(ctx context.Context, id, bundle, verb string) ([]byte, er
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	if err := command.Run(); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case caller.Err() != nil:
+			return nil, fmt.Errorf("%s %s was given up: %w", filepath.Base(l.config.Shim), verb, caller.Err())
+		case ctx.Err() != nil:
 			return nil, fmt.Errorf("%s %s did not end within %v", filepath.Base(l.config.Shim), verb, commandLimit)
 		}
 		if message := strings.TrimSpace(stderr.String()); message != "" {

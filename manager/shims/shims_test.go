@@ -183,3 +183,25 @@ func TestBrokenConnectionIsNoSilence(t *testing.T) {
 		}
 	}
 }
+
+// A caller that goes ends the shim's command, and the error does not blame the command for it.
+func TestCommandEndsWithItsCaller(t *testing.T) {
+	dir := t.TempDir()
+	shim, began := filepath.Join(dir, "shim"), filepath.Join(dir, "began")
+	if err := os.WriteFile(shim, []byte("#!/bin/sh\n: >"+began+"\nexec sleep 1000\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(began); err == nil {
+				cancel()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	_, err := New(Config{Shim: shim}).Start(ctx, "id", dir)
+	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "did not end") {
+		t.Errorf("got %v", err)
+	}
+}
