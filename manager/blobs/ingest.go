@@ -58,14 +58,24 @@ func (l *Lease) Ingest(ctx context.Context, t Transfer) error {
 	}
 }
 
-// closePatience is how long a store may take to let go of a transfer whose caller has gone.
+// closePatience is how long a store may take to end a call whose caller has gone.
 const closePatience = 10 * time.Second
+
+// Lasting returns a context for a call whose result has to be known. It outlives ctx by a little, and no longer: a store that
+// hangs must not hold a caller that has gone.
+func Lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(closePatience, cancel) })
+	return lasting, func() {
+		stop()
+		cancel()
+	}
+}
 
 func (l *Lease) ingest(ctx context.Context, t Transfer) (resumed bool, err error) {
 	// The stream outlives ctx by a little, so that it is known what became of the blob.
-	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	lasting, cancel := Lasting(ctx)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(closePatience, cancel) })()
 	stream, err := l.store.content.Write(l.store.transfers().Context(lasting))
 	if err != nil {
 		return false, fmt.Errorf("cannot write content %s: %w", t.Descriptor.Digest, grpcstatus.Error(err))

@@ -148,10 +148,15 @@ func (s *Service) Collect(ctx context.Context) (freed int64, err error) {
 	return freed, nil
 }
 
+// collectLimit bounds a collection that nobody has asked for. Pulls wait for it.
+const collectLimit = time.Minute
+
 // collectLater is Collect after something that is done whether it succeeds or not: what can't be removed now is left to
 // the next collection.
 func (s *Service) collectLater(ctx context.Context) {
-	if _, err := s.Collect(context.WithoutCancel(ctx)); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), collectLimit)
+	defer cancel()
+	if _, err := s.Collect(ctx); err != nil {
 		s.cfg.Logger.Warn("what no image needs stays until the next collection", "error", err)
 	}
 }

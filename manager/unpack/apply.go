@@ -40,9 +40,14 @@ type applier struct {
 // is touched whatever the archive contains. Names in the archive that cannot be meant well give ErrInvalidArgument,
 // an archive that takes more than the limits for its compressed size ErrResourceExhausted.
 func Apply(ctx context.Context, dir *os.File, archive io.Reader, limits Limits, compressed int64) error {
-	a := &applier{
-		root: &root{dir: dir}, budgets: limits.budgets(compressed), made: made{}, absent: map[string]bool{}, buffer: make([]byte, 128<<10),
-	}
+	return newApplier(dir, limits.budgets(compressed)).run(ctx, archive)
+}
+
+func newApplier(dir *os.File, budgets *budgets) *applier {
+	return &applier{root: &root{dir: dir}, budgets: budgets, made: made{}, absent: map[string]bool{}, buffer: make([]byte, 128<<10)}
+}
+
+func (a *applier) run(ctx context.Context, archive io.Reader) error {
 	defer a.root.forget()
 	reader := tar.NewReader(budgetReader{archive, &a.budgets.archive})
 	for {
@@ -106,7 +111,8 @@ func (a *applier) entry(ctx context.Context, header *tar.Header, content io.Read
 		}
 		return a.setRoot(header)
 	}
-	if err := errors.Join(a.budgets.files.take(header.Size), a.budgets.entries.take(a.made.add(name))); err != nil {
+	err = errors.Join(a.budgets.files.take(header.Size), a.budgets.entries.take(a.made.add(name)), a.budgets.data.take(xattrSize(header)))
+	if err != nil {
 		return err
 	}
 	dir, base, err := a.root.openParent(name)

@@ -2,7 +2,10 @@ package unpack
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,5 +44,29 @@ func TestBudgetsFollowTheCompressedSize(t *testing.T) {
 	}
 	if err := limits.budgets(1).files.take(100 << 30); err != nil {
 		t.Errorf("a file of 100 GiB that is one hole: %v", err)
+	}
+}
+
+// Attributes are no way around the limit of the data on disk: they are compressed as well as files are.
+func TestApplyCountsAttributes(t *testing.T) {
+	needRoot(t)
+	var layer []tar.Header
+	for i := range 10 {
+		layer = append(layer, tar.Header{
+			Name: fmt.Sprint("file", i), Typeflag: tar.TypeReg, PAXRecords: map[string]string{xattrPrefix + "user.x": strings.Repeat("x", 200)},
+		})
+	}
+	root, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	limits := DefaultLimits()
+	limits.Size = 64 << 10 // more than the archive has
+	budgets := limits.budgets(0)
+	budgets.data.limit = 1000
+	a := newApplier(root, budgets)
+	if err := a.run(t.Context(), bytes.NewReader(archive(t, layer...))); !errors.Is(err, errdefs.ErrResourceExhausted) {
+		t.Errorf("got %v", err)
 	}
 }

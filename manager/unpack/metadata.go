@@ -210,6 +210,14 @@ func tolerated(key string, err error) bool {
 	return key != "security.capability" && (errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM))
 }
 
+// xattrSize is what the extended attributes of an entry take on disk, where they are data like a file's.
+func xattrSize(header *tar.Header) (size int64) {
+	for key, value := range xattrs(header) {
+		size += int64(len(key) + len(value))
+	}
+	return size
+}
+
 func timespecs(header *tar.Header) [2]unix.Timespec {
 	access := header.AccessTime
 	if access.IsZero() {

@@ -1,6 +1,11 @@
 package unpack
 
-import "io"
+import (
+	"io"
+	"log/slog"
+
+	"github.com/berthd/berth/internal/panics"
+)
 
 // readAhead decompresses on one processor while files are written on another.
 type readAhead struct {
@@ -45,7 +50,7 @@ func (r *readAhead) run() {
 		case <-r.stop:
 			return
 		}
-		n, err := io.ReadFull(r.source, buffer)
+		n, err := r.fill(buffer)
 		if err == io.ErrUnexpectedEOF { //nolint:errorlint // ReadFull's own, for a last buffer that is not full
 			err = io.EOF
 		}
@@ -54,6 +59,12 @@ func (r *readAhead) run() {
 			return
 		}
 	}
+}
+
+// fill reads a buffer full. Bytes from strangers may lead a decompressor into a panic, which is the end of this layer only.
+func (r *readAhead) fill(buffer []byte) (n int, err error) {
+	defer panics.Recover(slog.Default(), "the decompression of a layer", &err)
+	return io.ReadFull(r.source, buffer)
 }
 
 func (r *readAhead) Read(p []byte) (int, error) {

@@ -108,8 +108,11 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 	var undo cleanup.Stack
 	defer func() { err = undo.Run(ctx, err) }()
 	key := KeyPrefix + rand.Text() + " " + chainID
-	// A call given up half way would leave it open whether the snapshotter goes on to make the snapshot, after it was undone.
-	prepared, err := u.Snapshots.Prepare(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.PrepareSnapshotRequest{
+	// A call given up half way leaves it open whether the snapshotter goes on to make the snapshot, after it was undone. Of a
+	// snapshotter that hangs the next collection removes it.
+	lasting, cancel := blobs.Lasting(ctx)
+	defer cancel()
+	prepared, err := u.Snapshots.Prepare(blobs.WithNamespace(lasting), &snapshotsapi.PrepareSnapshotRequest{
 		Snapshotter: u.Snapshotter, Key: key, Parent: layer.Parent, Labels: withTarget(ownedBy(u.Daemon), chainID),
 	})
 	if err = grpcstatus.Error(err); errors.Is(err, errdefs.ErrAlreadyExists) {
@@ -135,7 +138,7 @@ func (u *Unpacker) Unpack(ctx context.Context, layer Layer) (chainID string, err
 	if err := errors.Join(err, root.Close()); err != nil {
 		return "", fmt.Errorf("cannot unpack layer %s: %w", layer.Descriptor.Digest, err)
 	}
-	_, err = u.Snapshots.Commit(blobs.WithNamespace(context.WithoutCancel(ctx)), &snapshotsapi.CommitSnapshotRequest{
+	_, err = u.Snapshots.Commit(blobs.WithNamespace(lasting), &snapshotsapi.CommitSnapshotRequest{
 		Snapshotter: u.Snapshotter, Name: chainID, Key: key, Labels: withTarget(ownedBy(u.Daemon), chainID),
 	})
 	err = grpcstatus.Error(err)
