@@ -65,7 +65,7 @@ func Open(dir string, options Options) (*Store, error) {
 	if err := makeDirectories(dir); err != nil {
 		return nil, fmt.Errorf("cannot create content store %q: %w", dir, err)
 	}
-	db, err := bbolt.Open(filepath.Join(dir, "metadata.db"), 0o600, &bbolt.Options{
+	db, err := dbroom.Open(filepath.Join(dir, "metadata.db"), &bbolt.Options{
 		Timeout:        lockTimeout,
 		NoFreelistSync: true,
 		FreelistType:   bbolt.FreelistMapType,

@@ -24,11 +24,11 @@ func chooseLayout(dir, wanted string) (string, error) {
 		return "", err
 	}
 	if chosen := strings.TrimSpace(string(content)); chosen != "" {
+		if chosen != Overlay && chosen != Native {
+			return "", fmt.Errorf("the file %q is damaged: write %s or %s into it, as the snapshots beside it are made", path, Overlay, Native)
+		}
 		if wanted != "" && wanted != chosen {
 			return "", errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("it holds snapshots of layout %q, not %q", chosen, wanted))
-		}
-		if chosen != Overlay && chosen != Native {
-			return "", unknownLayout(chosen)
 		}
 		return chosen, nil
 	}

@@ -208,3 +208,20 @@ func TestLayoutIsKept(t *testing.T) {
 		t.Errorf("a second open: %v, %v", s, err)
 	}
 }
+
+// What a person can do about a damaged file is said, and the file is left alone.
+func TestDamagedLayoutFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "layout")
+	if err := os.WriteFile(path, []byte("\x00\x00over"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, wanted := range []string{"", Native} {
+		if _, err := Open(dir, Options{Layout: wanted}); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "write overlay or native into it") {
+			t.Errorf("%q: %v", wanted, err)
+		}
+	}
+	if content, err := os.ReadFile(path); err != nil || string(content) != "\x00\x00over" {
+		t.Errorf("it has become %q, %v", content, err)
+	}
+}

@@ -104,12 +104,10 @@ func (s *Service) finish(c *container, current *run) {
 	if after == statusRestarting {
 		next = stepRestarts
 	}
-	c.mu.Lock()
-	c.current, c.execs = nil, map[string]*execution{}
-	c.history.exits++
-	c.mu.Unlock()
 	removesItself := after == statusExited && s.removesItself(c)
-	settle := func(m *berthv1.Container) {
+	settle := func(m *berthv1.Container) { // all at once: a container without a process that counts as running would not be started
+		c.current, c.execs = nil, map[string]*execution{}
+		c.history.exits++
 		m.State.Status, m.State.Pid, m.Endpoints, m.Ports, m.ExecIds = after, 0, nil, nil, nil
 		if after == statusRestarting {
 			m.State.RestartCount++

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -163,8 +162,8 @@ func runtimeConf(containerID string, a *attachment, e endpoint) (*libcni.Runtime
 		conf.CapabilityArgs["ips"] = []string{address}
 	}
 	if mac := e.Requested.GetMacAddress(); mac != "" {
-		if _, err := net.ParseMAC(mac); err != nil {
-			return nil, invalid("the MAC address %q is not valid", mac)
+		if err := checkMAC(mac); err != nil {
+			return nil, err
 		}
 		conf.CapabilityArgs["mac"] = mac
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -40,6 +41,14 @@ func (s *Service) Validate(spec *berthv1.NetworkSpec) error {
 			return invalid("the name server %q is not an address", server)
 		}
 	}
+	for _, text := range slices.Concat(spec.GetDnsSearch(), spec.GetDnsOptions()) {
+		if text == "" || strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' }) {
+			return invalid("the search domain or resolver option %q is empty or has a space in it", text)
+		}
+	}
+	if err := checkMAC(spec.GetMacAddress()); err != nil {
+		return err
+	}
 	for _, host := range spec.GetExtraHosts() {
 		if _, _, err := parseExtraHost(host); err != nil {
 			return err
@@ -73,12 +82,23 @@ func (s *Service) validateEndpoints(endpoints []*berthv1.Endpoint) error {
 		if e.GetIpv6Address() != "" {
 			return errdefs.As(errdefs.ErrUnimplemented, errors.New("IPv6 in networks is not implemented"))
 		}
+		if err := checkMAC(e.GetMacAddress()); err != nil {
+			return err
+		}
 		if text := e.GetIpv4Address(); text != "" {
 			address, err := netip.ParseAddr(text)
 			if err != nil || !d.Subnet.Contains(address) {
 				return invalid("the address %q is none of the subnet %s of network %q", text, d.Subnet, d.Name)
 			}
 		}
+	}
+	return nil
+}
+
+// checkMAC refuses what is no address of an Ethernet interface; empty stands for one that is chosen.
+func checkMAC(text string) error {
+	if address, err := net.ParseMAC(text); text != "" && (err != nil || len(address) != 6) {
+		return invalid("the MAC address %q is not valid", text)
 	}
 	return nil
 }

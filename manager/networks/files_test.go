@@ -1,10 +1,12 @@
 package networks
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/berthd/berth/internal/errdefs"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -49,5 +51,20 @@ func TestHosts(t *testing.T) {
 		if _, _, err := parseExtraHost(bad); err == nil {
 			t.Errorf("%q is taken for a host", bad)
 		}
+	}
+}
+
+// What can't be written into the container's files, or given to its interface, is refused before there is a container.
+func TestValidateRefuses(t *testing.T) {
+	for _, spec := range []*berthv1.NetworkSpec{
+		{DnsSearch: []string{"example.org\nnameserver 192.0.2.1"}}, {DnsSearch: []string{""}}, {DnsOptions: []string{"ndots:1 debug"}},
+		{MacAddress: "no address"}, {MacAddress: "00:00:00:00:fe:80:00:00:00:00:00:00:02:00:5e:10:00:00:00:01"},
+	} {
+		if err := (&Service{}).Validate(spec); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("%v: %v", spec, err)
+		}
+	}
+	if err := (&Service{}).Validate(&berthv1.NetworkSpec{DnsSearch: []string{"."}, DnsOptions: []string{"ndots:1"}, MacAddress: "02:42:ac:11:00:02"}); err != nil {
+		t.Error(err)
 	}
 }

@@ -34,7 +34,7 @@ func Open(dir string) (*bbolt.DB, error) {
 		return nil, fmt.Errorf("cannot make the root directory: %w", err)
 	}
 	path := filepath.Join(dir, FileName)
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
+	db, err := dbroom.Open(path, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("cannot open database %q: another process has it open", path)
 	}

@@ -53,7 +53,7 @@ const lockTimeout = 3 * time.Second
 
 // Open opens the database at path or creates it. It can be open only once: a second Open fails with ErrUnavailable.
 func Open(path string) (*Graph, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+	db, err := dbroom.Open(path, &bbolt.Options{
 		Timeout:        lockTimeout,
 		NoFreelistSync: true,
 		FreelistType:   bbolt.FreelistMapType,

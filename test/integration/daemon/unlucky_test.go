@@ -163,6 +163,7 @@ func TestClientThatLeavesGetsNoContainer(t *testing.T) {
 	if err := store.Signal(syscall.SIGSTOP); err != nil { // so that the call can't end
 		t.Fatal(err)
 	}
+	untilStopped(t, store.Pid)
 	ctx, leave := context.WithCancel(t.Context())
 	answered := make(chan error, 1)
 	go func() {
@@ -184,6 +185,24 @@ func TestClientThatLeavesGetsNoContainer(t *testing.T) {
 	testenv.Until(t, 20*time.Second, "the container is given up", func() error {
 		if entries, err := os.ReadDir(records); err != nil || len(entries) > 0 {
 			return errors.Join(err, fmt.Errorf("there are %v", entries))
+		}
+		return nil
+	})
+}
+
+// untilStopped waits until no thread of a process runs any more: on a busy host one may go on for a while after SIGSTOP.
+func untilStopped(t *testing.T, pid int) {
+	t.Helper()
+	testenv.Until(t, 20*time.Second, "all threads are stopped", func() error {
+		states, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(states) == 0 {
+			return errors.Join(err, errors.New("it has none"))
+		}
+		for _, path := range states {
+			content, err := os.ReadFile(path)
+			if _, rest, found := strings.Cut(string(content), ") "); err != nil || !found || !strings.HasPrefix(rest, "T") {
+				return errors.Join(err, fmt.Errorf("%s: %s", path, content))
+			}
 		}
 		return nil
 	})
