@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/grpcserve"
-	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/unixsocket"
 	"github.com/berthd/berth/internal/version"
 )
 
@@ -107,8 +107,8 @@ func (o *options) complete() error {
 		switch {
 		case !filepath.IsAbs(path):
 			return fmt.Errorf("invalid --address %q: want unix:///path/of/socket; other kinds are not implemented", address)
-		case len(path) > sys.MaxSocketPath: // clients of other makers can't connect to a longer one
-			return fmt.Errorf("invalid --address %q: a socket's path has at most %d bytes", address, sys.MaxSocketPath)
+		case len(path) > unixsocket.MaxPath: // clients of other makers can't connect to a longer one
+			return fmt.Errorf("invalid --address %q: a socket's path has at most %d bytes", address, unixsocket.MaxPath)
 		case slices.Contains(o.addresses[:i], path):
 			return fmt.Errorf("invalid --address %q: it is given twice", address)
 		}

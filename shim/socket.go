@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/unixsocket"
 )
 
 // prefix is what the paths of the shim's passing files start with. They are gone with the bundle, whoever leaves them.
@@ -23,7 +23,7 @@ func (inv *invocation) sockets() []string {
 	if inv.listen != "" {
 		return []string{inv.listen}
 	}
-	if path := inv.prefix() + ".sock"; len(path) <= sys.MaxSocketPath {
+	if path := inv.prefix() + ".sock"; len(path) <= unixsocket.MaxPath {
 		return []string{path}
 	}
 	// No cryptographic hash: package crypto brings 32 MiB of empty memory along, of which the kernel may make huge pages.
@@ -31,7 +31,7 @@ func (inv *invocation) sockets() []string {
 	_, _ = io.WriteString(sum, strings.Join([]string{inv.address, inv.namespace, inv.id, inv.bundle}, "\x00"))
 	name := hex.EncodeToString(sum.Sum(nil)) + ".sock"
 	var paths []string
-	if path := filepath.Join(filepath.Dir(inv.address), "s", name); filepath.IsAbs(path) && len(path) <= sys.MaxSocketPath {
+	if path := filepath.Join(filepath.Dir(inv.address), "s", name); filepath.IsAbs(path) && len(path) <= unixsocket.MaxPath {
 		paths = append(paths, path)
 	}
 	return append(paths, filepath.Join(containerdSockets, name))

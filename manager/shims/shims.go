@@ -24,7 +24,7 @@ import (
 
 	"github.com/berthd/berth/internal/atomicfile"
 	"github.com/berthd/berth/internal/errdefs"
-	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/unixsocket"
 )
 
 // addressFile in the bundle says how to reach the shim, as the shim said it.
@@ -220,7 +220,7 @@ func parseBootstrap(output []byte) (bootstrap, error) {
 
 func connect(id string, params bootstrap) (*Task, error) {
 	path := strings.TrimPrefix(params.Address, "unix://")
-	connection, err := sys.DialUnix(path)
+	connection, err := unixsocket.Dial(path)
 	if err != nil {
 		return nil, errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("cannot connect to the shim: %w", err))
 	}

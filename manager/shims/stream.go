@@ -10,7 +10,7 @@ import (
 	"sync"
 
 	"github.com/berthd/berth/internal/errdefs"
-	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/unixsocket"
 )
 
 // The stream socket carries frames both ways:
@@ -80,7 +80,7 @@ type Stream struct {
 
 // OpenStream connects to the socket at path.
 func OpenStream(path string) (*Stream, error) {
-	connection, err := sys.DialUnix(path)
+	connection, err := unixsocket.Dial(path)
 	if err != nil {
 		return nil, errdefs.As(errdefs.ErrUnavailable, fmt.Errorf("cannot connect to the process's streams: %w", err))
 	}

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/unixsocket"
 )
 
 // A ConsoleSocket receives the master of the pty that the runtime makes for a process with a terminal.
@@ -24,7 +24,7 @@ func ListenConsole(path string) (*ConsoleSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, release, err := sys.SocketAddress(path)
+	address, release, err := unixsocket.Address(path)
 	if err != nil {
 		return nil, errors.Join(err, l.Remove())
 	}

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/unixsocket"
 )
 
 // A Listener listens on a socket.
@@ -24,7 +24,7 @@ func ListenUnix(path string) (_ *Listener, err error) {
 			err = fmt.Errorf("cannot listen on %q: %w", path, err)
 		}
 	}()
-	address, release, err := sys.SocketAddress(path)
+	address, release, err := unixsocket.Address(path)
 	if err != nil {
 		return nil, err
 	}

@@ -114,6 +114,38 @@ func TestImportsFollowTheTable(t *testing.T) {
 	}
 }
 
+// TestRuntimeIsLight follows the imports of the runtime, which starts for every container: to set up Go's network takes a
+// twentieth of what else it does.
+func TestRuntimeIsLight(t *testing.T) {
+	imports := map[string][]string{}
+	for _, file := range parseAll(t) {
+		if file.isTest() {
+			continue
+		}
+		dir := filepath.Dir(file.path)
+		for _, spec := range file.ast.Imports {
+			imports[dir] = append(imports[dir], strings.Trim(spec.Path.Value, `"`))
+		}
+	}
+	seen, todo := map[string]bool{"runtime": true}, []string{"runtime"}
+	for len(todo) > 0 {
+		dir := todo[0]
+		todo = todo[1:]
+		for _, path := range imports[dir] {
+			if topFolder(path) == "net" {
+				t.Errorf("%s imports %s, and the runtime imports it", dir, path)
+			}
+			if ours, is := strings.CutPrefix(path, module); is && !seen[ours] {
+				seen[ours] = true
+				todo = append(todo, ours)
+			}
+		}
+	}
+	if len(seen) < 20 {
+		t.Errorf("the runtime imports %d packages only: the walk is broken", len(seen))
+	}
+}
+
 // The runtime, the shim and the manager meet the others over protocols only: nothing can import a package main.
 func TestProgramsAreNotLibraries(t *testing.T) {
 	programs := map[string]bool{"runtime": false, "shim": false, "manager": false, "cli": false, "cni-plugins": false}

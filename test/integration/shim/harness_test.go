@@ -24,7 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/unixsocket"
 	"github.com/berthd/berth/test/testenv"
 )
 
@@ -143,7 +143,7 @@ func (c *container) start() {
 
 func (c *container) connect(address string) {
 	c.t.Helper()
-	conn, err := sys.DialUnix(strings.TrimPrefix(address, "unix://"))
+	conn, err := unixsocket.Dial(strings.TrimPrefix(address, "unix://"))
 	if err != nil {
 		c.t.Fatal(err)
 	}

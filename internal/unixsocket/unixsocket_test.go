@@ -1,4 +1,4 @@
-package sys_test
+package unixsocket_test
 
 import (
 	"net"
@@ -7,20 +7,20 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/berthd/berth/internal/sys"
+	"github.com/berthd/berth/internal/unixsocket"
 )
 
-func TestSocketAddressOfALongPath(t *testing.T) {
+func TestAddressOfALongPath(t *testing.T) {
 	for _, dir := range []string{os.TempDir(), filepath.Join(t.TempDir(), strings.Repeat("long", 30))} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, filepath.Base(t.TempDir())+"-berth.sock")
-		address, release, err := sys.SocketAddress(path)
+		address, release, err := unixsocket.Address(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if long := len(path) > sys.MaxSocketPath; (address != path) != long {
+		if long := len(path) > unixsocket.MaxPath; (address != path) != long {
 			t.Errorf("the address of %q is %q", path, address)
 		}
 		listener, err := net.Listen("unix", address)
@@ -28,21 +28,21 @@ func TestSocketAddressOfALongPath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := sys.DialUnix(path)
+		conn, err := unixsocket.Dial(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = conn.Close()
 		listener.(*net.UnixListener).SetUnlinkOnClose(false)
 		_ = listener.Close()
-		if _, err := sys.DialUnix(path); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := unixsocket.Dial(path); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("a socket without a listener: %v", err)
 		}
 		if err := os.Remove(path); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, _, err := sys.SocketAddress("/tmp/" + strings.Repeat("x", 200)); err == nil {
+	if _, _, err := unixsocket.Address("/tmp/" + strings.Repeat("x", 200)); err == nil {
 		t.Error("a name that fits in no address was taken")
 	}
 }
