@@ -214,6 +214,7 @@ func (e *execution) perform(g *globals, c *container.Container) (_ int, err erro
 			e.options.Process.ConsoleSize = terminal.Size()
 		}
 	}
+	e.options.Connect = func() error { return front.connect(e.options.Process.Terminal) }
 	ready := front.guard(g.giveUp(c.ID))
 	defer ready()
 	executed, err := c.Exec(e.options)
@@ -222,10 +223,6 @@ func (e *execution) perform(g *globals, c *container.Container) (_ int, err erro
 	}
 	ready()
 	g.note("container %q has another process %d", c.ID, executed.Process().Pid)
-	if err := front.connect(e.options.Process.Terminal); err != nil {
-		executed.Kill()
-		return 0, err
-	}
 	if e.detach {
 		return 0, nil
 	}

@@ -31,6 +31,9 @@ type ExecOptions struct {
 	IgnorePaused bool
 	Warn         func(text string)
 	Cgroups      []string // below the container's: one PATH, or any number of CONTROLLERS:PATH
+
+	// Connect, if set, is called when the terminal is there, and the program does not run yet.
+	Connect func() error
 }
 
 // Executed is a process that exec has started.
@@ -279,6 +282,11 @@ func (c *Container) execute(spec *specs.Spec, forked *launch.Process, o ExecOpti
 	}
 	if err := o.announce(forked); err != nil {
 		return nil, err
+	}
+	if o.Connect != nil {
+		if err := o.Connect(); err != nil {
+			return nil, err
+		}
 	}
 	if err := forked.Release(); err != nil {
 		return nil, err
