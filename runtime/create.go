@@ -186,7 +186,8 @@ func (c *creation) run(g *globals, detach, keep bool) (_ int, err error) {
 	if err := errors.Join(front.connect(created.Spec.Process.Terminal), created.Start()); err != nil {
 		return 1, errors.Join(err, created.Delete(true))
 	}
-	created.Close()
+	created.Yield()
+	defer created.Close()
 	ready()
 	if detach {
 		return 0, service.Wait(created.Pid)

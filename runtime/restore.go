@@ -59,7 +59,8 @@ func (g *globals) restore(args []string) (int, error) {
 	if err := front.connect(restored.Spec.Process.Terminal); err != nil {
 		return 1, errors.Join(err, restored.Delete(true))
 	}
-	restored.Close()
+	restored.Yield()
+	defer restored.Close()
 	if detach {
 		return 0, nil
 	}

@@ -38,7 +38,7 @@ func freezeV1(file, state string) error {
 		if err := kernelfile.Write(file, state); err != nil {
 			return fmt.Errorf("cannot change the freezer to %s: %w", state, err)
 		}
-		current, err := kernelfile.Read(file)
+		current, err := kernelfile.ReadOnce(file)
 		if err != nil {
 			return fmt.Errorf("cannot read the freezer's state: %w", err)
 		}

@@ -35,7 +35,7 @@ func IsUnified() (bool, error) {
 
 // hierarchies lists the mounted hierarchies of the calling process.
 func hierarchies() ([]hierarchy, error) {
-	content, err := kernelfile.Read("/proc/self/cgroup")
+	content, err := kernelfile.ReadOnce("/proc/self/cgroup")
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the runtime's own cgroup: %w", err)
 	}

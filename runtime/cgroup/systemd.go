@@ -251,7 +251,7 @@ func isDistant(group Cgroup) bool {
 	if !ok || !ordinary() {
 		return false
 	}
-	content, err := kernelfile.Read("/proc/self/cgroup")
+	content, err := kernelfile.ReadOnce("/proc/self/cgroup")
 	if err != nil {
 		return false
 	}

@@ -160,7 +160,7 @@ func inheritCpuset(made []string) error {
 // provided returns what a cpuset cgroup has, after it was given what those above it have if it was made by somebody
 // who did not. The topmost has everything.
 func provided(dir, file string) (string, error) {
-	content, err := kernelfile.Read(filepath.Join(dir, file))
+	content, err := kernelfile.ReadOnce(filepath.Join(dir, file))
 	value := strings.TrimSpace(string(content))
 	if err != nil || value != "" {
 		return value, err
@@ -217,7 +217,7 @@ func (c *v1) Frozen() (bool, error) {
 		return false, nil
 	}
 	// FREEZING counts: whoever asks wants to know whether a thaw is due.
-	state, err := kernelfile.Read(filepath.Join(dir, "freezer.state"))
+	state, err := kernelfile.ReadOnce(filepath.Join(dir, "freezer.state"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

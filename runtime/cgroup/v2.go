@@ -30,7 +30,7 @@ type v2 struct {
 func createV2(config Config) (_ Cgroup, err error) {
 	h := hierarchy{mount: mountRoot}
 	if !filepath.IsAbs(config.Path) {
-		content, err := kernelfile.Read("/proc/self/cgroup")
+		content, err := kernelfile.ReadOnce("/proc/self/cgroup")
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the runtime's own cgroup: %w", err)
 		}

@@ -32,7 +32,7 @@ func format[N int64 | uint64](value *N) string {
 }
 
 func readNumber(file string) (int64, error) {
-	content, err := kernelfile.Read(file)
+	content, err := kernelfile.ReadOnce(file)
 	if err != nil {
 		return 0, err
 	}

@@ -68,20 +68,29 @@ func (c *Container) acquire(patience time.Duration) error {
 		dir := os.NewFile(uintptr(fd), c.dir)
 		if err := flock(dir, deadline); err != nil {
 			_ = dir.Close()
-			err = fmt.Errorf("cannot lock container %q: %w", c.ID, err)
-			if errors.Is(err, errBusy) {
-				return errdefs.As(errdefs.ErrUnavailable, err)
-			}
-			return err
+			return c.notLocked(err)
 		}
-		// The command that had the lock may have deleted the container, and another one may have created it again.
-		var locked, there unix.Stat_t
-		if err := unix.Fstat(int(dir.Fd()), &locked); err == nil && unix.Stat(c.dir, &there) == nil && locked.Ino == there.Ino {
+		if c.isAt(dir) {
 			c.lock = dir
 			return nil
 		}
 		_ = dir.Close()
 	}
+}
+
+// isAt tells whether a directory still is that of the container: the command that had the lock may have deleted the
+// container, and another one may have created it again.
+func (c *Container) isAt(dir *os.File) bool {
+	var locked, there unix.Stat_t
+	return unix.Fstat(int(dir.Fd()), &locked) == nil && unix.Stat(c.dir, &there) == nil && locked.Ino == there.Ino && locked.Dev == there.Dev
+}
+
+func (c *Container) notLocked(err error) error {
+	wrapped := fmt.Errorf("cannot lock container %q: %w", c.ID, err)
+	if errors.Is(err, errBusy) {
+		return errdefs.As(errdefs.ErrUnavailable, wrapped)
+	}
+	return wrapped
 }
 
 // flock polls, as flock(2) itself takes no deadline.
@@ -104,18 +113,26 @@ func flock(dir *os.File, deadline time.Time) error {
 
 // Close lets others change the container.
 func (c *Container) Close() {
+	c.Yield()
+	if c.yielded != nil {
+		_ = c.yielded.Close()
+		c.yielded = nil
+	}
+}
+
+// Yield lets others change the container until relock. The directory stays open, so that no other one can pass for it.
+func (c *Container) Yield() {
 	if c.lock != nil {
-		// Not by closing alone: the process that waits for start has a copy of the descriptor.
+		// Closing would not do: the process that waits for start has a copy of the descriptor.
 		_ = unix.Flock(int(c.lock.Fd()), unix.LOCK_UN)
-		_ = c.lock.Close()
-		c.lock = nil
+		c.lock, c.yielded = nil, c.lock
 	}
 }
 
 // unlocked runs hooks of the host without the lock, as they may call the runtime for their own container. If they, or
 // another command meanwhile, delete the container, it is lost to this command.
 func (c *Container) unlocked(run func() error) error {
-	c.Close()
+	c.Yield()
 	err := run()
 	if lockErr := c.relock(); lockErr != nil && !errors.Is(lockErr, errNoContainer) {
 		return errors.Join(err, lockErr)
@@ -123,24 +140,20 @@ func (c *Container) unlocked(run func() error) error {
 	return err
 }
 
-// relock locks the container again, and notices if it has been deleted in the meantime, or if another one has its ID now.
+// relock locks the container again after Yield, and notices if it has been deleted in the meantime, even if another one has
+// its ID now.
 func (c *Container) relock() error {
-	if c.lost {
+	if c.lost || c.yielded == nil {
 		return c.absent(os.ErrNotExist)
 	}
-	now := &Container{State: State{ID: c.ID}, dir: c.dir}
-	err := now.acquire(lockPatience)
-	if err == nil {
-		err = now.load()
+	if err := flock(c.yielded, time.Now().Add(lockPatience)); err != nil {
+		return c.notLocked(err)
 	}
-	if err == nil && (now.Pid != c.Pid || now.StartTime != c.StartTime || !now.Created.Equal(c.Created)) {
-		err = c.absent(os.ErrNotExist)
+	c.lock, c.yielded = c.yielded, nil
+	if !c.isAt(c.lock) {
+		c.lost = true
+		c.Close()
+		return c.absent(os.ErrNotExist)
 	}
-	if err != nil {
-		c.lost = errors.Is(err, errNoContainer)
-		now.Close()
-		return err
-	}
-	c.lock = now.lock
 	return nil
 }

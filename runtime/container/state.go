@@ -75,13 +75,14 @@ type Traits struct {
 // Container is a container that is there.
 type Container struct {
 	State
-	Warn   func(text string) // told of what is no failure; may be nil
-	dir    string
-	lock   *os.File
-	config []byte
-	spec   *specs.Spec // what it says, if that is known
-	saved  bool        // the state file exists
-	lost   bool        // another command deleted the container while hooks ran
+	Warn    func(text string) // told of what is no failure; may be nil
+	dir     string
+	lock    *os.File // the directory, while it is locked
+	yielded *os.File // the directory, between Yield and relock
+	config  []byte
+	spec    *specs.Spec // what it says, if that is known
+	saved   bool        // the state file exists
+	lost    bool        // another command deleted the container while hooks ran
 }
 
 var errNoContainer = errors.New("container does not exist")
@@ -302,7 +303,7 @@ func (c *Container) alive() bool {
 // processTimes reads when a process started, and whether it has not ended.
 func processTimes(pid int) (start uint64, running bool, err error) {
 	const state, startTime = 0, 19 // fields behind the name, which is in parentheses and may contain anything
-	content, err := kernelfile.Read("/proc/" + strconv.Itoa(pid) + "/stat")
+	content, err := kernelfile.ReadOnce("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, false, err
 	}

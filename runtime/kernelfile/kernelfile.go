@@ -12,7 +12,13 @@ import (
 )
 
 // Read returns what is in the file.
-func Read(path string) ([]byte, error) {
+func Read(path string) ([]byte, error) { return read(path, false) }
+
+// ReadOnce is Read for a file that the kernel writes in one piece, as it does with the values of cgroups and with
+// /proc/PID/stat: a read that leaves room in the buffer has reached the end.
+func ReadOnce(path string) ([]byte, error) { return read(path, true) }
+
+func read(path string, once bool) ([]byte, error) {
 	fd, err := Open(path, unix.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
@@ -31,6 +37,9 @@ func Read(path string) ([]byte, error) {
 			return content, nil
 		}
 		content = content[:len(content)+n]
+		if once && len(content) < cap(content) {
+			return content, nil
+		}
 		if len(content) == cap(content) {
 			content = append(content, make([]byte, len(content))...)[:len(content)]
 		}

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -64,7 +65,11 @@ func Begin(birth Birth) (*Early, error) {
 	e.args = birth.arguments(&e.pidfd)
 	e.args.flags |= unix.CLONE_FILES | unix.CLONE_PARENT_SETTID
 	e.args.parentTID = uint64(uintptr(unsafe.Pointer(&e.pid)))
-	go func() { e.forked <- e.fork() }()
+	go func() {
+		outcome := e.fork()
+		_ = unix.Close(e.ends[1]) // so that the death of the child, which has its own by now, ends the wait for it
+		e.forked <- outcome
+	}()
 	go func() {}() // or another thread would leave the last goroutine to this one for a while, in case it stops soon
 	return e, nil
 }
@@ -100,8 +105,14 @@ func (e *Early) Start(program *Program) (err error) {
 	return e.Release()
 }
 
-// Release lets the child go on behind its Wait.
-func (e *Early) Release() error { return release(e.ends[0]) }
+// Release lets the child go on behind its Wait. If it has died, or could not be born, Finish tells.
+func (e *Early) Release() error {
+	err := release(e.ends[0])
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) { // a reset means that it had not read all
+		return nil
+	}
+	return err
+}
 
 // Pid returns the child's pid, or 0 if it may not be born yet.
 func (e *Early) Pid() int { return int(atomic.LoadInt32(&e.pid)) }
@@ -119,22 +130,26 @@ func (e *Early) Finish() (*Process, error) {
 	return &Process{Pid: int(outcome.pid), PidFD: int(e.pidfd), program: e.program, channel: e.ends[0], watch: e.birth.Watch}, nil
 }
 
-// await waits until the forking thread is back.
+// await waits until the child says something or has died, and the forking thread is about to be back. A timer of Go's
+// would set up what polling takes, which a start of a container does not need otherwise.
 func (e *Early) await() error {
 	if e.birth.Watch == nil {
 		return nil // end waits
 	}
-	for ticker := time.NewTicker(time.Second); ; {
-		select {
-		case outcome := <-e.forked:
-			ticker.Stop()
-			e.forked <- outcome // for end
+	channel := []unix.PollFd{{Fd: int32(e.ends[0]), Events: unix.POLLIN}}
+	for asked := time.Now(); ; {
+		n, err := unix.Poll(channel, int(max(0, time.Second-time.Since(asked)).Milliseconds())+1)
+		switch {
+		case n > 0:
 			return nil
-		case <-ticker.C:
-			if err := e.birth.Watch(); err != nil {
-				ticker.Stop()
-				return stuckError{err}
-			}
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("cannot wait for the container's process: %w", err)
+		case time.Since(asked) < time.Second:
+			continue
+		}
+		asked = time.Now()
+		if err := e.birth.Watch(); err != nil {
+			return stuckError{err}
 		}
 	}
 }
@@ -146,7 +161,7 @@ func (e *Early) end() forked {
 	if e.program != nil {
 		e.program.keepAlive()
 	}
-	_, _ = unix.Close(e.ends[1]), unix.Close(e.parent)
+	_ = unix.Close(e.parent)
 	if e.image >= 0 {
 		_ = unix.Close(e.image)
 	}
@@ -190,11 +205,11 @@ func (e *Early) returns(patience time.Duration) bool {
 	}
 }
 
-// channel returns the parent's end, with a Limit, and the child's.
+// channel returns the parent's end, whose reads are limited, and the child's. A byte always has room: writes don't wait.
 func channel() ([2]int, error) {
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
-		err = Limit(ends[0])
+		err = limitReads(ends[0])
 	}
 	if err != nil {
 		return ends, fmt.Errorf("cannot create a channel to the container's process: %w", err)

@@ -124,3 +124,53 @@ func TestEarlyThatCannotBeBorn(t *testing.T) {
 		t.Errorf("error %v, want EINVAL", err)
 	}
 }
+
+// TestEarlyIsWatched kills a child that waits, of which Finish hears, and gives up on another one.
+func TestEarlyIsWatched(t *testing.T) {
+	patience, late := errors.New("no patience"), func() error { return nil }
+	for name, test := range map[string]struct {
+		watch func() error
+		kill  bool
+		want  error
+	}{
+		"killed":   {watch: late, kill: true},
+		"given up": {watch: func() error { return patience }, want: patience},
+	} {
+		t.Run(name, func(t *testing.T) {
+			early, err := Begin(Birth{Shared: true, CgroupFD: -1, Watch: test.watch})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := New()
+			p.Wait()
+			exitWith(p, 0)
+			if err := early.Start(p); err != nil {
+				t.Fatal(err)
+			}
+			for early.Pid() == 0 {
+				runtime.Gosched()
+			}
+			if test.kill {
+				if err := unix.Kill(early.Pid(), unix.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+			}
+			process, err := early.Finish()
+			if !errors.Is(err, test.want) {
+				t.Errorf("error %v, want %v", err, test.want)
+			}
+			if err != nil {
+				early.Abandon()
+				return
+			}
+			if err := early.Release(); err != nil {
+				t.Errorf("the release of a dead child: %v", err)
+			}
+			if _, err := process.Expect(Ready); !errors.Is(err, ErrEnded) {
+				t.Errorf("error %v, want ErrEnded", err)
+			}
+			process.Kill()
+			process.Close()
+		})
+	}
+}

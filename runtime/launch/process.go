@@ -210,13 +210,18 @@ func isStuck(err error) bool {
 	return errors.As(err, &stuck)
 }
 
-// Limit makes the reads and writes of a channel, and connecting it, end after a second, so that the waiting can be given up.
+// Limit makes the reads of a channel end after a second, so that the waiting can be given up, and connecting it as well.
 func Limit(channel int) error {
 	second := unix.NsecToTimeval(int64(time.Second))
-	if err := unix.SetsockoptTimeval(channel, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &second); err != nil {
+	if err := limitReads(channel); err != nil {
 		return err
 	}
 	return unix.SetsockoptTimeval(channel, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &second)
+}
+
+func limitReads(channel int) error {
+	second := unix.NsecToTimeval(int64(time.Second))
+	return unix.SetsockoptTimeval(channel, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &second)
 }
 
 // Await is Release and Executed for a process that has switched its channel to this one, whose program another call of

@@ -18,25 +18,23 @@ type placed struct {
 // many images: at the end of the links. What it finds is no more than a name: the child resolves it anew, in the root.
 func (b *Builder) place(name string) string {
 	at := b.findPlace(name)
-	if !isKernels(relative(name)) {
-		b.placed = append(b.placed, placed{at: relative(at)})
-	}
+	b.placed = append(b.placed, placed{at: relative(at)})
 	return at
 }
 
 func (b *Builder) findPlace(name string) string {
 	rel := relative(name)
-	if isKernels(rel) {
-		return name
+	name = "/" + rel
+	cover, _ := b.coverOf(rel)
+	if isKernels(rel) || cover != nil && cover.source == "" {
+		return name // a new file system has no links
 	}
 	root, err := openRoot(b.config.Root)
 	if err != nil {
 		return name // the child says what is wrong with it
 	}
 	defer func() { _ = unix.Close(root) }()
-	cover, _ := b.coverOf(rel)
-	switch {
-	case cover == nil:
+	if cover == nil {
 		fd, err := openIn(root, rel, unix.O_PATH)
 		if err == nil {
 			_ = unix.Close(fd)
@@ -44,8 +42,6 @@ func (b *Builder) findPlace(name string) string {
 		if !errors.Is(err, unix.ENOENT) {
 			return name
 		}
-	case cover.source == "":
-		return name // a new file system has no links
 	}
 	return follow(name, func(rel string) (string, bool) { return b.linkAt(root, rel) })
 }

@@ -223,9 +223,7 @@ func (b *Builder) bindMount(m specs.Mount, o options, mount launch.Arg) {
 	source := b.hostSource(m)
 	info, err := os.Stat(source) // if there is none, the child fails with the reason before it gets here
 	target := b.target(m.Destination, err != nil || info.IsDir())
-	if n := len(b.placed); n > 0 && !isKernels(relative(m.Destination)) {
-		b.placed[n-1].source = source
-	}
+	b.placed[len(b.placed)-1].source = source
 	b.attach(m, mount, target)
 	b.propagate(mount, m.Destination, o.propagation)
 	b.leave(m, mount, false)

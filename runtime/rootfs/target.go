@@ -22,10 +22,16 @@ func (b *Builder) open(verb, name string, flags int) launch.Op {
 
 // openAt is open for a path at which is what the user knows by another name.
 func (b *Builder) openAt(verb, name, at string, flags int) launch.Op {
-	wanted, rel := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: inRoot}, relative(at)
-	if isKernels(rel) {
-		wanted.Resolve |= unix.RESOLVE_NO_SYMLINKS
+	resolve := uint64(inRoot)
+	if isKernels(relative(at)) {
+		resolve |= unix.RESOLVE_NO_SYMLINKS
 	}
+	return b.openBy(resolve, verb, name, at, flags)
+}
+
+// openBy is openAt with flags of openat2(2) for the way to the path.
+func (b *Builder) openBy(resolve uint64, verb, name, at string, flags int) launch.Op {
+	wanted, rel := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: resolve}, relative(at)
 	quoted := fmt.Sprintf("%q", name)
 	from, below := b.root, rel
 	if inside, ok := strings.CutPrefix(rel, "dev/"); ok && b.inDev {
@@ -68,9 +74,11 @@ func relative(name string) string {
 func (b *Builder) target(name string, directory bool) launch.Arg {
 	p := b.program
 	at := b.place(name)
-	found := p.NewLabel()
-	target := b.openAt("open mount point", name, at, unix.O_PATH).Then(found).OnError(0, unix.ENOENT).Result()
-	parent := b.directory(path.Dir(path.Clean("/" + at)))
+	found, safe := p.NewLabel(), p.NewLabel()
+	target := p.NewSlot()
+	b.openUnlinked(name, at, target, safe)
+	b.openAt("open mount point", name, at, unix.O_PATH).Into(target).Then(found).OnError(0, unix.ENOENT)
+	parent := b.directory(path.Dir(at))
 	quoted := fmt.Sprintf("%q", name)
 	base := p.String(path.Base(at))
 	if directory {
@@ -81,10 +89,21 @@ func (b *Builder) target(name string, directory bool) launch.Arg {
 		p.Close(file)
 	}
 	b.closeUnlessKept(parent)
+	b.openUnlinked(name, at, target, safe)
 	b.openAt("open mount point", name, at, unix.O_PATH).Into(target)
 	p.Place(found)
 	b.guardProc(target, name)
+	p.Place(safe)
 	return target
+}
+
+// openUnlinked adds the opening of a mount point to which no link leads: it is where its name says, and guardProc has nothing
+// to find out. If there is a link, or no such file, the next operation has to see.
+func (b *Builder) openUnlinked(name, at string, target launch.Arg, safe launch.Label) {
+	if relative(at) != relative(name) {
+		return // place has followed links
+	}
+	b.openBy(inRoot|unix.RESOLVE_NO_SYMLINKS, "open mount point", name, at, unix.O_PATH).Into(target).Then(safe).OnError(0, unix.ELOOP, unix.ENOENT)
 }
 
 // directory adds the opening of a directory and the creation of it and of its parents, where they are missing.
