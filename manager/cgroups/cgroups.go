@@ -143,6 +143,21 @@ func (g Group) kill(pid int) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return os.NewSyscallError("pidfd_send_signal", err)
 	}
+	return g.leaveFreezer(pid)
+}
+
+// leaveFreezer moves a killed process to the root of cgroup v1's freezer if a group above this one is frozen: it would not end,
+// and what else is in the group above is not to be thawed for it.
+func (g Group) leaveFreezer(pid int) error {
+	for _, mount := range mounts() {
+		above, err := os.ReadFile(filepath.Join(mount, g.path, "freezer.parent_freezing"))
+		if err != nil || strings.TrimSpace(string(above)) != "1" {
+			continue
+		}
+		if err := write(filepath.Join(mount, "cgroup.procs"), strconv.Itoa(pid)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("cannot move process %d out of a frozen cgroup: %w", pid, err)
+		}
+	}
 	return nil
 }
 

@@ -227,11 +227,11 @@ func TestRuntimeThatHangsCostsItsContainerOnly(t *testing.T) {
 	})
 }
 
-// freezer writes into the control files of a container's cgroup that freeze it, in every hierarchy.
+// freezer writes into the control files of a container's cgroup that freeze it, in every hierarchy; without an ID, of the group above.
 func (d *daemon) freezer(id string, v1, v2 string) {
 	d.t.Helper()
 	written := 0
-	for _, dir := range append(globs(d.t, "/sys/fs/cgroup/*/"+d.Cgroup+"/"+id), "/sys/fs/cgroup/"+d.Cgroup+"/"+id) {
+	for _, dir := range append(globs(d.t, filepath.Join("/sys/fs/cgroup/*", d.Cgroup, id)), filepath.Join("/sys/fs/cgroup", d.Cgroup, id)) {
 		for name, value := range map[string]string{"freezer.state": v1, "cgroup.freeze": v2} {
 			file, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
 			if err != nil {
@@ -276,5 +276,27 @@ func TestFrozenContainersEnd(t *testing.T) {
 			t.Errorf("%s: process %d is there", name, c.State.Pid)
 			d.freezer(c.Id, "THAWED", "0")
 		}
+	}
+}
+
+// A container ends also where the group of all containers is frozen, and the others stay frozen.
+func TestContainersOfAFrozenGroupEnd(t *testing.T) {
+	d, image := startWithImage(t)
+	c, other := d.run("one", shell(image, "sleep 1000")), d.run("other", shell(image, "sleep 1000"))
+	d.freezer("", "FROZEN", "1")
+	defer d.freezer("", "THAWED", "0")
+	err := within(t, 60*time.Second, "rm -f", func(ctx context.Context) error { return d.rm(ctx, "one") })
+	if err != nil {
+		t.Error(err)
+	}
+	if alive(c.State.Pid) {
+		t.Errorf("process %d of the container that was removed is there", c.State.Pid)
+	}
+	if !alive(other.State.Pid) {
+		t.Error("the other container has ended")
+	}
+	d.freezer("", "THAWED", "0")
+	if err := within(t, 20*time.Second, "rm -f of the other", func(ctx context.Context) error { return d.rm(ctx, "other") }); err != nil {
+		t.Error(err)
 	}
 }
