@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/types"
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/internal/version"
 	"github.com/berthd/berth/shim/options"
 	"github.com/berthd/berth/shim/reaper"
@@ -100,7 +100,7 @@ func features(ctx context.Context, given *anypb.Any) ([]byte, error) {
 		return nil, fmt.Errorf("cannot ask the runtime for its features: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	fd, err := unix.MemfdCreate("features", unix.MFD_CLOEXEC)
+	fd, err := sys.DataFile("features")
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask the runtime for its features: %w", os.NewSyscallError("memfd_create", err))
 	}

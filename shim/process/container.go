@@ -104,8 +104,8 @@ func (c *Container) bring(ctx context.Context, verb string, flags ...string) err
 		args = append(args, "--no-pivot")
 	}
 	if err := c.Init.launch(ctx, append(args, c.ID)); err != nil {
-		// A runtime that fails removes what it has made. One that was killed does not.
-		if c.Init.child != nil || errors.Is(err, context.DeadlineExceeded) {
+		// A runtime that fails removes what it has made. One that was killed or has succeeded does not.
+		if c.Init.child != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, runtimecmd.ErrUnclaimed) {
 			deleteErr := c.runtime(context.WithoutCancel(ctx), "delete", "--force", c.ID)
 			if deleteErr != nil && !errors.Is(deleteErr, errdefs.ErrNotFound) {
 				err = errors.Join(err, deleteErr)

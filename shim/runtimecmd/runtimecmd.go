@@ -124,6 +124,9 @@ func (c *Call) limit() time.Duration {
 	return otherLimit
 }
 
+// ErrUnclaimed says that a runtime has succeeded, and the process that it left behind is not known.
+var ErrUnclaimed = errors.New("the process that the runtime started can't be found")
+
 // Start runs a call that leaves a process behind (create, exec) and returns that process.
 func (r *Runtime) Start(ctx context.Context, reap *reaper.Reaper, call Call) (*reaper.Child, error) {
 	window := reap.Open()
@@ -133,7 +136,16 @@ func (r *Runtime) Start(ctx context.Context, reap *reaper.Reaper, call Call) (*r
 	if err := r.run(ctx, window, call); err != nil {
 		return nil, err
 	}
-	content, err := os.ReadFile(call.PidFile)
+	child, err := r.claim(window, call.PidFile)
+	if err != nil {
+		return nil, errdefs.As(ErrUnclaimed, err)
+	}
+	return child, nil
+}
+
+// claim finds the process that a call has left behind.
+func (r *Runtime) claim(window *reaper.Window, pidFile string) (*reaper.Child, error) {
+	content, err := os.ReadFile(pidFile)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the pid that %s wrote: %w", filepath.Base(r.Binary), err)
 	}

@@ -236,6 +236,19 @@ func TestRuntimeIsRunInTheBundle(t *testing.T) {
 	c.delete("")
 }
 
+// A container whose process the shim can't find is not left running.
+func TestCreateWithoutAPid(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	c.wrapRuntime(`[ "$verb" != create ] || { $runtime "$@" || exit; while [ "$1" != --pid-file ]; do shift; done; echo none > "$2"; exit 0; }`)
+	c.start()
+	_, err := c.api.Create(c.ctx(), c.request(streams{}))
+	expectError(t, err, codes.Unknown, `"none\n" is not one`)
+	states := filepath.Join(filepath.Dir(c.Bundle), "runtime", namespace)
+	if entries, err := os.ReadDir(states); err != nil || len(entries) > 0 {
+		t.Errorf("left containers %v, %v", entries, err)
+	}
+}
+
 func TestFailedExecStaysCreated(t *testing.T) {
 	c := newContainer(t, "sleep", "1000")
 	c.create(streams{})
