@@ -51,6 +51,9 @@ func remove(ctx context.Context, inv invocation, out io.Writer) error {
 	runtime, err := process.LoadRuntime(inv.bundle)
 	if err == nil {
 		err = removeContainer(ctx, inv, runtime)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		report(err)
+		err = inv.killContainer()
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, errdefs.ErrNotFound) {
 		return errors.Join(err, inv.killContainer())

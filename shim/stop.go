@@ -48,7 +48,7 @@ func (inv *invocation) findShim() (int, error) {
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil || pid <= 1 {
-		return -1, fmt.Errorf("cannot find the shim: %q in %q is no pid", data, inv.pidFile())
+		return -1, nil // cut off by a power failure, which has ended the shim, too
 	}
 	// The descriptor first: what is checked then is the process that will be killed, whatever happens to the pid.
 	pidfd, err := unix.PidfdOpen(pid, 0)

@@ -79,6 +79,37 @@ func TestDeleteAfterTheShimWasKilled(t *testing.T) {
 	c.deleteVerb() // again, with nothing to do
 }
 
+// Files that a power failure has cut off do not keep a container from being removed.
+func TestDeleteWithDamagedFiles(t *testing.T) {
+	c := newContainer(t, "sleep", "1000")
+	pid := c.create(streams{})
+	c.run("")
+	c.killShim()
+	runtime, err := os.ReadFile(filepath.Join(c.Bundle, "runtime.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, content []byte) {
+		if err := os.WriteFile(filepath.Join(c.Bundle, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"shim.pid", "runtime.json", "exit.json"} {
+		write(name, nil)
+	}
+	if response := c.deleteVerb(); response.ExitStatus != 137 || int(response.Pid) != pid {
+		t.Errorf("delete answered %v", response)
+	}
+	testenv.Until(t, usual, "the container's process has ended", func() error {
+		if !zombie(pid) {
+			return fmt.Errorf("process %d runs", pid)
+		}
+		return nil
+	})
+	write("runtime.json", runtime) // whole again: what is left is removed by the runtime that it names
+	c.deleteVerb()
+}
+
 func TestExitStatusSurvivesTheShim(t *testing.T) {
 	c := newContainer(t, "sh", "-c", "exit 33")
 	pid := c.create(streams{})
