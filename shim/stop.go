@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/shim/runtimecmd"
 )
 
@@ -51,7 +52,7 @@ func (inv *invocation) findShim() (int, error) {
 		return -1, nil // cut off by a power failure, which has ended the shim, too
 	}
 	// The descriptor first: what is checked then is the process that will be killed, whatever happens to the pid.
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	pidfd, err := sys.PidfdOpen(pid)
 	if errors.Is(err, unix.ESRCH) {
 		return -1, nil
 	}

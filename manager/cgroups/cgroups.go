@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // Group is a cgroup with all below it, in each hierarchy that has it.
@@ -128,7 +130,7 @@ func (g Group) Kill(ctx context.Context) error {
 // kill kills a process that is in the group. The descriptor comes before the look at its cgroup: the number may be that of
 // another process by now.
 func (g Group) kill(pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
+	fd, err := sys.PidfdOpen(pid)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}

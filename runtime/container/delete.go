@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // Signal sends a signal to the container's first process. With it SIGKILL ends all others: where they would live on
@@ -29,7 +31,7 @@ func (c *Container) Signal(signal unix.Signal) error {
 	if c.Pid == 0 {
 		return c.require("kill")
 	}
-	pidfd, err := unix.PidfdOpen(c.Pid, 0)
+	pidfd, err := sys.PidfdOpen(c.Pid)
 	if err != nil {
 		return fmt.Errorf("cannot kill container %q: %w", c.ID, err)
 	}
@@ -138,7 +140,7 @@ func (c *Container) end() error {
 	if c.Pid == 0 {
 		return nil // processes of a killed create end with its cgroup
 	}
-	pidfd, err := unix.PidfdOpen(c.Pid, 0)
+	pidfd, err := sys.PidfdOpen(c.Pid)
 	if err != nil {
 		return nil // it has just gone
 	}

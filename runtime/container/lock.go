@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/runtime/kernelfile"
 )
 
@@ -49,7 +50,7 @@ func (c *Container) killWithoutLock() {
 		_ = group.Kill()
 		_ = group.Close()
 	}
-	if pidfd, err := unix.PidfdOpen(c.Pid, 0); err == nil {
+	if pidfd, err := sys.PidfdOpen(c.Pid); err == nil {
 		if c.alive() {
 			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/runtime/launch"
 	"github.com/berthd/berth/runtime/terminal"
 )
@@ -71,7 +72,7 @@ func (c *Container) handOver(spec *specs.Spec, pid int, status specs.ContainerSt
 
 // takeListener waits until the process has a listener, and returns a descriptor of it, or -1 if it has failed.
 func takeListener(pid int, process channel) (int, error) {
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	pidfd, err := sys.PidfdOpen(pid)
 	if err != nil {
 		return -1, fmt.Errorf("cannot open the container's process: %w", err)
 	}

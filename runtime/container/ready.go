@@ -12,6 +12,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // A service manager believes the word that a service is ready, as sd_notify(3) has it, only from processes of the
@@ -83,7 +85,7 @@ func (c *Container) ListenReady(manager string) (_ *Readiness, err error) {
 	if err := unix.Connect(r.manager, &unix.SockaddrUnix{Name: manager}); err != nil {
 		return nil, fmt.Errorf("cannot connect to NOTIFY_SOCKET %q: %w", manager, err)
 	}
-	if r.pidfd, err = unix.PidfdOpen(c.Pid, 0); err != nil {
+	if r.pidfd, err = sys.PidfdOpen(c.Pid); err != nil {
 		return nil, fmt.Errorf("cannot watch the container's process: %w", err)
 	}
 	return r, nil

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // Early is a child that was forked before its program was written: the kernel takes as long to make the namespaces as
@@ -50,7 +52,7 @@ func Begin(birth Birth) (*Early, error) {
 	if err != nil {
 		return nil, err
 	}
-	parent, err := unix.PidfdOpen(os.Getpid(), 0)
+	parent, err := sys.PidfdOpen(os.Getpid())
 	if err != nil {
 		_, _ = unix.Close(ends[0]), unix.Close(ends[1])
 		return nil, fmt.Errorf("cannot open the runtime's own process: %w", err)

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // Release lets the child go on behind its Wait.
@@ -59,7 +61,7 @@ func (p *Process) Follow() error {
 	if err != nil {
 		return err
 	}
-	pidfd, err := unix.PidfdOpen(int(pid), 0)
+	pidfd, err := sys.PidfdOpen(int(pid))
 	if err != nil {
 		return fmt.Errorf("cannot open the container's process: %w", err)
 	}
@@ -252,7 +254,7 @@ func Outcome(channel int, watch func() error, explain func(unix.Errno) error) er
 
 // Adopt returns a child of this process that was not forked by Fork.
 func Adopt(pid int) (*Process, error) {
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	pidfd, err := sys.PidfdOpen(pid)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open process %d: %w", pid, err)
 	}

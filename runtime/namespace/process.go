@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/internal/sys"
 	"github.com/berthd/berth/runtime/launch"
 )
 
@@ -56,7 +57,7 @@ func WayInto(pid int, wanted []specs.LinuxNamespace) (_ *Way, err error) {
 			way.Close()
 		}
 	}()
-	if way.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
+	if way.pidfd, err = sys.PidfdOpen(pid); err != nil {
 		return nil, fmt.Errorf("cannot open the container's process: %w", err)
 	}
 	way.fds = append(way.fds, way.pidfd)

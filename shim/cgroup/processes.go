@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // Frozen reports whether the cgroup's processes are stopped, or about to be.
@@ -127,7 +129,7 @@ func (c Cgroup) stop() {
 // killMember kills a process that is in the cgroup. The descriptor comes first: the process that is looked at then is the
 // one that is killed, whatever becomes of its pid.
 func (c Cgroup) killMember(pid int) {
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	pidfd, err := sys.PidfdOpen(pid)
 	if err != nil {
 		return // it has ended
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // Exit tells how a process ended.
@@ -193,7 +195,7 @@ func (w *Window) Claim(pid int) (*Child, error) {
 
 // openChild returns a descriptor of a child that was not reaped yet.
 func openChild(pid int) (int, error) {
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	pidfd, err := sys.PidfdOpen(pid)
 	if err != nil {
 		return -1, os.NewSyscallError("pidfd_open", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // patience bounds the wait for calls that a dead shim left, before they are killed.
@@ -58,7 +60,7 @@ func AwaitCalls(dir, prefix string, isShim func(cmdline string) bool) error {
 
 // awaitCall waits for the end of a process, if it is a call.
 func awaitCall(pid int, isCall func(cmdline string) bool, deadline time.Time) error {
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	pidfd, err := sys.PidfdOpen(pid)
 	if err != nil { // it has ended
 		return nil
 	}
