@@ -60,7 +60,7 @@ func (b *Builder) openProvided(i int, m specs.Mount, o options, from provided) {
 		attrFlags |= unix.AT_RECURSIVE
 	}
 	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(from.users)}
-	p.Call("map the ids of", fmt.Sprintf("%q", m.Source), unix.SYS_MOUNT_SETATTR, b.sources[i], b.empty, launch.Int(attrFlags), launch.Pin(p, attr), launch.Int(unsafe.Sizeof(*attr)))
+	p.Call("map the ids of", fmt.Sprintf("%q (can its file system do that?)", m.Source), unix.SYS_MOUNT_SETATTR, b.sources[i], b.empty, launch.Int(attrFlags), launch.Pin(p, attr), launch.Int(unsafe.Sizeof(*attr)))
 }
 
 // hostSource is where on the host the source of a bind mount is, also of one that an earlier mount brings along.
