@@ -32,6 +32,10 @@ func (s *Service) Restore(ctx context.Context) error {
 	var back, done sync.WaitGroup
 	networked := make(chan struct{}) // closed when starts may be made: they need the networks' bookkeeping to be right
 	for _, entry := range entries {
+		if !isID(entry.Name()) {
+			s.cfg.Logger.Warn("leaving alone what is no container's directory", "path", filepath.Join(s.cfg.Root, recordsDir, entry.Name()))
+			continue
+		}
 		c := s.readBack(ctx, entry.Name())
 		if c == nil {
 			continue

@@ -56,6 +56,11 @@ func (s *Service) deleteShim(ctx context.Context, id string) (shims.Exited, erro
 // idLength is that of each container's ID.
 const idLength = 64
 
+// isID tells whether a name is that of a container's directory. What else lies beside those, as lost+found, is somebody's.
+func isID(name string) bool {
+	return len(name) == idLength && strings.Trim(name, "0123456789abcdef") == ""
+}
+
 func (s *Service) bundleDir(id string) string { return filepath.Join(s.stateDir("bundles"), id) }
 
 // cgroupOf finds a container's cgroup: the bundle names it, unless it is gone.
@@ -188,7 +193,7 @@ func (s *Service) removeStrays(ctx context.Context, connected []string) error {
 		names, err := strays(dir, func(name string) bool { return slices.Contains(connected, name) })
 		errs = append(errs, err)
 		for _, name := range names {
-			if len(name) == idLength {
+			if isID(name) {
 				leftovers[name] = true
 			}
 		}

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,6 +50,34 @@ func TestContainersSurviveTheDaemon(t *testing.T) {
 				t.Errorf("exit code %d, want 137", code)
 			}
 		})
+	}
+}
+
+// A directory that is no container's, as the lost+found of a disk of its own, is not taken for a creation that was interrupted.
+func TestStrangeDirectoriesAreKept(t *testing.T) {
+	w := newWorld(t)
+	id := w.create("mine", w.spec("true"))
+	var kept []string
+	for _, dir := range []string{filepath.Join(w.Root, "containers"), filepath.Join(w.State, "bundles")} {
+		for _, name := range []string{"lost+found", strings.Repeat("x", 64)} {
+			file := filepath.Join(dir, name, "file")
+			if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o700), os.WriteFile(file, []byte("precious"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(file)) })
+			kept = append(kept, file)
+		}
+	}
+	w.Kill()
+	w.Start()
+	for _, file := range kept {
+		if _, err := os.Stat(file); err != nil {
+			t.Error(err)
+		}
+	}
+	list, err := w.containers.ListContainers(w.ctx(), &berthv1.ListContainersRequest{All: true})
+	if err != nil || len(list.GetContainers()) != 1 || list.GetContainers()[0].GetId() != id {
+		t.Errorf("there are the containers %v, %v", list, err)
 	}
 }
 
