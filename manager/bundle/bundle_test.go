@@ -301,3 +301,13 @@ func TestWriteAndEnvironment(t *testing.T) {
 		t.Errorf("for an exec: %v", merged)
 	}
 }
+
+// Ranges that overlap a hundred thousand times would keep a processor busy for minutes.
+func TestLongSetIsRefused(t *testing.T) {
+	if set, err := parseSet(strings.Repeat("0-65535,", 600) + "0"); err == nil {
+		t.Errorf("it has %d numbers", len(set))
+	}
+	if set, err := parseSet("0-2,4"); err != nil || len(set) != 4 {
+		t.Errorf("got %v, %v", set, err)
+	}
+}

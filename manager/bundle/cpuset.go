@@ -36,11 +36,17 @@ func checkSets(asked *berthv1.Resources) error {
 	return nil
 }
 
+// setLength is how much the kernel reads of such a list.
+const setLength = 4096
+
 // parseSet reads the list format of cpuset(7). Its numbers have 16 bits: a range of billions would fill the memory.
 func parseSet(text string) (map[int]bool, error) {
 	set := map[int]bool{}
 	if text == "" {
 		return set, nil
+	}
+	if len(text) > setLength {
+		return nil, strconv.ErrRange
 	}
 	for part := range strings.SplitSeq(text, ",") {
 		from, to, isRange := strings.Cut(part, "-")

@@ -3,6 +3,7 @@ package containers
 import (
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/internal/errdefs"
+	"github.com/berthd/berth/manager/images"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
 
@@ -124,6 +126,43 @@ func TestPortFilters(t *testing.T) {
 	}
 	if _, err := hasPort("publish", "many"); err == nil {
 		t.Error("publish=many was accepted")
+	}
+}
+
+func TestExposedPorts(t *testing.T) {
+	ports := portSet{}
+	for _, text := range []string{"80", "8000-8002/TCP", "8001-8003/tcp", "53/udp", "65535/sctp", "080"} {
+		if err := ports.add(text); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, text := range []string{"", "0", "0-1", "2-1", "65536", "80/icmp", "80/", "-1"} {
+		if err := ports.add(text); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	want := []string{"53/udp", "65535/sctp", "80/tcp", "8000/tcp", "8001/tcp", "8002/tcp", "8003/tcp"}
+	if got := ports.list(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// An image may name the same ports in as many ways as its configuration has room for.
+func TestHostileExposedPorts(t *testing.T) {
+	var image images.Image
+	image.Config.Config.ExposedPorts = map[string]struct{}{}
+	for zeros := range 100 {
+		image.Config.Config.ExposedPorts[strings.Repeat("0", zeros)+"1-65535/tcp"] = struct{}{}
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	list, _, err := exposedPorts(&berthv1.ContainerSpec{}, image)
+	runtime.ReadMemStats(&after)
+	if err != nil || len(list) != 65535 {
+		t.Errorf("there are %d ports, %v", len(list), err)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 100<<20 {
+		t.Errorf("that took %d MiB", took>>20)
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -117,33 +115,19 @@ func (s *Service) describe(spec *berthv1.ContainerSpec, image images.Image) (_ *
 
 // exposedPorts are the ports of the request and of the image, one by one: both may name ranges, as "8000-8002/tcp". A
 // container whose network is not its own publishes none, whatever its image exposes.
-func exposedPorts(spec *berthv1.ContainerSpec, image images.Image) (ports, warnings []string, err error) {
-	add := func(text string) error {
-		numbers, protocol, given := strings.Cut(text, "/")
-		if !given {
-			protocol = "tcp"
-		}
-		first, last, err := portRange(numbers)
-		if err != nil || first == 0 || last < first {
-			return invalid("cannot expose %q: want PORT or FIRST-LAST, with /tcp, /udp or /sctp", text)
-		}
-		for port := first; port <= last; port++ {
-			ports = append(ports, fmt.Sprintf("%d/%s", port, strings.ToLower(protocol)))
-		}
-		return nil
-	}
+func exposedPorts(spec *berthv1.ContainerSpec, image images.Image) (list, warnings []string, err error) {
+	ports := portSet{}
 	for _, text := range spec.GetNetwork().GetExposedPorts() {
-		if err := add(text); err != nil {
+		if err := ports.add(text); err != nil {
 			return nil, nil, err
 		}
 	}
 	for text := range image.Config.Config.ExposedPorts {
-		if err := add(text); err != nil {
+		if err := ports.add(text); err != nil {
 			warnings = append(warnings, fmt.Sprintf("the port %q that image %q exposes is left out: it is not valid", text, spec.GetImage()))
 		}
 	}
-	slices.Sort(ports)
-	return slices.Compact(ports), warnings, nil
+	return ports.list(), warnings, nil
 }
 
 // missing tells what is asked for and not done, where that is no reason to refuse the container.

@@ -240,6 +240,41 @@ func checkSharedNetwork(spec *berthv1.ContainerSpec) error {
 	return nil
 }
 
+// portSet is ports by protocol: at each port how many ranges begin there, less those that have ended. However many ranges an image
+// names, and however they overlap, they take the same memory and little time.
+type portSet map[string]*[1<<16 + 1]int
+
+func (p portSet) add(text string) error {
+	numbers, protocol, given := strings.Cut(strings.ToLower(text), "/")
+	if !given {
+		protocol = "tcp"
+	}
+	first, last, err := portRange(numbers)
+	if err != nil || first == 0 || last < first || !slices.Contains([]string{"tcp", "udp", "sctp"}, protocol) {
+		return invalid("cannot expose %q: want PORT or FIRST-LAST, with /tcp, /udp or /sctp", text)
+	}
+	if p[protocol] == nil {
+		p[protocol] = new([1<<16 + 1]int)
+	}
+	p[protocol][first]++
+	p[protocol][last+1]--
+	return nil
+}
+
+// list names each port, as "80/tcp".
+func (p portSet) list() (names []string) {
+	for protocol, changes := range p {
+		ranges := 0
+		for port, change := range changes {
+			if ranges += change; ranges > 0 {
+				names = append(names, fmt.Sprintf("%d/%s", port, protocol))
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // parseSignal reads a signal's name, with or without SIG, or its number.
 func parseSignal(text string) (syscall.Signal, error) {
 	if number, err := strconv.Atoi(text); err == nil && number > 0 && number <= 64 {
