@@ -105,7 +105,7 @@ func testOrphan(t *testing.T, r *Reaper) {
 func testReusedPid(t *testing.T, r *Reaper) {
 	before := r.Open()
 	defer before.Close()
-	pid := start(t, "sleep 1000; exit 5")
+	pid := start(t, "exec sleep 1000")
 	earlier := func(window uint64) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
