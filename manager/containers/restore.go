@@ -191,22 +191,18 @@ func (s *Service) reconnect(ctx context.Context, c *container) (after func()) {
 	state, err := task.State(ctx, "")
 	if errors.Is(err, shims.ErrNoAnswer) && c.step == stepNone {
 		s.cfg.Logger.Warn("the shim of a container does not answer; the container counts as it was", "container", c.id, "error", err)
-		s.begin(c, newRun(task, nil), "", func(*berthv1.Container) {})
+		s.begin(c, s.runAgain(c, task), "", func(*berthv1.Container) {})
 		return nil
 	}
 	if err != nil || c.step == stepCleanUp || state.Created {
 		return s.recordLostRun(ctx, c, task)
-	}
-	env, err := bundle.Environment(c.bundle)
-	if err != nil {
-		s.cfg.Logger.Warn("cannot read back the environment of a container: what is executed in it lacks it", "container", c.id, "error", err)
 	}
 	if c.step == stepStart { // its place in the networks is not recorded yet; asked again, they tell it
 		if err := s.plugIn(ctx, c); err != nil {
 			s.cfg.Logger.Warn("cannot tell how a container is connected", "container", c.id, "error", err)
 		}
 	}
-	current := newRun(task, env)
+	current := s.runAgain(c, task)
 	if !state.Running && !state.Paused {
 		c.mu.Lock()
 		c.current = current
@@ -223,6 +219,15 @@ func (s *Service) reconnect(ctx context.Context, c *container) (after func()) {
 		}
 	})
 	return nil
+}
+
+// runAgain is a run that goes on from an earlier berthd.
+func (s *Service) runAgain(c *container, task *shims.Task) *run {
+	env, err := bundle.Environment(c.bundle)
+	if err != nil {
+		s.cfg.Logger.Warn("cannot read back the environment of a container: what is executed in it lacks it", "container", c.id, "error", err)
+	}
+	return newRun(task, env)
 }
 
 // recordLostRun records the end of a container that has no process any more, as far as its shim has left word of it, and

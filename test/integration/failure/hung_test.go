@@ -118,6 +118,27 @@ func TestStoppedShimCostsItsContainerOnly(t *testing.T) {
 	}
 }
 
+// A container whose shim did not answer a berthd that started is one like any other when it answers again.
+func TestShimThatAnswersAgain(t *testing.T) {
+	d, image := startWithImage(t)
+	spec := shell(image, "exec sleep 1000")
+	spec.Process.Env = []string{"KEPT=yes"}
+	frozen := d.run("frozen", spec)
+	shim := shimOf(t, frozen)
+	freeze(t, frozen)
+	d.Kill()
+	d.start()
+	if err := syscall.Kill(shim, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if output, code := d.exec("frozen", "echo $KEPT"); output != "yes\n" || code != 0 {
+		t.Errorf("a command in it says %q and ends with %d", output, code)
+	}
+	if now := d.inspect("frozen"); now.State.Status != running || now.State.Pid != frozen.State.Pid {
+		t.Errorf("the container is %v", now.State)
+	}
+}
+
 func TestStoppedShimKeepsTheDaemonNeitherFromStartingNorFromEnding(t *testing.T) {
 	d, image := startWithImage(t)
 	frozen, other := d.run("frozen", shell(image, "exec sleep 1000")), d.run("other", shell(image, "exec sleep 1000"))
