@@ -157,20 +157,25 @@ func routeLoopback(links []string) error {
 	return nil
 }
 
-// repair puts back the entries of the ports, which nobody else can have taken: they are bound where they were published.
-func repair(_ context.Context, r *plugin.Request) error {
-	conf, err := parse(r)
-	if err != nil {
-		return err
+// expected is what add has left of an attachment: its entries, and the links that lead to it.
+func expected(r *plugin.Request) (conf *config, elements []nft.Element, links []string, err error) {
+	if conf, err = parse(r); err != nil {
+		return nil, nil, nil, err
 	}
 	if err := r.NeedPrev(); err != nil {
-		return err
+		return nil, nil, nil, err
 	}
 	ports, err := conf.publish(r)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
-	elements, links, err := conf.elements(r, ports)
+	elements, links, err = conf.elements(r, ports)
+	return conf, elements, links, err
+}
+
+// repair puts back the entries of the ports, which nobody else can have taken: they are bound where they were published.
+func repair(_ context.Context, r *plugin.Request) error {
+	conf, elements, links, err := expected(r)
 	if err != nil {
 		return err
 	}
@@ -236,18 +241,7 @@ func remove(r *plugin.Request, wanted func(owner string) bool) error {
 }
 
 func check(_ context.Context, r *plugin.Request) error {
-	conf, err := parse(r)
-	if err != nil {
-		return err
-	}
-	if err := r.NeedPrev(); err != nil {
-		return err
-	}
-	ports, err := conf.publish(r)
-	if err != nil {
-		return err
-	}
-	elements, _, err := conf.elements(r, ports)
+	conf, elements, _, err := expected(r)
 	if err != nil {
 		return err
 	}
