@@ -100,6 +100,19 @@ func TestSelectProcesses(t *testing.T) {
 	}
 }
 
+// ps hangs where the kernel holds a process that it reads of.
+func TestHangingPsIsGivenUp(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/ps", []byte("#!/bin/sh\nexec sleep 1000\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	begun := time.Now()
+	if output, err := ps(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "not ended") || time.Since(begun) > 6*psLimit {
+		t.Errorf("after %v: %q, %v", time.Since(begun), output, err)
+	}
+}
+
 func TestPortFilters(t *testing.T) {
 	container := &berthv1.Container{
 		Ports:        []*berthv1.PortMapping{{HostPort: 8080, ContainerPort: 80}, {HostPort: 53, Protocol: "udp"}},

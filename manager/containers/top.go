@@ -8,10 +8,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/berthd/berth/internal/errdefs"
 	berthv1 "github.com/berthd/berth/proto/berth/v1"
 )
+
+// psLimit is how long ps may take: it reads of each process of the host, also of those that the kernel holds.
+const psLimit = 5 * time.Second
 
 // Top lists the processes of a container as the host's ps(1) shows them.
 func (s *Service) Top(ctx context.Context, ref string, args []string) (*berthv1.TopContainerResponse, error) {
@@ -31,7 +35,7 @@ func (s *Service) Top(ctx context.Context, ref string, args []string) (*berthv1.
 	if len(args) == 0 {
 		args = []string{"-ef"}
 	}
-	output, err := exec.CommandContext(ctx, "ps", args...).Output()
+	output, err := ps(ctx, args)
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
 		return nil, invalid("ps %s: %s", strings.Join(args, " "), strings.TrimSpace(string(failed.Stderr)))
@@ -40,6 +44,18 @@ func (s *Service) Top(ctx context.Context, ref string, args []string) (*berthv1.
 		return nil, errdefs.As(errdefs.ErrFailedPrecondition, fmt.Errorf("cannot run ps: %w", err))
 	}
 	return selectProcesses(string(output), pids)
+}
+
+func ps(ctx context.Context, args []string) ([]byte, error) {
+	limited, cancel := context.WithTimeout(ctx, psLimit)
+	defer cancel()
+	command := exec.CommandContext(limited, "ps", args...)
+	command.WaitDelay = time.Second
+	output, err := command.Output()
+	if limited.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("it has not ended after %v", psLimit)
+	}
+	return output, err
 }
 
 // selectProcesses keeps those lines of ps's table that are about the given processes. The last column may have blanks.
