@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -141,7 +142,8 @@ func (d Dir) DropSpare() error {
 // Remove removes the container's directory. container.json goes first: a directory with it and without state.json would be
 // read as a container that never started. Neither needs room on the disk.
 func (d Dir) Remove() error {
-	if err := os.Remove(filepath.Join(d.Path, configFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	err := os.Remove(filepath.Join(d.Path, configFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) { // a file of another's in place of the directory
 		return fmt.Errorf("cannot remove the container's record: %w", err)
 	}
 	if err := os.RemoveAll(d.Path); err != nil {

@@ -246,3 +246,20 @@ func TestContainersThatRemoveThemselvesDoNotStay(t *testing.T) {
 	})
 	d.noneOf(d.inUse)
 }
+
+// A file that somebody else has put among the directories of containers can be removed like one of them.
+func TestFileAmongTheContainersCanBeRemoved(t *testing.T) {
+	d, _ := startWithImage(t)
+	d.Kill()
+	path := filepath.Join(d.Root, "containers", "foreign")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.start()
+	if err := within(t, 20*time.Second, "rm -f", func(ctx context.Context) error { return d.rm(ctx, "foreign") }); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("the file is there")
+	}
+}
