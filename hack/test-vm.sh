@@ -67,7 +67,7 @@ commands() {
 set -e
 mkdir /data/bin && cp $work/bin/* /data/bin/
 export BERTH_BIN=/data/bin TMPDIR=/data PATH=/data/bin:\$PATH
-modprobe -a bridge veth nf_tables nft_chain_nat nft_masq nft_fib_inet overlay br_netfilter 2>/dev/null || true
+modprobe -a bridge veth nf_tables nft_chain_nat nft_masq nft_fib_inet overlay br_netfilter loop ext4 2>/dev/null || true
 RUN
 	case $1 in
 	runtime-*) tests runtime "$(among runtime | grep -v ^TestSystemd | awk -v n="${1#runtime-}" 'NR % 2 == n % 2' | these)" ;;
