@@ -135,6 +135,9 @@ func (s *Service) attach(ctx context.Context, containerID string, a *attachment)
 }
 
 func (s *Service) publishEndpoints(action, containerID string, a *attachment) {
+	if a.assumed {
+		return
+	}
 	for _, e := range a.Endpoints {
 		s.publish(action, &definition{ID: e.NetworkID, Name: e.Network, Driver: driverBridge}, map[string]string{"container": containerID})
 	}

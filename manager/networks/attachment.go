@@ -20,6 +20,9 @@ type attachment struct {
 	Netns     string     `json:"netns"`
 	Endpoints []endpoint `json:"endpoints"`
 	Ports     []port     `json:"ports"`
+	// assumed says that the file can't be read. The endpoints are then all that the container may have, so that they are
+	// kept while the container is there, and removed with it.
+	assumed bool
 }
 
 // endpoint is a container's place in one network.
@@ -43,6 +46,9 @@ func (e endpoint) state() *berthv1.EndpointState {
 
 func (a *attachment) result() Result {
 	var result Result
+	if a.assumed {
+		return result
+	}
 	for _, e := range a.Endpoints {
 		result.Endpoints = append(result.Endpoints, e.state())
 	}
@@ -62,9 +68,9 @@ func (d attachmentDir) path(containerID string) string {
 	return filepath.Join(string(d), containerID+attachmentSuffix)
 }
 
-// load reads all attachments. One that can't be read is removed, as its write was cut off: GC then makes the plugins remove what is
-// there of it, and no single file keeps berthd from starting.
-func (d attachmentDir) load(log *slog.Logger) (map[string]*attachment, error) {
+// load reads all attachments. For one that can't be read, assumed says what its container may have. Other files, as a killed
+// write leaves them, are removed.
+func (d attachmentDir) load(log *slog.Logger, assumed func() *attachment) (map[string]*attachment, error) {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of attachments: %w", err)
 	}
@@ -76,18 +82,43 @@ func (d attachmentDir) load(log *slog.Logger) (map[string]*attachment, error) {
 	for _, entry := range entries {
 		path := filepath.Join(string(d), entry.Name())
 		id, is := strings.CutSuffix(entry.Name(), attachmentSuffix)
-		a := &attachment{}
-		content, err := os.ReadFile(path)
-		if err == nil && is {
-			err = json.Unmarshal(content, a)
-		}
-		if err == nil && is {
-			found[id] = a
+		if !is {
+			log.Warn("a file that is no attachment is removed", "file", path, "error", os.RemoveAll(path))
 			continue
 		}
-		log.Warn("an attachment that can't be read is removed", "file", path, "error", errors.Join(err, os.RemoveAll(path)))
+		a := &attachment{}
+		content, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(content, a)
+		}
+		if err != nil {
+			log.Warn("an attachment can't be read: all that its container may have in networks is kept", "file", path, "error", err)
+			a = assumed()
+		}
+		found[id] = a
 	}
 	return found, nil
+}
+
+// assume returns the attachment of a container of which nothing is known: an interface of each name in each network. Calls
+// that remove what is not there do nothing.
+func (s *Service) assume() *attachment {
+	const interfaces = 8
+	a := &attachment{assumed: true}
+	for _, d := range s.networks {
+		if d.Driver != driverBridge || !s.hasState(d) {
+			continue
+		}
+		_, raw, err := s.plugins(d, "")
+		if err != nil {
+			s.cfg.Logger.Error("cannot tell how containers are connected to a network", "network", d.Name, "error", err)
+			continue
+		}
+		for i := range min(interfaces, len(s.networks)) {
+			a.Endpoints = append(a.Endpoints, endpoint{Network: d.Name, NetworkID: d.ID, Interface: fmt.Sprintf("eth%d", i), Plugins: raw})
+		}
+	}
+	return a
 }
 
 func (d attachmentDir) put(containerID string, a *attachment) error {
@@ -99,7 +130,7 @@ func (d attachmentDir) put(containerID string, a *attachment) error {
 }
 
 func (d attachmentDir) delete(containerID string) error {
-	if err := os.Remove(d.path(containerID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.RemoveAll(d.path(containerID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove an attachment: %w", err)
 	}
 	return nil

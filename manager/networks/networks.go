@@ -130,16 +130,17 @@ func New(cfg Config) (*Service, error) {
 	if s.networks, err = definitions.All(cfg.Logger, nil); err != nil {
 		return nil, err
 	}
-	if s.attached, err = s.attachments.load(cfg.Logger); err != nil {
-		return nil, err
-	}
 	if err := exec.CheckTable(context.Background(), cfg.Table); err != nil {
 		if errors.Is(err, errdefs.ErrFailedPrecondition) || errors.Is(err, errdefs.ErrInvalidArgument) {
 			return nil, err
 		}
 		cfg.Logger.Warn("containers can't be connected", "error", err)
 	}
-	return s, s.predefine()
+	if err := s.predefine(); err != nil {
+		return nil, err
+	}
+	s.attached, err = s.attachments.load(cfg.Logger, s.assume)
+	return s, err
 }
 
 // Close removes what is on the host of networks that no container uses. Containers that run stay connected. It may be called again.

@@ -168,7 +168,7 @@ func (s *Service) repair(ctx context.Context, containerID string) error {
 	}
 	defer unlock()
 	a := s.attachment(containerID)
-	if a == nil {
+	if a == nil || a.assumed {
 		return nil
 	}
 	leave, err := s.enter(a.Endpoints)

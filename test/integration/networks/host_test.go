@@ -372,3 +372,28 @@ func TestNetworkAndVolumeEvents(t *testing.T) {
 		}
 	}
 }
+
+// An attachment that can't be read keeps neither its container from being reached nor anything of it behind.
+func TestUnreadableAttachment(t *testing.T) {
+	h := newHost(t)
+	h.run("web", serve, publish("127.0.0.1", 0))
+	port := published(h.inspect("web").GetPorts()[0])
+	h.Kill()
+	files, err := filepath.Glob(filepath.Join(h.State, "networks/attachments/*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the attachments are %v, %v", files, err)
+	}
+	if err := os.WriteFile(files[0], []byte(`{"netns":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	if got := get(t, port); got != "web" {
+		t.Errorf("the port answers %q", got)
+	}
+	h.remove("web")
+	for _, pattern := range []string{"networks/attachments/*", "networks/addresses/*/10.*"} {
+		if left, err := filepath.Glob(filepath.Join(h.State, pattern)); err != nil || len(left) > 0 {
+			t.Errorf("left are %v, %v", left, err)
+		}
+	}
+}
