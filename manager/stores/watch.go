@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 )
 
@@ -20,7 +22,40 @@ type watch struct {
 
 // Invoke is ClientConn's.
 func (w *watch) Invoke(ctx context.Context, method string, request, response any, options ...grpc.CallOption) error {
-	return w.name(w.ClientConn.Invoke(ctx, method, request, response, options...))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go w.ask(ctx, cancel)
+	err := w.ClientConn.Invoke(ctx, method, request, response, options...)
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		return status.Errorf(codes.Unavailable, "the %s at %s does not answer", w.what, w.address)
+	}
+	return w.name(err)
+}
+
+// errSilent ends the calls of a store that does not answer.
+var errSilent = errors.New("the store does not answer")
+
+// askAfter is how long a call may take before the store is asked whether it works at all.
+const askAfter = 5 * time.Second
+
+// ask ends a call when the store does not answer anything any more, as one that was stopped. A call may take as long as its work
+// does: the content of a large layer is not removed in a moment. A store without a health service answers that it has none.
+func (w *watch) ask(ctx context.Context, cancel context.CancelCauseFunc) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(askAfter):
+		}
+		limited, done := context.WithTimeout(ctx, checkTimeout)
+		_, err := healthpb.NewHealthClient(w.ClientConn).Check(limited, &healthpb.HealthCheckRequest{})
+		silent := status.Code(err) == codes.DeadlineExceeded && errors.Is(limited.Err(), context.DeadlineExceeded)
+		done()
+		if silent {
+			cancel(errSilent)
+			return
+		}
+	}
 }
 
 // NewStream is ClientConn's.

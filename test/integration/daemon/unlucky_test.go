@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +47,24 @@ func TestLostStoreIsNamed(t *testing.T) {
 	if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "transport") {
 		t.Errorf("not one sentence: %v", err)
 	}
+}
+
+// A store that is stopped accepts calls and answers none: they end, and the container can be removed when it goes on.
+func TestStoppedStoreIsNotWaitedForWithoutEnd(t *testing.T) {
+	store, address := startSnapshotter(t)
+	w := newWorld(t, "--snapshotter-address", address)
+	id := w.run("", w.sleeper())
+	if err := store.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goOn := sync.OnceFunc(func() { _ = store.Signal(syscall.SIGCONT) })
+	defer goOn()
+	ctx, cancel := context.WithTimeout(w.ctx(), time.Minute)
+	defer cancel()
+	_, err := w.containers.RemoveContainer(ctx, &berthv1.RemoveContainerRequest{Container: id, Force: true})
+	wantCode(t, err, codes.Unavailable, "snapshotter at", address, "does not answer")
+	goOn()
+	w.remove(id)
 }
 
 // busyRecord keeps a container's directory from being removed until the function that it returns is called.
