@@ -3,6 +3,7 @@
 package dbroom
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -57,7 +58,7 @@ func Keep(db *bbolt.DB) error {
 	}
 	defer func() { _ = file.Close() }()
 	err = unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, used+wanted)
-	for err == unix.ENOSPC && wanted > minRoom { // less than wanted is better than nothing
+	for errors.Is(err, unix.ENOSPC) && wanted > minRoom { // less than wanted is better than nothing
 		wanted = max(minRoom, wanted/2)
 		err = unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, used+wanted)
 	}

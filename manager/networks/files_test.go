@@ -57,8 +57,11 @@ func TestHosts(t *testing.T) {
 // What can't be written into the container's files, or given to its interface, is refused before there is a container.
 func TestValidateRefuses(t *testing.T) {
 	for _, spec := range []*berthv1.NetworkSpec{
-		{DnsSearch: []string{"example.org\nnameserver 192.0.2.1"}}, {DnsSearch: []string{""}}, {DnsOptions: []string{"ndots:1 debug"}},
-		{MacAddress: "no address"}, {MacAddress: "00:00:00:00:fe:80:00:00:00:00:00:00:02:00:5e:10:00:00:00:01"},
+		{DnsSearch: []string{"example.org\nnameserver 192.0.2.1"}},
+		{DnsSearch: []string{""}},
+		{DnsOptions: []string{"ndots:1 debug"}},
+		{MacAddress: "no address"},
+		{MacAddress: "00:00:00:00:fe:80:00:00:00:00:00:00:02:00:5e:10:00:00:00:01"},
 	} {
 		if err := (&Service{}).Validate(spec); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%v: %v", spec, err)

@@ -7,6 +7,7 @@
 package reaper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -199,7 +200,7 @@ func openChild(pid int) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("pidfd_open", err)
 	}
-	for err = unix.EINTR; err == unix.EINTR; {
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
 		err = unix.Waitid(unix.P_PIDFD, pidfd, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
 	}
 	if err != nil {

@@ -84,10 +84,11 @@ func (s *Service) images(r *task.CreateTaskRequest, opts *runc.Options) (process
 		return images, errdefs.As(errdefs.ErrInvalidArgument, fmt.Errorf(
 			"cannot use the option CriuImagePath %q: the request is for the checkpoint %q", opts.CriuImagePath, images.Path))
 	}
+	//nolint:staticcheck // deprecated, but clients may still set it
 	if version := opts.GetTaskApiVersion(); version != 0 && version != 2 && version != 3 {
 		return images, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("cannot use the option TaskApiVersion %d: this shim has 2 and 3", version))
 	}
-	address := opts.GetTaskApiAddress()
+	address := opts.GetTaskApiAddress() //nolint:staticcheck // as the version above
 	if _, path, _ := strings.Cut(address, "://"); address != "" && !slices.Contains(s.config.Sockets, path) {
 		return images, errdefs.As(errdefs.ErrUnimplemented, fmt.Errorf("cannot use the option TaskApiAddress %q: it is not this shim's", address))
 	}
