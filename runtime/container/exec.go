@@ -50,6 +50,7 @@ func (e *Executed) Kill() { e.process.Kill() }
 
 // Exec starts another process in the container. The caller has protected the runtime's binary where the process is Traced.
 func (c *Container) Exec(o ExecOptions) (*Executed, error) {
+	defer c.allowTracers()
 	states := []specs.ContainerState{specs.StateCreated, specs.StateRunning}
 	if o.IgnorePaused {
 		states = append(states, Paused)

@@ -67,7 +67,7 @@ func (c *Container) acquire(patience time.Duration) error {
 			return c.absent(err)
 		}
 		dir := os.NewFile(uintptr(fd), c.dir)
-		if err := flock(dir, deadline); err != nil {
+		if err := flock(dir, unix.LOCK_EX, deadline); err != nil {
 			_ = dir.Close()
 			return c.notLocked(err)
 		}
@@ -95,9 +95,9 @@ func (c *Container) notLocked(err error) error {
 }
 
 // flock polls, as flock(2) itself takes no deadline.
-func flock(dir *os.File, deadline time.Time) error {
+func flock(file *os.File, how int, deadline time.Time) error {
 	for delay := 100 * time.Microsecond; ; delay = min(2*delay, 20*time.Millisecond) {
-		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(file.Fd()), how|unix.LOCK_NB)
 		switch {
 		case err == nil:
 			return nil
@@ -123,6 +123,7 @@ func (c *Container) Close() {
 
 // Yield lets others change the container until relock. The directory stays open, so that no other one can pass for it.
 func (c *Container) Yield() {
+	c.allowTracers()
 	if c.lock != nil {
 		// Closing would not do: the process that waits for start has a copy of the descriptor.
 		_ = unix.Flock(int(c.lock.Fd()), unix.LOCK_UN)
@@ -147,7 +148,7 @@ func (c *Container) relock() error {
 	if c.lost || c.yielded == nil {
 		return c.absent(os.ErrNotExist)
 	}
-	if err := flock(c.yielded, time.Now().Add(lockPatience)); err != nil {
+	if err := flock(c.yielded, unix.LOCK_EX, time.Now().Add(lockPatience)); err != nil {
 		return c.notLocked(err)
 	}
 	c.lock, c.yielded = c.yielded, nil

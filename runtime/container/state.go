@@ -75,14 +75,15 @@ type Traits struct {
 // Container is a container that is there.
 type Container struct {
 	State
-	Warn    func(text string) // told of what is no failure; may be nil
-	dir     string
-	lock    *os.File // the directory, while it is locked
-	yielded *os.File // the directory, between Yield and relock
-	config  []byte
-	spec    *specs.Spec // what it says, if that is known
-	saved   bool        // the state file exists
-	lost    bool        // another command deleted the container while hooks ran
+	Warn     func(text string) // told of what is no failure; may be nil
+	dir      string
+	lock     *os.File // the directory, while it is locked
+	yielded  *os.File // the directory, between Yield and relock
+	untraced *os.File // the state file, locked, while this process must not be traced
+	config   []byte
+	spec     *specs.Spec // what it says, if that is known
+	saved    bool        // the state file exists
+	lost     bool        // another command deleted the container while hooks ran
 }
 
 var errNoContainer = errors.New("container does not exist")
