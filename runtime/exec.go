@@ -207,9 +207,6 @@ func (e *execution) perform(g *globals, c *container.Container) (_ int, err erro
 	defer front.close()
 	if front.terminal != nil {
 		e.options.Console = front.terminal.Socket()
-		if e.options.Process.Terminal {
-			e.options.Settings = terminal.ForegroundSettings()
-		}
 		if e.options.Process.Terminal && e.options.Process.ConsoleSize == nil {
 			e.options.Process.ConsoleSize = terminal.Size()
 		}

@@ -24,8 +24,6 @@ import (
 type ExecOptions struct {
 	Process *specs.Process
 	Console int // a socket to send the terminal's master over, or -1
-	// Settings are the terminal's, or nil for the kernel's.
-	Settings *unix.Termios
 	Announcement
 	PreserveFDs  int
 	IgnorePaused bool
@@ -256,7 +254,7 @@ func (c *Container) execProgram(o ExecOptions, group cgroup.Cgroup, into entry) 
 		}
 	}
 	if o.Process.Terminal {
-		slave := terminal.Terminal{Socket: o.Console, Size: o.Process.ConsoleSize, Settings: o.Settings}.Add(p, terminal.OpenPtmx(p))
+		slave := terminal.Terminal{Socket: o.Console, Size: o.Process.ConsoleSize}.Add(p, terminal.OpenPtmx(p))
 		conf.Terminal = &slave
 	}
 	conf.Preserve = o.PreserveFDs

@@ -35,7 +35,9 @@ func (c Config) addHome(p *launch.Program) launch.Arg {
 	columns := launch.Columns{Key: 2, Value: 5, Fields: 7, Wanted: strconv.FormatUint(uint64(c.Process.User.UID), 10)}
 	search := launch.NewSearch(columns, homePrefix, "/")
 	none, passed, sized := p.NewLabel(), p.NewLabel(), p.NewLabel()
-	// To open a device may do something to the host, and so may reading the kernel's own files, which have no size.
+	// To open a device may do something to the host, and so may reading the kernel's own files, which have no size. A process
+	// that shares the mount namespace can still exchange the file between the look and the opening: then the rules for the
+	// container's devices, O_NONBLOCK and the search's limit bound the harm.
 	seen := open(unix.O_PATH).OnError(none).Result()
 	stat := &unix.Statx_t{}
 	buffer := launch.Pin(p, stat)

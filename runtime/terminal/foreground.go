@@ -77,22 +77,6 @@ func Size() *specs.Box {
 	return &specs.Box{Height: uint(size.Row), Width: uint(size.Col)}
 }
 
-// ForegroundSettings are those of a new terminal but with bare line ends, for a process that may write before the runtime
-// has received the master; nil if the host has no /dev/ptmx to read them from, and then they are set on receipt.
-func ForegroundSettings() *unix.Termios {
-	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = unix.Close(fd) }()
-	settings, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil {
-		return nil
-	}
-	settings.Oflag &^= unix.ONLCR
-	return settings
-}
-
 func (f *Foreground) onMaster(act func(fd int)) {
 	if conn, err := f.master.SyscallConn(); err == nil {
 		_ = conn.Control(func(fd uintptr) { act(int(fd)) })

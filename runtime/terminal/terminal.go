@@ -18,8 +18,6 @@ import (
 type Terminal struct {
 	Socket int        // connected; the master's end is sent over it
 	Size   *specs.Box // nil: the kernel's
-	// Settings are in force before the program can write. nil: the kernel's.
-	Settings *unix.Termios
 }
 
 // masterName goes with the descriptor, as runc's does: receivers name their file by it.
@@ -40,9 +38,6 @@ func (t Terminal) Add(p *launch.Program, master launch.Arg) launch.Arg {
 	if t.Size != nil {
 		size := &unix.Winsize{Row: uint16(t.Size.Height), Col: uint16(t.Size.Width)}
 		p.Call("set", "process.consoleSize", unix.SYS_IOCTL, slave, launch.Int(unix.TIOCSWINSZ), launch.Pin(p, size))
-	}
-	if t.Settings != nil {
-		p.Call("set", "the terminal's settings", unix.SYS_IOCTL, slave, launch.Int(unix.TCSETS), launch.Pin(p, t.Settings))
 	}
 	SendDescriptor(p, launch.Int(t.Socket), master, "the terminal to the console socket")
 	p.Close(master)
