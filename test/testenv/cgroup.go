@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -17,8 +18,10 @@ import (
 // with runc: a binary whose tests use it has Main as its TestMain.
 var CgroupParent = fmt.Sprintf("/berth-test-%d", os.Getpid())
 
-// Main runs the tests and removes CgroupParent.
+// Main runs the tests, on other threads than the main one, and removes CgroupParent. The main thread can't end, and /proc/self
+// shows its namespaces: a test that changes those of its thread would change them for all that follow.
 func Main(m *testing.M) {
+	runtime.LockOSThread()
 	status := m.Run()
 	if err := RemoveCgroups(CgroupParent); err != nil {
 		fmt.Fprintln(os.Stderr, err)

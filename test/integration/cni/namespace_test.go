@@ -22,6 +22,8 @@ type namespace struct {
 	path string
 }
 
+func TestMain(m *testing.M) { testenv.Main(m) } // tests change the namespace of their thread
+
 func newNamespace(t testing.TB) *namespace {
 	t.Helper()
 	testenv.NeedRoot(t)

@@ -251,12 +251,13 @@ func TestContainersThatRemoveThemselvesDoNotStay(t *testing.T) {
 func TestFileAmongTheContainersCanBeRemoved(t *testing.T) {
 	d, _ := startWithImage(t)
 	d.Kill()
-	path := filepath.Join(d.Root, "containers", "foreign")
+	id := strings.Repeat("f0", 32)
+	path := filepath.Join(d.Root, "containers", id)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.start()
-	if err := within(t, 20*time.Second, "rm -f", func(ctx context.Context) error { return d.rm(ctx, "foreign") }); err != nil {
+	if err := within(t, 20*time.Second, "rm -f", func(ctx context.Context) error { return d.rm(ctx, id) }); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); err == nil {

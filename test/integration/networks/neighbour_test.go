@@ -17,6 +17,8 @@ import (
 	"github.com/berthd/berth/test/testenv"
 )
 
+func TestMain(m *testing.M) { testenv.Main(m) } // tests change the namespace of their thread
+
 // newHostApart is newHost in a network namespace of its own, which plays the host: its firewall can be changed. From then on what the test
 // executes is in there too, and what it dials itself is not.
 func newHostApart(t *testing.T) (h *host, neighbour func(script string) (string, error)) {
