@@ -12,6 +12,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/internal/sys"
 )
 
 // window is how many directories of one branch are open at a time.
@@ -35,19 +37,14 @@ const direntBuffer = 8 << 10
 
 // openAt opens the directory name in parent. EXDEV: something is mounted on it. ENOTDIR or ELOOP: it is not a directory.
 func openAt(parent int, name string) (*dir, error) {
-	for {
-		fd, err := unix.Openat2(parent, name, &unix.OpenHow{
-			Flags:   unix.O_DIRECTORY | unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
-		})
-		if err == unix.EINTR || err == unix.EAGAIN {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return &dir{fd: fd}, nil
+	fd, err := sys.Openat2(parent, name, &unix.OpenHow{
+		Flags:   unix.O_DIRECTORY | unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return nil, err
 	}
+	return &dir{fd: fd}, nil
 }
 
 // next returns the next entry but "." and "..", or false at the end.
